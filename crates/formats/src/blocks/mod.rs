@@ -1,0 +1,3 @@
+//! The formats, one file a family.
+
+pub mod float;

@@ -1,0 +1,110 @@
+//! What a number format is: one row of the [`FORMATS`] table.
+
+use crate::blocks;
+use crate::kernels::RowDot;
+
+/// A number format: how weights along a row lie in bytes, and what can be done with them.
+///
+/// Compare formats by [`id`](Format::id) (or with `==`, which does so). All layouts are those of ggml, little endian.
+pub struct Format {
+    /// The format's name as in ggml and in file listings, for example `Q4_K`.
+    pub name: &'static str,
+    /// The ggml type id that GGUF files carry.
+    pub id: u32,
+    /// Weights per block. Rows are a whole number of blocks.
+    pub block: usize,
+    /// Bytes per block.
+    pub bytes: usize,
+    /// Decodes whole blocks: `src` holds `n` blocks, `dst` receives `n * block` weights. Bit-exact with ggml.
+    pub decode: fn(src: &[u8], dst: &mut [f32]),
+    /// Encodes whole blocks, `None` for formats that bantam only reads.
+    ///
+    /// `importance`, one non-negative weight per element of `src`, says how much each element's error matters;
+    /// without it each element counts by the format's own rule. Deterministic: the same bytes on every machine.
+    pub encode: Option<Encode>,
+    /// How to multiply a row by activations.
+    pub dot: RowDot,
+}
+
+/// Encodes `src` (whole blocks) into `dst`, weighing errors by `importance` where given.
+pub type Encode = fn(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]);
+
+/// The form into which activations are brought before a product with a format's weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// As they are.
+    F32,
+    /// Int8 in groups of 32, one scale each, rounded to f16 (ggml's Q8_0 and Q8_1).
+    Int8x32,
+    /// Int8 in groups of 256, one f32 scale each (ggml's Q8_K).
+    Int8x256,
+}
+
+/// A block's weights as small unsigned integers with a scale and an offset per group, the one form that the integer
+/// matrix product works on: `weight = scale * quant - min`.
+///
+/// Symmetric formats become unsigned by an offset: `min = scale * 128`, for example.
+pub struct Unpacked<'a> {
+    /// One unsigned quant per weight.
+    pub quants: &'a mut [u8],
+    /// One scale per group of [`GROUP`] weights.
+    pub scales: &'a mut [f32],
+    /// One offset per group of [`GROUP`] weights.
+    pub mins: &'a mut [f32],
+}
+
+/// Weights per group in [`Unpacked`]: the finest that any format has.
+pub const GROUP: usize = 16;
+
+/// Unpacks whole blocks from `src`.
+pub type Unpack = fn(src: &[u8], dst: Unpacked<'_>);
+
+impl Format {
+    /// The format with this ggml type id.
+    pub fn by_id(id: u32) -> Option<&'static Format> {
+        FORMATS.iter().copied().find(|f| f.id == id)
+    }
+
+    /// The format with this name, in any case: `q4_k`, `Q4_K`.
+    pub fn by_name(name: &str) -> Option<&'static Format> {
+        FORMATS.iter().copied().find(|f| f.name.eq_ignore_ascii_case(name))
+    }
+
+    /// Whether a row of `len` weights is a whole number of blocks.
+    pub fn divides(&self, len: usize) -> bool {
+        len.is_multiple_of(self.block)
+    }
+
+    /// Bytes of `len` weights, or `None` if `len` is not a whole number of blocks or the size overflows.
+    pub fn bytes_of(&self, len: usize) -> Option<usize> {
+        self.divides(len).then(|| (len / self.block).checked_mul(self.bytes)).flatten()
+    }
+
+    /// Bits per weight, scales included.
+    pub fn bits(&self) -> f64 {
+        self.bytes as f64 * 8.0 / self.block as f64
+    }
+}
+
+impl PartialEq for Format {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Format {}
+
+impl std::fmt::Debug for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name)
+    }
+}
+
+/// Every format that bantam knows.
+pub static FORMATS: &[&Format] = &[&blocks::float::F32, &blocks::float::F16, &blocks::float::BF16];

@@ -1,0 +1,18 @@
+//! Number formats for model weights, and the arithmetic on them.
+//!
+//! A *format* says how a row of weights is laid out in bytes: its block size, its bytes per block, how to encode
+//! and decode a block, and how to unpack it for integer arithmetic. Each format is one row, a [`Format`] value, in
+//! [`FORMATS`]; everything above this crate (files, quantization, execution, reports) goes through that row, so that
+//! adding a format is adding one value.
+//!
+//! Where to start: [`format`] for what a row says, `blocks/` for the formats by family, `kernels/` for
+//! [`matmul`] and the SIMD code behind it. Every SIMD path has a scalar reference that it is tested against.
+//!
+//! Invariant: this crate knows nothing of files, models or threads' owners; it uses nothing of bantam's.
+
+pub mod blocks;
+pub mod format;
+pub mod kernels;
+
+pub use format::{Activation, FORMATS, Format};
+pub use kernels::{Matrix, Scratch, matmul};
