@@ -1,1 +1,10 @@
-//! placeholder
+//! Measurement: what a candidate lost against its base, and what it gained.
+//!
+//! One yardstick for every claim: candidate and base see the same text, and differ by KL divergence, top-1 agreement,
+//! perplexity and task accuracy, each by category and with a standard error; beside them bytes, memory and speed.
+//!
+//! Where to start: [`results`] says what is measured, as plain data.
+//!
+//! Invariant: nothing here changes a model.
+
+pub mod results;
