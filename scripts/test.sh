@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# All tests. Fetches the real models first (once, about 850 MB, into the cache), since many tests run on them.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python3 scripts/fetch_models.py all >/dev/null
+cargo test --workspace "$@"
