@@ -7,4 +7,9 @@
 //!
 //! Invariant: nothing here changes a model.
 
+mod error;
 pub mod results;
+pub mod suite;
+
+pub use error::{Error, Result};
+pub use suite::{Question, Suite, Task, Text};

@@ -49,6 +49,9 @@ pub struct Divergence {
     pub perplexity: Estimate,
     /// Perplexity of the base.
     pub base_perplexity: Estimate,
+    /// Perplexity of the candidate over that of the base. Its standard error is that of the paired difference, far
+    /// smaller than what the two perplexities' own errors suggest: both models find the same tokens hard.
+    pub perplexity_ratio: Estimate,
     /// KL divergence from base to candidate, nats per token.
     pub kl_divergence: Estimate,
     /// Its median over tokens.
