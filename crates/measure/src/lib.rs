@@ -7,8 +7,11 @@
 //!
 //! Invariant: nothing here changes a model.
 
+pub mod divergence;
 mod error;
 pub mod results;
+pub mod softmax;
+pub mod statistics;
 pub mod suite;
 
 pub use error::{Error, Result};
