@@ -107,4 +107,24 @@ impl std::fmt::Display for Format {
 }
 
 /// Every format that bantam knows.
-pub static FORMATS: &[&Format] = &[&blocks::float::F32, &blocks::float::F16, &blocks::float::BF16];
+pub static FORMATS: &[&Format] = &[
+    &blocks::float::F32,
+    &blocks::float::F16,
+    &blocks::float::BF16,
+    &blocks::legacy::Q8_0,
+    &blocks::q6_k::Q6_K,
+    &blocks::q5_k::Q5_K,
+    &blocks::legacy::Q5_1,
+    &blocks::legacy::Q5_0,
+    &blocks::q4_k::Q4_K,
+    &blocks::legacy::Q4_1,
+    &blocks::legacy::Q4_0,
+    &blocks::iq4::IQ4_NL,
+    &blocks::iq4::IQ4_XS,
+    &blocks::fp4::NVFP4,
+    &blocks::fp4::MXFP4,
+    &blocks::q3_k::Q3_K,
+    &blocks::q2_k::Q2_K,
+    &blocks::narrow::Q2_0,
+    &blocks::narrow::Q1_0,
+];

@@ -14,5 +14,6 @@ pub mod blocks;
 pub mod format;
 pub mod kernels;
 
+pub use blocks::ggml_type_name;
 pub use format::{Activation, FORMATS, Format};
 pub use kernels::{Matrix, Scratch, matmul};

@@ -1,7 +1,10 @@
 //! Floating point: F32, F16, BF16. A block is one weight.
 
+use super::simd;
 use crate::format::Format;
 use crate::kernels::RowDot;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 /// IEEE single precision.
 pub static F32: Format =
@@ -23,37 +26,60 @@ pub static BF16: Format = Format {
 };
 
 fn decode_f32(src: &[u8], dst: &mut [f32]) {
-    for (b, d) in src.chunks_exact(4).zip(dst) {
-        *d = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+    for (b, d) in src.as_chunks().0.iter().zip(dst) {
+        *d = f32::from_le_bytes(*b);
     }
 }
 
 fn encode_f32(src: &[f32], _: Option<&[f32]>, dst: &mut [u8]) {
-    for (s, b) in src.iter().zip(dst.chunks_exact_mut(4)) {
-        b.copy_from_slice(&s.to_le_bytes());
+    for (s, b) in src.iter().zip(dst.as_chunks_mut().0) {
+        *b = s.to_le_bytes();
     }
 }
 
+/// F16 weights converted at a time: the bytes need not be aligned, the conversion's input must be.
+const CHUNK: usize = 256;
+
 fn decode_f16(src: &[u8], dst: &mut [f32]) {
-    for (b, d) in src.chunks_exact(2).zip(dst) {
-        *d = half::f16::from_le_bytes([b[0], b[1]]).to_f32();
+    let mut halves = [f16::ZERO; CHUNK];
+    for (bytes, dst) in src.chunks(2 * CHUNK).zip(dst.chunks_mut(CHUNK)) {
+        for (b, h) in bytes.as_chunks().0.iter().zip(&mut halves) {
+            *h = f16::from_le_bytes(*b);
+        }
+        halves[..dst.len()].convert_to_f32_slice(dst);
     }
 }
 
 fn encode_f16(src: &[f32], _: Option<&[f32]>, dst: &mut [u8]) {
-    for (s, b) in src.iter().zip(dst.chunks_exact_mut(2)) {
-        b.copy_from_slice(&half::f16::from_f32(*s).to_le_bytes());
+    let mut halves = [f16::ZERO; CHUNK];
+    for (src, bytes) in src.chunks(CHUNK).zip(dst.chunks_mut(2 * CHUNK)) {
+        halves[..src.len()].convert_from_f32_slice(src);
+        for (h, b) in halves.iter().zip(bytes.as_chunks_mut().0) {
+            *b = h.to_le_bytes();
+        }
     }
 }
 
 fn decode_bf16(src: &[u8], dst: &mut [f32]) {
-    for (b, d) in src.chunks_exact(2).zip(dst) {
-        *d = half::bf16::from_le_bytes([b[0], b[1]]).to_f32();
+    simd::dispatch(DecodeBf16 { src, dst });
+}
+
+struct DecodeBf16<'a> {
+    src: &'a [u8],
+    dst: &'a mut [f32],
+}
+
+impl simd::Task for DecodeBf16<'_> {
+    #[inline(always)]
+    fn run(self) {
+        for (b, d) in self.src.as_chunks().0.iter().zip(self.dst) {
+            *d = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+        }
     }
 }
 
 fn encode_bf16(src: &[f32], _: Option<&[f32]>, dst: &mut [u8]) {
-    for (s, b) in src.iter().zip(dst.chunks_exact_mut(2)) {
-        b.copy_from_slice(&half::bf16::from_f32(*s).to_le_bytes());
+    for (s, b) in src.iter().zip(dst.as_chunks_mut().0) {
+        *b = half::bf16::from_f32(*s).to_le_bytes();
     }
 }

@@ -1,3 +1,24 @@
-//! The formats, one file a family.
+//! The formats, one file a family: their bytes, and how weights become bytes.
+//!
+//! [`layout`] says what a format must tell about its bytes, and derives decoding and unpacking from it; [`search`]
+//! finds the scales and quants that lose least. A family's file joins the two. Layouts are ggml's, bit for bit.
+//!
+//! To add a format: a [`Layout`](layout::Layout) (and [`Encoder`](layout::Encoder)) in the family's file, its row by
+//! `block_format!`, the row in [`FORMATS`](crate::FORMATS), and fixtures by `scripts/fixtures/formats.py`.
 
 pub mod float;
+pub mod fp4;
+pub mod iq4;
+mod layout;
+pub mod legacy;
+mod names;
+pub mod narrow;
+pub mod q2_k;
+pub mod q3_k;
+pub mod q4_k;
+pub mod q5_k;
+pub mod q6_k;
+mod search;
+mod simd;
+
+pub use names::ggml_type_name;

@@ -1,0 +1,112 @@
+//! IQ4_NL and IQ4_XS: 4 bits that choose among 16 unevenly spaced levels.
+
+use super::layout::{Encoder, Layout, block_format, encode, f16_at, nibbles, put_f16, put_nibbles};
+use super::search::{superblock, symmetric, weights};
+
+block_format! {
+    /// 32 weights, one f16 scale.
+    IQ4_NL = Iq4Nl, 20, Int8x32, Some(encode::<Iq4Nl>)
+}
+block_format! {
+    /// 256 weights, an f16 scale and eight 6-bit scales.
+    IQ4_XS = Iq4Xs, 23, Int8x256, Some(encode::<Iq4Xs>)
+}
+
+/// The levels, denser near zero as weights are (ggml's `kvalues_iq4nl`).
+pub const LEVELS: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+/// The level of a code, plus 128.
+const QUANTS: [u8; 16] = {
+    let mut quants = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        quants[i] = (LEVELS[i] as i16 + 128) as u8;
+        i += 1;
+    }
+    quants
+};
+
+/// Reads 32 quants from 16 bytes of codes.
+#[inline(always)]
+fn lookup(bytes: &[u8], quants: &mut [u8]) {
+    nibbles(bytes, quants);
+    for quant in quants {
+        *quant = QUANTS[usize::from(*quant)];
+    }
+}
+
+/// Bytes: d, 16 of nibbles.
+struct Iq4Nl;
+
+impl Layout for Iq4Nl {
+    const BLOCK: usize = 32;
+    const BYTES: usize = 18;
+    const ZERO: Option<u8> = Some(128);
+
+    #[inline(always)]
+    fn quants(block: &[u8], quants: &mut [u8]) {
+        lookup(&block[2..18], quants);
+    }
+
+    #[inline(always)]
+    fn scales(block: &[u8], scales: &mut [f32], _: &mut [f32]) {
+        scales.fill(f16_at(block, 0));
+    }
+}
+
+impl Encoder for Iq4Nl {
+    #[inline(always)]
+    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+        let (x, w) = weights::block::<32>(x, importance, &weights::IQ4);
+        let fit = symmetric::encode_block::<symmetric::Iq4, 32>(&x, &w);
+        put_f16(block, 0, fit.scale);
+        put_nibbles(&fit.quants, &mut block[2..18]);
+    }
+}
+
+/// Bytes: d, the scales' upper two bits (16 bits), their lower four (4), 8 times 16 of nibbles.
+struct Iq4Xs;
+
+impl Layout for Iq4Xs {
+    const BLOCK: usize = 256;
+    const BYTES: usize = 136;
+    const ZERO: Option<u8> = Some(128);
+
+    #[inline(always)]
+    fn quants(block: &[u8], quants: &mut [u8]) {
+        for (bytes, quants) in block[8..136].chunks_exact(16).zip(quants.chunks_exact_mut(32)) {
+            lookup(bytes, quants);
+        }
+    }
+
+    #[inline(always)]
+    fn scales(block: &[u8], scales: &mut [f32], _: &mut [f32]) {
+        let d = f16_at(block, 0);
+        let high = u16::from_le_bytes([block[2], block[3]]);
+        for (g, scale) in scales.chunks_exact_mut(2).enumerate() {
+            let low = (block[4 + g / 2] >> (4 * (g % 2))) & 15;
+            let code = i32::from(low) | (i32::from((high >> (2 * g)) & 3) << 4);
+            scale.fill(d * (code - 32) as f32);
+        }
+    }
+}
+
+impl Encoder for Iq4Xs {
+    #[inline(always)]
+    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+        let (x, w) = weights::block::<256>(x, importance, &weights::IQ4);
+        let fit = superblock::symmetric::<symmetric::Iq4, -32, 31, 32, 8>(&x, &w);
+        put_f16(block, 0, fit.scale);
+        block[2..8].fill(0);
+        let mut high = 0u16;
+        for (g, code) in fit.codes.iter().enumerate() {
+            let code = (code + 32) as u8;
+            block[4 + g / 2] |= (code & 15) << (4 * (g % 2));
+            high |= u16::from(code >> 4) << (2 * g);
+        }
+        block[2..4].copy_from_slice(&high.to_le_bytes());
+        for (quants, bytes) in fit.quants.chunks_exact(32).zip(block[8..136].chunks_exact_mut(16)) {
+            put_nibbles(quants, bytes);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What a block format must say about its bytes; decoding and unpacking follow from it for all formats alike.
+
+use super::simd;
+use crate::format::{GROUP, Unpacked};
+
+/// The largest block of any format, in weights.
+pub const MAX_BLOCK: usize = 256;
+
+/// How the weights of one block lie in its bytes: as small unsigned quants, with a scale (and for affine formats an
+/// offset) per group of [`GROUP`] weights. Formats with wider groups repeat a scale.
+pub trait Layout {
+    /// Weights per block, a multiple of [`GROUP`].
+    const BLOCK: usize;
+    /// Bytes per block.
+    const BYTES: usize;
+    /// The quant that means zero, for symmetric formats: `weight = scale * (quant - zero)`.
+    /// `None` for affine formats: `weight = scale * quant - min`.
+    const ZERO: Option<u8>;
+
+    /// Reads the quants of one block.
+    fn quants(block: &[u8], quants: &mut [u8]);
+
+    /// Reads the scales of one block, one per group; for affine formats also the mins (symmetric formats leave them).
+    fn scales(block: &[u8], scales: &mut [f32], mins: &mut [f32]);
+}
+
+/// A layout that bantam also writes.
+pub trait Encoder: Layout {
+    /// Encodes one block of weights, weighing errors by `importance` where given.
+    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]);
+}
+
+/// Decodes whole blocks (a [`Format::decode`](crate::Format::decode)). Multiplies in the order ggml does, so that every
+/// bit agrees.
+pub fn decode<L: Layout>(src: &[u8], dst: &mut [f32]) {
+    simd::dispatch(Decode::<L> { src, dst, layout: std::marker::PhantomData });
+}
+
+/// Unpacks whole blocks (a [`Unpack`](crate::format::Unpack)).
+pub fn unpack<L: Layout>(src: &[u8], dst: Unpacked<'_>) {
+    simd::dispatch(UnpackBlocks::<L> { src, dst, layout: std::marker::PhantomData });
+}
+
+/// Encodes whole blocks (a [`Encode`](crate::format::Encode)). Blocks do not depend on each other.
+pub fn encode<E: Encoder>(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
+    simd::dispatch(EncodeBlocks::<E> { src, importance, dst, layout: std::marker::PhantomData });
+}
+
+struct Decode<'a, L> {
+    src: &'a [u8],
+    dst: &'a mut [f32],
+    layout: std::marker::PhantomData<L>,
+}
+
+impl<L: Layout> simd::Task for Decode<'_, L> {
+    #[inline(always)]
+    fn run(self) {
+        let mut quants = [0u8; MAX_BLOCK];
+        let (mut scales, mut mins) = ([0f32; MAX_BLOCK / GROUP], [0f32; MAX_BLOCK / GROUP]);
+        let groups = L::BLOCK / GROUP;
+        for (block, weights) in self.src.chunks_exact(L::BYTES).zip(self.dst.chunks_exact_mut(L::BLOCK)) {
+            L::quants(block, &mut quants[..L::BLOCK]);
+            L::scales(block, &mut scales[..groups], &mut mins[..groups]);
+            for (g, w) in weights.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
+                let q: &[u8; GROUP] = quants[g * GROUP..][..GROUP].try_into().expect("a group");
+                let (scale, min) = (scales[g], mins[g]);
+                match L::ZERO {
+                    Some(zero) => {
+                        for i in 0..GROUP {
+                            w[i] = scale * (i32::from(q[i]) - i32::from(zero)) as f32;
+                        }
+                    }
+                    None => {
+                        for i in 0..GROUP {
+                            w[i] = scale * f32::from(q[i]) - min;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+struct UnpackBlocks<'a, L> {
+    src: &'a [u8],
+    dst: Unpacked<'a>,
+    layout: std::marker::PhantomData<L>,
+}
+
+impl<L: Layout> simd::Task for UnpackBlocks<'_, L> {
+    #[inline(always)]
+    fn run(self) {
+        let groups = L::BLOCK / GROUP;
+        let quants = self.dst.quants.chunks_exact_mut(L::BLOCK);
+        let scales = self.dst.scales.chunks_exact_mut(groups).zip(self.dst.mins.chunks_exact_mut(groups));
+        for ((block, quants), (scales, mins)) in self.src.chunks_exact(L::BYTES).zip(quants).zip(scales) {
+            L::quants(block, quants);
+            L::scales(block, scales, mins);
+            if let Some(zero) = L::ZERO {
+                for (min, scale) in mins.iter_mut().zip(scales) {
+                    *min = *scale * f32::from(zero);
+                }
+            }
+        }
+    }
+}
+
+struct EncodeBlocks<'a, E> {
+    src: &'a [f32],
+    importance: Option<&'a [f32]>,
+    dst: &'a mut [u8],
+    layout: std::marker::PhantomData<E>,
+}
+
+impl<E: Encoder> simd::Task for EncodeBlocks<'_, E> {
+    #[inline(always)]
+    fn run(self) {
+        let blocks = self.src.chunks_exact(E::BLOCK).zip(self.dst.chunks_exact_mut(E::BYTES));
+        for (i, (x, block)) in blocks.enumerate() {
+            let importance = self.importance.map(|v| &v[i * E::BLOCK..][..E::BLOCK]);
+            E::encode(x, importance, block);
+        }
+    }
+}
+
+/// The f16 at byte `at`, as f32.
+#[inline(always)]
+pub fn f16_at(block: &[u8], at: usize) -> f32 {
+    half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+/// Writes an f16 at byte `at`.
+#[inline(always)]
+pub fn put_f16(block: &mut [u8], at: usize, value: half::f16) {
+    block[at..at + 2].copy_from_slice(&value.to_le_bytes());
+}
+
+/// Splits bytes into their low nibbles and their high nibbles: the first and the second half of `quants`.
+#[inline(always)]
+pub fn nibbles(bytes: &[u8], quants: &mut [u8]) {
+    let (low, high) = quants.split_at_mut(bytes.len());
+    for ((byte, low), high) in bytes.iter().zip(low).zip(high) {
+        *low = byte & 15;
+        *high = byte >> 4;
+    }
+}
+
+/// Undoes [`nibbles`].
+#[inline(always)]
+pub fn put_nibbles(quants: &[u8], bytes: &mut [u8]) {
+    let (low, high) = quants.split_at(bytes.len());
+    for ((byte, low), high) in bytes.iter_mut().zip(low).zip(high) {
+        *byte = (low & 15) | (high << 4);
+    }
+}
+
+/// Declares a block format's row from its [`Layout`].
+macro_rules! block_format {
+    ($(#[$doc:meta])* $row:ident = $layout:ident, $id:literal, $activation:ident, $encode:expr) => {
+        $(#[$doc])*
+        pub static $row: $crate::format::Format = $crate::format::Format {
+            name: stringify!($row),
+            id: $id,
+            block: <$layout as $crate::blocks::layout::Layout>::BLOCK,
+            bytes: <$layout as $crate::blocks::layout::Layout>::BYTES,
+            decode: $crate::blocks::layout::decode::<$layout>,
+            encode: $encode,
+            dot: $crate::kernels::RowDot::Integer {
+                activation: $crate::format::Activation::$activation,
+                unpack: $crate::blocks::layout::unpack::<$layout>,
+            },
+        };
+    };
+}
+pub(crate) use block_format;

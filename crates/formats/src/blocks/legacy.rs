@@ -1,0 +1,198 @@
+//! Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: blocks of 32 weights, each with its own f16 scale (and offset).
+
+use super::layout::{Encoder, Layout, block_format, encode, f16_at, nibbles, put_f16, put_nibbles};
+use super::search::{affine, symmetric, weights};
+
+block_format! {
+    /// 4 bits, symmetric: `d * (q - 8)`.
+    Q4_0 = Q40, 2, Int8x32, Some(encode::<Q40>)
+}
+block_format! {
+    /// 4 bits, affine: `d * q + m`.
+    Q4_1 = Q41, 3, Int8x32, Some(encode::<Q41>)
+}
+block_format! {
+    /// 5 bits, symmetric: `d * (q - 16)`.
+    Q5_0 = Q50, 6, Int8x32, Some(encode::<Q50>)
+}
+block_format! {
+    /// 5 bits, affine: `d * q + m`.
+    Q5_1 = Q51, 7, Int8x32, Some(encode::<Q51>)
+}
+block_format! {
+    /// 8 bits, symmetric: `d * q`.
+    Q8_0 = Q80, 8, Int8x32, Some(encode::<Q80>)
+}
+
+/// Bytes: d, 16 of nibbles.
+struct Q40;
+
+impl Layout for Q40 {
+    const BLOCK: usize = 32;
+    const BYTES: usize = 18;
+    const ZERO: Option<u8> = Some(8);
+
+    #[inline(always)]
+    fn quants(block: &[u8], quants: &mut [u8]) {
+        nibbles(&block[2..18], quants);
+    }
+
+    #[inline(always)]
+    fn scales(block: &[u8], scales: &mut [f32], _: &mut [f32]) {
+        scales.fill(f16_at(block, 0));
+    }
+}
+
+impl Encoder for Q40 {
+    #[inline(always)]
+    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+        let (x, w) = weights::block::<32>(x, importance, &weights::LEGACY);
+        let fit = symmetric::encode_block::<symmetric::Uniform<-8, 7>, 32>(&x, &w);
+        put_f16(block, 0, fit.scale);
+        put_nibbles(&fit.quants, &mut block[2..18]);
+    }
+}
+
+/// Bytes: d, m, 16 of nibbles.
+struct Q41;
+
+impl Layout for Q41 {
+    const BLOCK: usize = 32;
+    const BYTES: usize = 20;
+    const ZERO: Option<u8> = None;
+
+    #[inline(always)]
+    fn quants(block: &[u8], quants: &mut [u8]) {
+        nibbles(&block[4..20], quants);
+    }
+
+    #[inline(always)]
+    fn scales(block: &[u8], scales: &mut [f32], mins: &mut [f32]) {
+        scales.fill(f16_at(block, 0));
+        mins.fill(-f16_at(block, 2));
+    }
+}
+
+impl Encoder for Q41 {
+    #[inline(always)]
+    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+        let (x, w) = weights::block::<32>(x, importance, &weights::LEGACY);
+        let fit = affine::encode_block::<15, 32>(&x, &w);
+        put_f16(block, 0, fit.scale);
+        put_f16(block, 2, fit.offset);
+        put_nibbles(&fit.quants, &mut block[4..20]);
+    }
+}
+
+/// Bytes: d, 4 of fifth bits (bit i is that of quant i), 16 of nibbles.
+struct Q50;
+
+impl Layout for Q50 {
+    const BLOCK: usize = 32;
+    const BYTES: usize = 22;
+    const ZERO: Option<u8> = Some(16);
+
+    #[inline(always)]
+    fn quants(block: &[u8], quants: &mut [u8]) {
+        nibbles(&block[6..22], quants);
+        fifth_bits(&block[2..6], quants);
+    }
+
+    #[inline(always)]
+    fn scales(block: &[u8], scales: &mut [f32], _: &mut [f32]) {
+        scales.fill(f16_at(block, 0));
+    }
+}
+
+impl Encoder for Q50 {
+    #[inline(always)]
+    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+        let (x, w) = weights::block::<32>(x, importance, &weights::LEGACY);
+        let fit = symmetric::encode_block::<symmetric::Uniform<-16, 15>, 32>(&x, &w);
+        put_f16(block, 0, fit.scale);
+        put_fifth_bits(&fit.quants, &mut block[2..6]);
+        put_nibbles(&fit.quants, &mut block[6..22]);
+    }
+}
+
+/// Bytes: d, m, 4 of fifth bits, 16 of nibbles.
+struct Q51;
+
+impl Layout for Q51 {
+    const BLOCK: usize = 32;
+    const BYTES: usize = 24;
+    const ZERO: Option<u8> = None;
+
+    #[inline(always)]
+    fn quants(block: &[u8], quants: &mut [u8]) {
+        nibbles(&block[8..24], quants);
+        fifth_bits(&block[4..8], quants);
+    }
+
+    #[inline(always)]
+    fn scales(block: &[u8], scales: &mut [f32], mins: &mut [f32]) {
+        scales.fill(f16_at(block, 0));
+        mins.fill(-f16_at(block, 2));
+    }
+}
+
+impl Encoder for Q51 {
+    #[inline(always)]
+    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+        let (x, w) = weights::block::<32>(x, importance, &weights::LEGACY);
+        let fit = affine::encode_block::<31, 32>(&x, &w);
+        put_f16(block, 0, fit.scale);
+        put_f16(block, 2, fit.offset);
+        put_fifth_bits(&fit.quants, &mut block[4..8]);
+        put_nibbles(&fit.quants, &mut block[8..24]);
+    }
+}
+
+/// Bytes: d, 32 of i8.
+struct Q80;
+
+impl Layout for Q80 {
+    const BLOCK: usize = 32;
+    const BYTES: usize = 34;
+    const ZERO: Option<u8> = Some(128);
+
+    #[inline(always)]
+    fn quants(block: &[u8], quants: &mut [u8]) {
+        for (quant, byte) in quants.iter_mut().zip(&block[2..34]) {
+            *quant = byte ^ 0x80;
+        }
+    }
+
+    #[inline(always)]
+    fn scales(block: &[u8], scales: &mut [f32], _: &mut [f32]) {
+        scales.fill(f16_at(block, 0));
+    }
+}
+
+impl Encoder for Q80 {
+    #[inline(always)]
+    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+        let (x, w) = weights::block::<32>(x, importance, &weights::LEGACY);
+        let fit = symmetric::encode_block::<symmetric::Uniform<-127, 127>, 32>(&x, &w);
+        put_f16(block, 0, fit.scale);
+        for (quant, byte) in fit.quants.iter().zip(&mut block[2..34]) {
+            *byte = quant.wrapping_sub(127);
+        }
+    }
+}
+
+/// Adds the fifth bit to 32 quants.
+#[inline(always)]
+fn fifth_bits(bytes: &[u8], quants: &mut [u8]) {
+    let bits = u32::from_le_bytes(bytes.try_into().expect("four bytes"));
+    for (i, quant) in quants.iter_mut().enumerate().take(32) {
+        *quant |= (((bits >> i) & 1) as u8) << 4;
+    }
+}
+
+/// Undoes [`fifth_bits`].
+#[inline(always)]
+fn put_fifth_bits(quants: &[u8], bytes: &mut [u8]) {
+    let bits = quants.iter().enumerate().fold(0u32, |bits, (i, quant)| bits | (u32::from(quant >> 4) << i));
+    bytes.copy_from_slice(&bits.to_le_bytes());
+}

@@ -1,0 +1,71 @@
+//! Q1_0 and Q2_0: one and two bits with an f16 scale, in blocks that rows of most models divide.
+
+use super::layout::{Encoder, Layout, block_format, encode, f16_at, put_f16};
+use super::search::{symmetric, weights};
+
+block_format! {
+    /// 128 weights of one bit: `-d` or `d`. Read only: models come trained in it.
+    Q1_0 = Q10, 41, Int8x32, None
+}
+block_format! {
+    /// 64 weights of two bits: `d * (q - 1)`, that is -1, 0, 1 or 2 times the scale.
+    Q2_0 = Q20, 42, Int8x32, Some(encode::<Q20>)
+}
+
+/// Bytes: d, 16 of bits.
+struct Q10;
+
+impl Layout for Q10 {
+    const BLOCK: usize = 128;
+    const BYTES: usize = 18;
+    const ZERO: Option<u8> = Some(1);
+
+    #[inline(always)]
+    fn quants(block: &[u8], quants: &mut [u8]) {
+        for (byte, quants) in block[2..18].iter().zip(quants.chunks_exact_mut(8)) {
+            for (i, quant) in quants.iter_mut().enumerate() {
+                *quant = ((byte >> i) & 1) * 2;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn scales(block: &[u8], scales: &mut [f32], _: &mut [f32]) {
+        scales.fill(f16_at(block, 0));
+    }
+}
+
+/// Bytes: d, 16 of two-bit quants.
+struct Q20;
+
+impl Layout for Q20 {
+    const BLOCK: usize = 64;
+    const BYTES: usize = 18;
+    const ZERO: Option<u8> = Some(1);
+
+    #[inline(always)]
+    fn quants(block: &[u8], quants: &mut [u8]) {
+        for (byte, quants) in block[2..18].iter().zip(quants.chunks_exact_mut(4)) {
+            for (i, quant) in quants.iter_mut().enumerate() {
+                *quant = (byte >> (2 * i)) & 3;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn scales(block: &[u8], scales: &mut [f32], _: &mut [f32]) {
+        scales.fill(f16_at(block, 0));
+    }
+}
+
+impl Encoder for Q20 {
+    #[inline(always)]
+    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+        let (x, w) = weights::block::<64>(x, importance, &weights::LEGACY);
+        let fit = symmetric::encode_block::<symmetric::Uniform<-1, 2>, 64>(&x, &w);
+        put_f16(block, 0, fit.scale);
+        for (quants, byte) in fit.quants.chunks_exact(4).zip(&mut block[2..18]) {
+            *byte = quants[0] | (quants[1] << 2) | (quants[2] << 4) | (quants[3] << 6);
+        }
+    }
+}

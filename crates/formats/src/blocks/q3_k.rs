@@ -1,0 +1,60 @@
+//! Q3_K: 256 weights of three bits, symmetric in groups of 16, scales of six bits.
+
+use super::layout::{Encoder, Layout, block_format, encode, f16_at, put_f16};
+use super::q2_k::{put_two_bits, two_bits};
+use super::search::{superblock, symmetric::Uniform, weights};
+
+block_format! {
+    /// `d * (scale - 32) * (q - 4)`, 3.4375 bits per weight.
+    Q3_K = Q3K, 11, Int8x256, Some(encode::<Q3K>)
+}
+
+/// Bytes: 32 of the quants' third bits, 64 of their lower two, 12 of scales, d.
+struct Q3K;
+
+impl Layout for Q3K {
+    const BLOCK: usize = 256;
+    const BYTES: usize = 110;
+    const ZERO: Option<u8> = Some(4);
+
+    #[inline(always)]
+    fn quants(block: &[u8], quants: &mut [u8]) {
+        two_bits(&block[32..96], quants);
+        for (k, quants) in quants.chunks_exact_mut(32).enumerate() {
+            for (quant, byte) in quants.iter_mut().zip(&block[..32]) {
+                *quant |= ((byte >> k) & 1) << 2;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn scales(block: &[u8], scales: &mut [f32], _: &mut [f32]) {
+        let d = f16_at(block, 108);
+        let (low, high) = (&block[96..104], &block[104..108]);
+        for (g, scale) in scales.iter_mut().enumerate() {
+            let code = ((low[g % 8] >> (4 * (g / 8))) & 15) | (((high[g % 4] >> (2 * (g / 4))) & 3) << 4);
+            *scale = d * (i32::from(code) - 32) as f32;
+        }
+    }
+}
+
+impl Encoder for Q3K {
+    #[inline(always)]
+    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+        let (x, w) = weights::block::<256>(x, importance, &weights::Q3_K);
+        let fit = superblock::symmetric::<Uniform<-4, 3>, -32, 31, 16, 16>(&x, &w);
+        block.fill(0);
+        for (k, quants) in fit.quants.chunks_exact(32).enumerate() {
+            for (quant, byte) in quants.iter().zip(&mut block[..32]) {
+                *byte |= (quant >> 2) << k;
+            }
+        }
+        put_two_bits(&fit.quants, &mut block[32..96]);
+        for (g, code) in fit.codes.iter().enumerate() {
+            let code = (code + 32) as u8;
+            block[96 + g % 8] |= (code & 15) << (4 * (g / 8));
+            block[104 + g % 4] |= (code >> 4) << (2 * (g / 4));
+        }
+        put_f16(block, 108, fit.scale);
+    }
+}

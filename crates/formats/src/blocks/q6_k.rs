@@ -1,0 +1,55 @@
+//! Q6_K: 256 weights of six bits, symmetric in groups of 16, scales of eight bits.
+
+use super::layout::{Encoder, Layout, block_format, encode, f16_at, nibbles, put_f16, put_nibbles};
+use super::q2_k::{put_two_bits, two_bits};
+use super::search::{superblock, symmetric::Uniform, weights};
+
+block_format! {
+    /// `d * scale * (q - 32)`, 6.5625 bits per weight.
+    Q6_K = Q6K, 14, Int8x256, Some(encode::<Q6K>)
+}
+
+/// Bytes: 128 of the quants' lower four bits, 64 of their upper two, 16 of scales (i8), d.
+struct Q6K;
+
+impl Layout for Q6K {
+    const BLOCK: usize = 256;
+    const BYTES: usize = 210;
+    const ZERO: Option<u8> = Some(32);
+
+    #[inline(always)]
+    fn quants(block: &[u8], quants: &mut [u8]) {
+        let mut upper = [0u8; 256];
+        two_bits(&block[128..192], &mut upper);
+        for (bytes, quants) in block[..128].chunks_exact(64).zip(quants.chunks_exact_mut(128)) {
+            nibbles(bytes, quants);
+        }
+        for (quant, upper) in quants.iter_mut().zip(upper) {
+            *quant |= upper << 4;
+        }
+    }
+
+    #[inline(always)]
+    fn scales(block: &[u8], scales: &mut [f32], _: &mut [f32]) {
+        let d = f16_at(block, 208);
+        for (scale, byte) in scales.iter_mut().zip(&block[192..208]) {
+            *scale = d * f32::from(*byte as i8);
+        }
+    }
+}
+
+impl Encoder for Q6K {
+    #[inline(always)]
+    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+        let (x, w) = weights::block::<256>(x, importance, &weights::Q6_K);
+        let fit = superblock::symmetric::<Uniform<-32, 31>, -128, 127, 16, 16>(&x, &w);
+        for (quants, bytes) in fit.quants.chunks_exact(128).zip(block[..128].chunks_exact_mut(64)) {
+            put_nibbles(quants, bytes);
+        }
+        put_two_bits(&fit.quants.map(|quant| quant >> 4), &mut block[128..192]);
+        for (byte, code) in block[192..208].iter_mut().zip(&fit.codes) {
+            *byte = *code as i8 as u8;
+        }
+        put_f16(block, 208, fit.scale);
+    }
+}

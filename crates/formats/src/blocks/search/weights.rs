@@ -1,0 +1,129 @@
+//! How much each weight's squared error counts.
+//!
+//! The rules are those that llama.cpp arrived at by experiment, so that an error means the same in both: without
+//! importance, larger weights count more, format by format; with importance (an imatrix: mean squares of the
+//! activations), it is multiplied by `sqrt(sigma² + x²)`, where `sigma²` is a multiple of the block's mean square.
+
+/// A format's rule.
+pub struct Rule {
+    /// Without importance.
+    pub bare: Bare,
+    /// With importance: `sigma²` as a multiple of the block's mean square; `None` takes the importance as it is.
+    pub sigma: Option<f32>,
+}
+
+/// What counts without importance.
+#[derive(Clone, Copy)]
+pub enum Bare {
+    /// Every weight alike.
+    Uniform,
+    /// `|x|`.
+    Magnitude,
+    /// `rms + |x|`, the root mean square over 32 weights.
+    RmsPlusMagnitude,
+    /// `x²`.
+    Square,
+}
+
+/// Q4_0 to Q8_0, Q2_0.
+pub const LEGACY: Rule = Rule { bare: Bare::Uniform, sigma: Some(1.0) };
+/// Q2_K.
+pub const Q2_K: Rule = Rule { bare: Bare::Magnitude, sigma: Some(1.0) };
+/// Q3_K.
+pub const Q3_K: Rule = Rule { bare: Bare::Square, sigma: Some(2.0) };
+/// Q4_K.
+pub const Q4_K: Rule = Rule { bare: Bare::RmsPlusMagnitude, sigma: Some(2.0) };
+/// Q5_K.
+pub const Q5_K: Rule = Rule { bare: Bare::RmsPlusMagnitude, sigma: Some(2.0) };
+/// Q6_K.
+pub const Q6_K: Rule = Rule { bare: Bare::Square, sigma: None };
+/// IQ4_NL and IQ4_XS.
+pub const IQ4: Rule = Rule { bare: Bare::Square, sigma: Some(2.0) };
+
+/// Beyond any scale that an f16 can carry; keeps the squares of what follows finite.
+const LARGEST: f32 = 1e9;
+
+/// A block of weights, made finite, and what its errors count: never negative, never all zero, about 1 in the mean.
+#[inline(always)]
+pub fn block<const N: usize>(x: &[f32], importance: Option<&[f32]>, rule: &Rule) -> ([f32; N], [f32; N]) {
+    let mut block = [0f32; N];
+    for i in 0..N {
+        let finite = if x[i].is_nan() { 0.0 } else { x[i] };
+        block[i] = finite.clamp(-LARGEST, LARGEST);
+    }
+    let weights = importance.and_then(|v| normalized(with_importance(&block, v, rule)));
+    let weights = weights.or_else(|| normalized(bare(&block, rule.bare)));
+    (block, weights.unwrap_or([1.0; N]))
+}
+
+#[inline(always)]
+fn with_importance<const N: usize>(x: &[f32; N], importance: &[f32], rule: &Rule) -> [f32; N] {
+    let mut out = [0f32; N];
+    let sigma2 = rule.sigma.map(|factor| factor * mean_square(x));
+    for i in 0..N {
+        let shape = sigma2.map_or(1.0, |sigma2| (sigma2 + x[i] * x[i]).sqrt());
+        out[i] = importance[i] * shape;
+    }
+    out
+}
+
+#[inline(always)]
+fn bare<const N: usize>(x: &[f32; N], rule: Bare) -> [f32; N] {
+    let mut out = [1f32; N];
+    match rule {
+        Bare::Uniform => {}
+        Bare::Magnitude => {
+            for i in 0..N {
+                out[i] = x[i].abs();
+            }
+        }
+        Bare::RmsPlusMagnitude => {
+            for (out, x) in out.as_chunks_mut::<32>().0.iter_mut().zip(x.as_chunks::<32>().0) {
+                let rms = mean_square(x).sqrt();
+                for i in 0..32 {
+                    out[i] = rms + x[i].abs();
+                }
+            }
+        }
+        Bare::Square => {
+            for i in 0..N {
+                out[i] = x[i] * x[i];
+            }
+        }
+    }
+    out
+}
+
+/// Divided by the mean, so that products with squares neither overflow nor vanish; `None` if that cannot be.
+#[inline(always)]
+fn normalized<const N: usize>(mut weights: [f32; N]) -> Option<[f32; N]> {
+    let inverse = N as f32 / sum(&weights);
+    if !(inverse > 0.0 && inverse <= f32::MAX) {
+        return None;
+    }
+    for w in &mut weights {
+        *w *= inverse;
+    }
+    Some(weights)
+}
+
+#[inline(always)]
+fn mean_square<const N: usize>(x: &[f32; N]) -> f32 {
+    let mut squares = [0f32; N];
+    for i in 0..N {
+        squares[i] = x[i] * x[i];
+    }
+    sum(&squares) / N as f32
+}
+
+/// The sum in a fixed order that vectorizes: sixteen partial sums.
+#[inline(always)]
+fn sum<const N: usize>(v: &[f32; N]) -> f32 {
+    let mut partial = [0f32; 16];
+    for chunk in v.as_chunks::<16>().0 {
+        for i in 0..16 {
+            partial[i] += chunk[i];
+        }
+    }
+    partial.iter().sum()
+}
