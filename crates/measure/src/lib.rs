@@ -7,12 +7,15 @@
 //!
 //! Invariant: nothing here changes a model.
 
+pub mod cache;
 pub mod divergence;
 mod error;
+mod progress;
 pub mod results;
 pub mod softmax;
 pub mod statistics;
 pub mod suite;
 
 pub use error::{Error, Result};
+pub use progress::Progress;
 pub use suite::{Question, Suite, Task, Text};
