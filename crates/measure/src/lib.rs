@@ -8,6 +8,7 @@
 //! Invariant: nothing here changes a model.
 
 pub mod cache;
+pub mod data;
 pub mod divergence;
 mod error;
 mod progress;
