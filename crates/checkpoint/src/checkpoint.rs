@@ -1,8 +1,9 @@
 //! A model on disk, whichever kind of file holds it.
 
-use crate::{Metadata, Result};
+use crate::{Error, Metadata, Result, gguf, mapped};
 use bantam_formats::Format;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,6 +76,10 @@ pub struct Checkpoint {
     path: PathBuf,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
+    /// Where the bytes of each of `tensors` are.
+    sources: Vec<TensorData>,
+    /// Names to indices of `tensors`.
+    index: HashMap<String, usize>,
 }
 
 impl Checkpoint {
@@ -83,8 +88,17 @@ impl Checkpoint {
     /// # Errors
     /// If the path cannot be read, is neither kind of file, is malformed, or needs what bantam does not support.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let _ = path;
-        todo!()
+        let path = path.as_ref();
+        let map = mapped::map(path)?;
+        let header = gguf::read_header(path, &map)?;
+        let sources = header.ranges.into_iter().map(|range| TensorData::Mapped { map: map.clone(), range }).collect();
+        Ok(Self::assemble(path, header.metadata, header.tensors, sources))
+    }
+
+    /// A checkpoint of these parts; tensor names are unique.
+    fn assemble(path: &Path, metadata: Metadata, tensors: Vec<TensorInfo>, sources: Vec<TensorData>) -> Self {
+        let index = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
+        Self { path: path.to_owned(), metadata, tensors, sources, index }
     }
 
     /// Where the model was opened.
@@ -104,7 +118,7 @@ impl Checkpoint {
 
     /// The tensor of this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        self.tensors.iter().find(|t| t.name == name)
+        self.index.get(name).map(|&i| &self.tensors[i])
     }
 
     /// The bytes of the tensor of this name.
@@ -112,13 +126,62 @@ impl Checkpoint {
     /// # Errors
     /// If there is no such tensor.
     pub fn data(&self, name: &str) -> Result<TensorData> {
-        let _ = name;
-        todo!()
+        match self.index.get(name) {
+            Some(&i) => Ok(self.sources[i].clone()),
+            None => Err(Error::malformed(&self.path, format!("there is no tensor {name}."))),
+        }
     }
 
-    /// What quantized this checkpoint's weights before, if anything: for saying so beside every result.
-    /// `None` when all matrices are F32, F16 or BF16.
+    /// The number of weights in all tensors.
+    pub fn parameters(&self) -> u64 {
+        self.tensors.iter().map(|t| t.len() as u64).sum()
+    }
+
+    /// The bytes of all tensors.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.iter().map(|t| t.bytes() as u64).sum()
+    }
+
+    /// Weights and bytes in each format, the format with the most bytes first.
+    pub fn by_format(&self) -> Vec<FormatShare> {
+        let mut shares: Vec<FormatShare> = Vec::new();
+        for tensor in &self.tensors {
+            let at = shares.iter().position(|s| s.format == tensor.format).unwrap_or_else(|| {
+                shares.push(FormatShare { format: tensor.format, tensors: 0, parameters: 0, bytes: 0 });
+                shares.len() - 1
+            });
+            shares[at].tensors += 1;
+            shares[at].parameters += tensor.len() as u64;
+            shares[at].bytes += tensor.bytes() as u64;
+        }
+        shares.sort_by(|a, b| b.bytes.cmp(&a.bytes));
+        shares
+    }
+
+    /// What quantized this checkpoint's weights before, if anything: for saying so beside every result. For example
+    /// `Q5_0, Q8_0`, the formats of the matrices by bytes. `None` when all matrices are F32, F16 or BF16.
     pub fn quantized_as(&self) -> Option<Cow<'_, str>> {
-        todo!()
+        let names: Vec<_> = self.by_format().iter().filter(|s| s.format.block > 1).map(|s| s.format.name).collect();
+        (!names.is_empty()).then(|| names.join(", ").into())
+    }
+}
+
+/// How much of a checkpoint is in one format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FormatShare {
+    /// The format.
+    pub format: &'static Format,
+    /// Tensors in it.
+    pub tensors: usize,
+    /// Weights in it.
+    pub parameters: u64,
+    /// Bytes in it.
+    pub bytes: u64,
+}
+
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut f = f.debug_struct("Checkpoint");
+        f.field("path", &self.path).field("tensors", &self.tensors.len()).finish_non_exhaustive()
     }
 }

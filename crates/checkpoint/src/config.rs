@@ -1,6 +1,7 @@
 //! A model's hyperparameters as types, read from its metadata.
 
-use crate::{Checkpoint, Result};
+use crate::metadata::Array;
+use crate::{Checkpoint, Error, Result, Value};
 
 /// Hyperparameters of a decoder language model. Names as in GGUF's keys, without the architecture's prefix.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,12 +88,228 @@ pub struct SlidingWindow {
 }
 
 impl Config {
-    /// Reads and checks the hyperparameters of a checkpoint.
+    /// Reads and checks the hyperparameters of a checkpoint. Absent keys get llama.cpp's defaults.
     ///
     /// # Errors
     /// If a key is missing, has the wrong type or a nonsensical value (named), or the architecture is unknown.
     pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        let _ = checkpoint;
-        todo!()
+        let keys = Keys::of(checkpoint)?;
+        let head_count = keys.count("attention.head_count")?.required()?;
+        let head_count_kv = keys.count("attention.head_count_kv")?.or(head_count);
+        if !head_count.is_multiple_of(head_count_kv) {
+            return Err(keys.wrong(
+                "attention.head_count_kv",
+                format!("is {head_count_kv}, but must divide the {head_count} query heads (attention.head_count)"),
+            ));
+        }
+        let embedding_length = keys.count("embedding_length")?.required()?;
+        let block_count = keys.count("block_count")?.required()?;
+        if block_count > MAX_BLOCKS {
+            return Err(keys.wrong("block_count", format!("is {block_count}; at most {MAX_BLOCKS} layers make sense")));
+        }
+        let key_length = keys.count("attention.key_length")?.or(embedding_length / head_count);
+        let context_length = keys.count("context_length")?.required()?;
+        Ok(Self {
+            architecture: keys.architecture.to_owned(),
+            block_count,
+            embedding_length,
+            feed_forward_length: keys.count("feed_forward_length")?.required()?,
+            head_count,
+            head_count_kv,
+            key_length,
+            value_length: keys.count("attention.value_length")?.or(embedding_length / head_count),
+            vocab_size: vocab_size(checkpoint, &keys)?,
+            context_length,
+            rms_norm_eps: keys.positive("attention.layer_norm_rms_epsilon")?.required()?,
+            rope: rope(&keys, key_length, context_length)?,
+            sliding_window: sliding_window(&keys, block_count)?,
+        })
     }
+}
+
+/// The architectures that [`Config::of`] knows, and which dimensions each one's rotary embedding pairs.
+const ARCHITECTURES: [(&str, RopePairing); 4] = [
+    ("llama", RopePairing::Interleaved),
+    ("qwen2", RopePairing::Halves),
+    ("qwen3", RopePairing::Halves),
+    ("gemma3", RopePairing::Halves),
+];
+
+/// More layers than any model has, so that no lying header makes anybody allocate for them.
+const MAX_BLOCKS: usize = 10_000;
+
+/// In gemma3 every sixth layer sees everything.
+const GEMMA3_WINDOW_PATTERN: usize = 6;
+
+/// The largest vocabulary, dimension or context that a file may claim.
+const MAX_COUNT: u64 = 1 << 31;
+
+fn rope(keys: &Keys<'_>, key_length: usize, context_length: usize) -> Result<Rope> {
+    let dimension_count = keys.count("rope.dimension_count")?.or(key_length);
+    if !dimension_count.is_multiple_of(2) || dimension_count > key_length {
+        return Err(keys.wrong(
+            "rope.dimension_count",
+            format!("is {dimension_count}, but must be even and at most the head width {key_length}"),
+        ));
+    }
+    let pairing = ARCHITECTURES.iter().find(|(name, _)| *name == keys.architecture).expect("checked by Keys::of").1;
+    let factor = match keys.positive("rope.scaling.factor")?.value {
+        Some(factor) => Some(factor),
+        None => keys.positive("rope.scale_linear")?.value,
+    };
+    let scaling = match (keys.str("rope.scaling.type")?.unwrap_or("linear"), factor) {
+        ("none", _) | ("linear" | "yarn", None) => RopeScaling::None,
+        ("linear", Some(factor)) => RopeScaling::Linear { factor },
+        ("yarn", Some(factor)) => RopeScaling::Yarn {
+            factor,
+            original_context: keys.count("rope.scaling.original_context_length")?.or(context_length),
+        },
+        (other, _) => {
+            let message =
+                format!("{}.rope.scaling.type is {other:?}; bantam supports none, linear and yarn.", keys.architecture);
+            return Err(Error::unsupported(keys.checkpoint.path(), message));
+        }
+    };
+    Ok(Rope { dimension_count, freq_base: keys.positive("rope.freq_base")?.or(10_000.0), pairing, scaling })
+}
+
+/// The sliding window; of these architectures only gemma3 has one (llama.cpp ignores the key in others).
+fn sliding_window(keys: &Keys<'_>, block_count: usize) -> Result<Option<SlidingWindow>> {
+    const PATTERN: &str = "attention.sliding_window_pattern";
+    if keys.architecture != "gemma3" || keys.uint("attention.sliding_window")?.unwrap_or(0) == 0 {
+        return Ok(None);
+    }
+    let size = keys.count("attention.sliding_window")?.required()?;
+    let layers = match keys.get(PATTERN) {
+        Some(Value::Array(Array::Bool(layers))) if layers.len() >= block_count => layers[..block_count].to_vec(),
+        Some(Value::Array(_)) => {
+            return Err(keys.wrong(PATTERN, format!("must hold a boolean for each of the {block_count} layers")));
+        }
+        _ => {
+            let period = keys.uint(PATTERN)?.unwrap_or(GEMMA3_WINDOW_PATTERN as u64);
+            (0..block_count as u64).map(|i| period == 0 || i % period < period - 1).collect()
+        }
+    };
+    Ok(Some(SlidingWindow { size, layers, freq_base: keys.positive("rope.freq_base_swa")?.or(10_000.0) }))
+}
+
+/// The rows of the embedding, else what the metadata says.
+fn vocab_size(checkpoint: &Checkpoint, keys: &Keys<'_>) -> Result<usize> {
+    if let Some(embedding) = checkpoint.tensor("token_embd.weight") {
+        return Ok(embedding.rows());
+    }
+    let tokens = checkpoint.metadata().strings("tokenizer.ggml.tokens").map(<[_]>::len);
+    match keys.count("vocab_size")?.value.or(tokens) {
+        Some(n) => Ok(n),
+        None => Err(keys.wrong("vocab_size", "is missing, and so are token_embd.weight and tokenizer.ggml.tokens")),
+    }
+}
+
+/// Reads one architecture's keys.
+struct Keys<'a> {
+    checkpoint: &'a Checkpoint,
+    architecture: &'a str,
+}
+
+/// A key's value, if it is there.
+struct Entry<'a, T> {
+    keys: &'a Keys<'a>,
+    key: &'static str,
+    value: Option<T>,
+}
+
+impl<T> Entry<'_, T> {
+    fn or(self, default: T) -> T {
+        self.value.unwrap_or(default)
+    }
+
+    fn required(self) -> Result<T> {
+        self.value.ok_or_else(|| self.keys.wrong(self.key, "is missing"))
+    }
+}
+
+impl<'a> Keys<'a> {
+    fn of(checkpoint: &'a Checkpoint) -> Result<Self> {
+        let known = ARCHITECTURES.map(|(name, _)| name).join(", ");
+        match checkpoint.metadata().get("general.architecture") {
+            Some(Value::String(name)) if ARCHITECTURES.iter().any(|(known, _)| known == name) => {
+                Ok(Self { checkpoint, architecture: name })
+            }
+            Some(Value::String(name)) => Err(Error::unsupported(
+                checkpoint.path(),
+                format!("the architecture is {name:?} (general.architecture); bantam runs {known}."),
+            )),
+            _ => Err(Error::malformed(
+                checkpoint.path(),
+                format!("the metadata has no string general.architecture; it must name one of {known}."),
+            )),
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.checkpoint.metadata().get(&format!("{}.{key}", self.architecture))
+    }
+
+    /// A non-negative integer. A per-layer array is refused unless all its elements are equal.
+    fn uint(&self, key: &'static str) -> Result<Option<u64>> {
+        let number = |value: &Value| match value {
+            Value::Array(array) => uniform(array),
+            scalar => scalar.as_uint(),
+        };
+        match self.get(key).map(number) {
+            None => Ok(None),
+            Some(Some(n)) => Ok(Some(n)),
+            Some(None) => Err(self.wrong(key, "must be one non-negative integer, the same in all layers")),
+        }
+    }
+
+    /// A count: at least 1.
+    fn count(&self, key: &'static str) -> Result<Entry<'_, usize>> {
+        let value = match self.uint(key)? {
+            Some(n) if !(1..MAX_COUNT).contains(&n) => {
+                return Err(self.wrong(key, format!("is {n}; it must be between 1 and {MAX_COUNT}")));
+            }
+            n => n.map(|n| n as usize),
+        };
+        Ok(Entry { keys: self, key, value })
+    }
+
+    /// A positive finite number.
+    fn positive(&self, key: &'static str) -> Result<Entry<'_, f32>> {
+        let number = |value: &Value| match *value {
+            Value::F32(v) => Some(v),
+            Value::F64(v) => Some(v as f32),
+            _ => None,
+        };
+        let value = match self.get(key).map(number) {
+            None => None,
+            Some(Some(n)) if n.is_finite() && n > 0.0 => Some(n),
+            Some(Some(n)) => return Err(self.wrong(key, format!("is {n}; it must be positive and finite"))),
+            Some(None) => return Err(self.wrong(key, "must be a floating-point number")),
+        };
+        Ok(Entry { keys: self, key, value })
+    }
+
+    fn str(&self, key: &'static str) -> Result<Option<&'a str>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::String(s)) => Ok(Some(s)),
+            Some(_) => Err(self.wrong(key, "must be a string")),
+        }
+    }
+
+    fn wrong(&self, key: &str, message: impl std::fmt::Display) -> Error {
+        Error::malformed(self.checkpoint.path(), format!("the metadata key {}.{key} {message}.", self.architecture))
+    }
+}
+
+/// The value of all elements of an integer array, `None` if it is empty or they differ.
+fn uniform(array: &Array) -> Option<u64> {
+    let all: Vec<u64> = match array {
+        Array::U32(v) => v.iter().map(|&v| v.into()).collect(),
+        Array::I32(v) => v.iter().map(|&v| v.try_into().ok()).collect::<Option<_>>()?,
+        _ => return None,
+    };
+    let first = *all.first()?;
+    all.iter().all(|&v| v == first).then_some(first)
 }

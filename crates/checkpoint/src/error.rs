@@ -26,6 +26,14 @@ pub enum Error {
         /// What was wrong, where, and what would be right.
         message: String,
     },
+    /// The output cannot be written as asked.
+    #[error("{path}: {message}")]
+    Target {
+        /// Where the output should have gone.
+        path: PathBuf,
+        /// What stands in the way, and what would be right.
+        message: String,
+    },
     /// A sound file that asks for something bantam cannot do.
     #[error("{path}: {message}")]
     Unsupported {
@@ -46,6 +54,11 @@ impl Error {
     /// An [`Error::Malformed`] at `path`.
     pub fn malformed(path: &Path, message: impl Into<String>) -> Error {
         Error::Malformed { path: path.to_owned(), message: message.into() }
+    }
+
+    /// An [`Error::Target`] at `path`.
+    pub fn target(path: &Path, message: impl Into<String>) -> Error {
+        Error::Target { path: path.to_owned(), message: message.into() }
     }
 
     /// An [`Error::Unsupported`] at `path`.

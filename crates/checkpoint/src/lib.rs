@@ -15,7 +15,10 @@ pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod gguf;
+mod mapped;
 pub mod metadata;
+pub mod output;
+pub mod tokenizer;
 
 pub use checkpoint::{Checkpoint, TensorData, TensorInfo};
 pub use config::Config;

@@ -19,6 +19,23 @@ pub enum Value {
     Array(Array),
 }
 
+impl Value {
+    /// A non-negative integer of whatever width.
+    pub fn as_uint(&self) -> Option<u64> {
+        match *self {
+            Value::U8(v) => Some(v.into()),
+            Value::U16(v) => Some(v.into()),
+            Value::U32(v) => Some(v.into()),
+            Value::U64(v) => Some(v),
+            Value::I8(v) => v.try_into().ok(),
+            Value::I16(v) => v.try_into().ok(),
+            Value::I32(v) => v.try_into().ok(),
+            Value::I64(v) => v.try_into().ok(),
+            _ => None,
+        }
+    }
+}
+
 /// A typed metadata array.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -44,6 +61,11 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// Entries whose keys are known to be unique.
+    pub(crate) fn from_unique(entries: Vec<(String, Value)>) -> Self {
+        Self { entries }
+    }
+
     /// The value at `key`.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.entries.iter().find(|(k, _)| k == key).map(|(_, v)| v)
@@ -88,17 +110,7 @@ impl Metadata {
 
     /// The non-negative integer at `key`, of whatever width.
     pub fn uint(&self, key: &str) -> Option<u64> {
-        match *self.get(key)? {
-            Value::U8(v) => Some(v.into()),
-            Value::U16(v) => Some(v.into()),
-            Value::U32(v) => Some(v.into()),
-            Value::U64(v) => Some(v),
-            Value::I8(v) => v.try_into().ok(),
-            Value::I16(v) => v.try_into().ok(),
-            Value::I32(v) => v.try_into().ok(),
-            Value::I64(v) => v.try_into().ok(),
-            _ => None,
-        }
+        self.get(key)?.as_uint()
     }
 
     /// The floating-point number at `key`.

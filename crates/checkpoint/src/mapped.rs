@@ -1,0 +1,21 @@
+//! Files mapped into memory.
+
+use crate::{Error, Result};
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Maps a regular file for reading.
+pub fn map(path: &Path) -> Result<Arc<memmap2::Mmap>> {
+    let read = || Error::io(path, "read");
+    // Asked before opening: opening a pipe would wait for its writer.
+    if !std::fs::metadata(path).map_err(read())?.is_file() {
+        return Err(Error::malformed(path, "this is not a regular file, so it cannot be a model file."));
+    }
+    let file = File::open(path).map_err(read())?;
+    // SAFETY: the map is only read, and as plain bytes that are checked before use. Like every program that maps
+    // models, this relies on nobody changing the file in place while it is open; bantam itself replaces files by
+    // renaming, which leaves maps of the old content intact.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(read())?;
+    Ok(Arc::new(map))
+}
