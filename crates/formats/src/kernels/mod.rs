@@ -1,10 +1,41 @@
 //! Matrix products on weights in any format.
 //!
-//! [`matmul`] is the one entry. A few columns (decoding) go row by row through each format's [`RowDot`]; many columns
-//! (prefill) go through tiles: rows are unpacked once and multiplied with all columns.
+//! [`matmul`] is the entry, [`matmul_each`] for several matrices on the same activations. A few columns (decoding) go
+//! row by row ([`rows`]) at the speed of memory; many columns (prefill) go through tiles ([`tiles`]), which unpack rows
+//! once for all columns. Quantized weights are multiplied in integers with activations of 8 bits ([`activations`]),
+//! floating point ones in f32.
+//!
+//! Kernels are written once over the vector operations of [`isa`]; the [`layouts`] say how a format's blocks become
+//! vectors. The instruction set is chosen at run time ([`Level`]).
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod isa;
+pub(crate) mod layouts;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod out;
+mod panels;
+mod parallel;
+mod product;
+mod rows;
+mod scalar;
+#[cfg(test)]
+mod tests;
+mod tiles;
 
 use crate::format::{Activation, Format, Unpack};
-use rayon::prelude::*;
+use activations::Activations;
+pub use isa::Level;
+pub(crate) use isa::{Isa, Kernel};
+use out::Out;
+use product::{Product, Task};
+use std::sync::Mutex;
+use tiles::Starts;
+use panels::{PANEL, Panel};
 
 /// How a format's rows are multiplied with activations.
 pub enum RowDot {
@@ -32,9 +63,28 @@ pub struct Matrix<'a> {
     pub cols: usize,
 }
 
-/// Buffers that [`matmul`] reuses from call to call, so that decoding allocates nothing.
+/// Buffers that [`matmul`] reuses from call to call, so that decoding allocates nothing, and the instruction set.
 #[derive(Default)]
-pub struct Scratch {}
+pub struct Scratch {
+    level: Level,
+    int8x32: Activations,
+    int8x256: Activations,
+    starts: Starts,
+    panels: Vec<Mutex<Panel>>,
+}
+
+impl Scratch {
+    /// Buffers for products with the instructions of `level` instead of the best that the machine has.
+    pub fn with_level(level: Level) -> Self {
+        Scratch { level, ..Scratch::default() }
+    }
+}
+
+/// From so many columns on, unpacking a panel pays.
+const TILE_COLUMNS: usize = 5;
+
+/// Bytes of weights that a thread takes at a time when decoding: a few microseconds of work.
+const TASK_BYTES: usize = 32 * 1024;
 
 /// Computes `y[i, r] = sum_c x[i, c] * w[r, c]`: `x` is `n` rows of `w.cols`, `y` is `n` rows of `w.rows`.
 ///
@@ -42,26 +92,116 @@ pub struct Scratch {}
 ///
 /// # Panics
 /// If the lengths of `x`, `y` or `w.data` do not match the shapes.
-pub fn matmul(w: &Matrix<'_>, x: &[f32], y: &mut [f32], _scratch: &mut Scratch) {
-    let n = x.len() / w.cols;
-    assert_eq!(x.len(), n * w.cols, "x is not a whole number of rows");
-    assert_eq!(y.len(), n * w.rows, "y does not match x and the matrix");
-    let row_bytes = w.format.bytes_of(w.cols).expect("the format divides the row");
-    assert_eq!(w.data.len(), w.rows * row_bytes, "the data does not match the shape");
-    let columns: Vec<Vec<f32>> = w
-        .data
-        .par_chunks_exact(row_bytes)
-        .map_init(
-            || vec![0.0; w.cols],
-            |row, bytes| {
-                (w.format.decode)(bytes, row);
-                x.chunks_exact(w.cols).map(|x| x.iter().zip(row.iter()).map(|(a, b)| a * b).sum()).collect()
-            },
-        )
-        .collect();
-    for (r, column) in columns.iter().enumerate() {
-        for (i, v) in column.iter().enumerate() {
-            y[i * w.rows + r] = *v;
+pub fn matmul(w: &Matrix<'_>, x: &[f32], y: &mut [f32], scratch: &mut Scratch) {
+    matmul_each(&[*w], x, &mut [y], scratch);
+}
+
+/// [`matmul`] of several matrices with the same activations: `ys[m]` receives the product of `ws[m]` and `x`.
+///
+/// The activations are quantized once, and for a few columns the threads are brought together once.
+///
+/// # Panics
+/// If the lengths do not match the shapes, or the matrices differ in their columns.
+pub fn matmul_each(ws: &[Matrix<'_>], x: &[f32], ys: &mut [&mut [f32]], scratch: &mut Scratch) {
+    assert_eq!(ws.len(), ys.len(), "one result for each matrix");
+    let Some(cols) = ws.first().map(|w| w.cols) else { return };
+    let n = if cols == 0 { 0 } else { x.len() / cols };
+    for (w, y) in ws.iter().zip(&*ys) {
+        assert_eq!(w.cols, cols, "the matrices share their activations");
+        assert_eq!(x.len(), n * w.cols, "x is not a whole number of rows");
+        assert_eq!(y.len(), n * w.rows, "y does not match x and the matrix");
+        let bytes = w.format.bytes_of(w.cols).expect("the format divides the row") * w.rows;
+        assert_eq!(w.data.len(), bytes, "the data does not match the shape");
+    }
+    if n == 0 {
+        return;
+    }
+    for kind in [Activation::Int8x32, Activation::Int8x256] {
+        if ws.iter().any(|w| Product::of(w.format).activation == kind) {
+            let level = scratch.level;
+            scratch.activations(kind).quantize(level, kind, x, cols);
+        }
+    }
+    if n < TILE_COLUMNS {
+        by_rows(ws, x, ys, scratch);
+    } else {
+        for (w, y) in ws.iter().zip(ys) {
+            by_tiles(w, x, y, scratch);
+        }
+    }
+}
+
+/// Row by row, all matrices in one parallel section.
+fn by_rows(ws: &[Matrix<'_>], x: &[f32], ys: &mut [&mut [f32]], scratch: &Scratch) {
+    const AT_ONCE: usize = 4;
+    for (ws, ys) in ws.chunks(AT_ONCE).zip(ys.chunks_mut(AT_ONCE)) {
+        let mut ys = ys.iter_mut();
+        // SAFETY: each task below has rows of its own, and each task is worked once.
+        let outs: [_; AT_ONCE] = std::array::from_fn(|m| ys.next().map(|y| unsafe { Out::new(y, ws[m].rows) }));
+        let tasks = ws.iter().map(|w| w.rows.div_ceil(w.rows_per_task())).sum();
+        let bytes: usize = ws.iter().map(|w| w.data.len()).sum();
+        let threads = rayon::current_num_threads().min(bytes / TASK_BYTES);
+        parallel::for_each(threads, tasks, &|_, mut i| {
+            for (w, out) in ws.iter().zip(&outs) {
+                let tasks = w.rows.div_ceil(w.rows_per_task());
+                if let (true, Some(out)) = (i < tasks, out) {
+                    let product = Product::of(w.format);
+                    let task = w.task(i * w.rows_per_task(), w.rows_per_task(), x, scratch, out);
+                    return (product.rows)(scratch.level, &task);
+                }
+                i -= tasks;
+            }
+        });
+    }
+}
+
+/// Panel by panel.
+fn by_tiles(w: &Matrix<'_>, x: &[f32], y: &mut [f32], scratch: &mut Scratch) {
+    let product = Product::of(w.format);
+    // SAFETY: each task below has rows of its own, and each task is worked once.
+    let out = unsafe { Out::new(y, w.rows) };
+    let mut starts = std::mem::take(&mut scratch.starts);
+    (product.starts)(&mut starts, scratch.level, &w.task(0, w.rows, x, scratch, &out));
+    scratch.starts = starts;
+    let threads = rayon::current_num_threads();
+    if scratch.panels.len() < threads {
+        scratch.panels.resize_with(threads, Mutex::default);
+    }
+    let scratch = &*scratch;
+    parallel::for_each(threads, w.rows.div_ceil(PANEL), &|slot, i| {
+        let mut panel = scratch.panels[slot].lock().unwrap_or_else(|e| e.into_inner());
+        let task = w.task(i * PANEL, PANEL, x, scratch, &out);
+        (product.tile)(scratch.level, &task, &scratch.starts, &mut panel);
+    });
+}
+
+impl<'a> Matrix<'a> {
+    /// Rows that a thread takes at a time when decoding.
+    fn rows_per_task(&self) -> usize {
+        (TASK_BYTES * self.rows / self.data.len().max(1)).max(1)
+    }
+
+    /// Up to `count` rows from `first` with the activations in `scratch`.
+    fn task<'t>(&self, first: usize, count: usize, x: &'t [f32], scratch: &'t Scratch, out: &'t Out<'t>) -> Task<'t>
+    where
+        'a: 't,
+    {
+        let row_bytes = self.data.len() / self.rows;
+        let data = &self.data[first * row_bytes..(first + count).min(self.rows) * row_bytes];
+        let quantized = match Product::of(self.format).activation {
+            Activation::Int8x256 => &scratch.int8x256,
+            _ => &scratch.int8x32,
+        };
+        Task { data, row_bytes, len: self.cols, first, x, quantized, out }
+    }
+}
+
+impl Scratch {
+    /// The buffer for this form.
+    fn activations(&mut self, kind: Activation) -> &mut Activations {
+        match kind {
+            Activation::Int8x256 => &mut self.int8x256,
+            _ => &mut self.int8x32,
         }
     }
 }

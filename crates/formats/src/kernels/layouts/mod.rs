@@ -1,0 +1,84 @@
+//! How each format's blocks become vectors: what the kernels know of a format.
+//!
+//! [`Layout`] is for quantized formats, [`FloatLayout`] for floating point. The layouts are ggml's
+//! (`ggml-common.h` says where the fields lie, `dequantize_row_*` what they mean).
+
+pub(crate) mod codebook;
+pub(crate) mod float;
+pub(crate) mod k_quants;
+pub(crate) mod legacy;
+
+use super::isa::Isa;
+use crate::format::Activation;
+
+/// Weights that a layout's blocks are taken in: the largest block, and 16 scales.
+pub(crate) const STEP: usize = 256;
+
+/// Weights in a 64-byte vector of quants; a step has four chunks.
+pub(crate) const CHUNK: usize = 64;
+
+/// A quantized format's blocks as vectors of unsigned quants with scales:
+/// `weight = scale * (quant - OFFSET)`, or with [`MINS`](Layout::MINS) `weight = scale * quant - min`.
+pub(crate) trait Layout {
+    /// The form of the activations that ggml multiplies this format with.
+    const ACTIVATION: Activation;
+    /// Bytes of 256 weights.
+    const STEP_BYTES: usize;
+    /// Bytes of the shortest run of whole blocks that is a whole number of chunks.
+    const PIECE_BYTES: usize;
+    /// Chunks of a piece.
+    const CHUNKS: usize = 4 * Self::PIECE_BYTES / Self::STEP_BYTES;
+    /// Weights that share a scale: 16 or 32.
+    const GROUP: usize;
+    /// What is subtracted from every quant.
+    const OFFSET: u8 = 0;
+    /// Whether groups have a minimum.
+    const MINS: bool = false;
+    /// Whether quants use all eight bits rather than staying below 64. The offset is then 128.
+    const WIDE: bool = false;
+
+    /// The 64 quants of chunk `chunk` of `step`, in order.
+    ///
+    /// `step` holds `STEP_BYTES`, or fewer at the end of a row, but whole pieces.
+    fn quants<S: Isa>(s: S, step: &[u8], chunk: usize) -> S::V;
+
+    /// One scale and one minimum for every 16 weights of `step`; those past its end are zero.
+    fn scales<S: Isa>(s: S, step: &[u8]) -> (S::F, S::F);
+}
+
+/// A floating point format.
+pub(crate) trait FloatLayout {
+    /// Bytes per weight.
+    const BYTES: usize;
+
+    /// The 16 weights in `16 * BYTES` bytes.
+    fn load<S: Isa>(s: S, bytes: &[u8]) -> S::F;
+}
+
+/// The `N` bytes of `bytes` from `at`.
+#[inline(always)]
+fn array<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
+    bytes[at..].first_chunk().expect("the step holds whole blocks")
+}
+
+/// The little-endian u16 at `at`.
+#[inline(always)]
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(*array(bytes, at))
+}
+
+/// The little-endian u32 at `at`.
+#[inline(always)]
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(*array(bytes, at))
+}
+
+/// The half-precision floats at `at` of up to eight blocks of `bytes` bytes, each twice: the scales of blocks of 32.
+#[inline(always)]
+fn scales32<S: Isa>(s: S, step: &[u8], bytes: usize, at: usize) -> S::F {
+    let mut d = [0u16; 8];
+    for (d, block) in d.iter_mut().zip(step.chunks_exact(bytes)) {
+        *d = u16_at(block, at);
+    }
+    s.twice_f16(d)
+}
