@@ -1,11 +1,33 @@
 //! Model definitions, and the backends that execute them.
 //!
-//! A model family is written once, in `models/`, in terms of a [`backend`] that executes it: `run` (quantized weights,
-//! caches, SIMD), later `observe` (calibration) and `train` (autograd). Where to start: `models/llama.rs` for how a family reads,
-//! [`Model::load`] and [`Session`] for using one.
+//! A model family is written once, in `models/`, out of the layers in [`layers`], in terms of a [`Backend`] that executes
+//! it: [`run`] (quantized weights, caches, SIMD), later `observe` (calibration) and `train` (autograd).
+//! Where to start: `models/llama.rs` for how a family reads, [`Model::load`] and [`Session`] for using one,
+//! [`Sampler`] for choosing tokens.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let model = bantam_nn::Model::load(&bantam_checkpoint::Checkpoint::open("model.gguf")?)?;
+//! let mut session = model.session(512);
+//! let hidden = session.forward(&[1, 2, 3])?.to_vec(); // [3, embedding_length]
+//! let mut logits = vec![0.0; 3 * model.config().vocab_size];
+//! session.logits(&hidden, &mut logits);
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! Invariant: this crate reads checkpoints and knows nothing of shrinking or measuring.
 
+pub mod backend;
+pub mod error;
+pub mod layers;
 mod model;
+pub mod models;
+pub mod run;
+pub mod sample;
+pub mod weights;
 
-pub use model::{Error, Model, Session};
+pub use backend::Backend;
+pub use error::{Error, Result};
+pub use model::{Model, Session};
+pub use sample::{Sampler, Sampling};

@@ -1,36 +1,31 @@
 //! Loading a model and running it.
 
+use crate::layers::Linear;
+use crate::models::Definition;
+use crate::run::Run;
+use crate::weights::Loader;
+use crate::{Error, Result};
 use bantam_checkpoint::{Checkpoint, Config};
-
-/// Why a model cannot be loaded or run.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The checkpoint cannot be read, or its hyperparameters make no sense.
-    #[error(transparent)]
-    Checkpoint(#[from] bantam_checkpoint::Error),
-    /// The session's context is full.
-    #[error("the context of {context} tokens is full: {wanted} are needed")]
-    ContextFull {
-        /// Capacity of the session.
-        context: usize,
-        /// Tokens wanted in all.
-        wanted: usize,
-    },
-}
+use bantam_formats::Format;
 
 /// A loaded language model: its weights, mapped, and its definition. Shareable between threads and sessions.
 pub struct Model {
     config: Config,
+    definition: Definition,
+    weights_bytes: usize,
 }
 
 impl Model {
     /// Loads a decoder language model.
     ///
     /// # Errors
-    /// If tensors are missing or do not have the shapes that the configuration asks for.
-    pub fn load(checkpoint: &Checkpoint) -> Result<Self, Error> {
-        let _ = checkpoint;
-        todo!()
+    /// If tensors are missing, superfluous, or do not have the shapes that the configuration asks for.
+    pub fn load(checkpoint: &Checkpoint) -> Result<Self> {
+        let config = Config::of(checkpoint)?;
+        check(checkpoint, &config)?;
+        let definition = Definition::load(Loader::new(checkpoint), &config)?;
+        let weights_bytes = checkpoint.tensors().iter().map(|t| t.bytes()).sum();
+        Ok(Self { config, definition, weights_bytes })
     }
 
     /// The hyperparameters.
@@ -38,16 +33,65 @@ impl Model {
         &self.config
     }
 
-    /// Starts a session that can hold `context` tokens.
+    /// Bytes of all weights.
+    pub fn weights_bytes(&self) -> usize {
+        self.weights_bytes
+    }
+
+    /// The layers.
+    pub fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
+    /// Calls `visit` with each linear layer, in the order of execution. Its path names it; its weight can be replaced.
+    pub fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut Linear)) {
+        self.definition.visit_linears_mut(visit);
+    }
+
+    /// Starts a session that can hold `context` tokens. Memory for them is allocated as they come.
     pub fn session(&self, context: usize) -> Session<'_> {
-        let _ = context;
-        todo!()
+        let f16 = Format::by_name("F16").expect("F16 is a format");
+        self.session_with_cache(context, f16).expect("F16 can be written and divides all heads")
+    }
+
+    /// Starts a session with its keys and values cached in `format`.
+    ///
+    /// # Errors
+    /// If the format cannot be written or does not divide the heads.
+    pub fn session_with_cache(&self, context: usize, format: &'static Format) -> Result<Session<'_>> {
+        Ok(Session { model: self, run: Run::new(&self.config, format)?, hidden: Vec::new(), context })
     }
 }
+
+/// Checks what the layers take for granted.
+fn check(checkpoint: &Checkpoint, config: &Config) -> Result<()> {
+    let error = |message: String| Err(Error::Hyperparameters { path: checkpoint.path().to_owned(), message });
+    let Config { head_count, head_count_kv, key_length, .. } = *config;
+    let rotated = config.rope.dimension_count;
+    if head_count_kv == 0 || !head_count.is_multiple_of(head_count_kv) {
+        return error(format!("{head_count} query heads cannot share {head_count_kv} key and value heads evenly"));
+    }
+    if rotated > key_length || rotated % 2 != 0 {
+        return error(format!("{rotated} rotary dimensions: an even number up to the head's {key_length} is needed"));
+    }
+    match &config.sliding_window {
+        Some(window) if window.size == 0 => error("the sliding window is 0 positions; at least 1 is needed".into()),
+        Some(window) if window.layers.len() != config.block_count => {
+            error(format!("the sliding window pattern covers {} of {} layers", window.layers.len(), config.block_count))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Tokens that go through the layers together; bounds the memory for activations.
+const CHUNK: usize = 512;
 
 /// A sequence being processed: the model, its cache and its buffers.
 pub struct Session<'m> {
     model: &'m Model,
+    run: Run,
+    hidden: Vec<f32>,
+    context: usize,
 }
 
 impl Session<'_> {
@@ -55,26 +99,50 @@ impl Session<'_> {
     /// `[tokens.len(), embedding_length]`.
     ///
     /// # Errors
-    /// If the context is full.
-    pub fn forward(&mut self, tokens: &[u32]) -> Result<&[f32], Error> {
-        let _ = (tokens, self.model);
-        todo!()
+    /// If the context is full or a token is not in the vocabulary; the sequence is then unchanged.
+    pub fn forward(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+        let wanted = self.position().saturating_add(tokens.len());
+        if wanted > self.context {
+            return Err(Error::ContextFull { context: self.context, wanted });
+        }
+        let vocab_size = self.model.config.vocab_size;
+        if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab_size) {
+            return Err(Error::UnknownToken { token, vocab_size });
+        }
+        self.hidden.clear();
+        for chunk in tokens.chunks(CHUNK) {
+            let hidden = self.model.definition.hidden(&mut self.run, chunk);
+            self.hidden.extend_from_slice(&hidden);
+            self.run.advance(chunk.len());
+        }
+        Ok(&self.hidden)
     }
 
     /// The logits of hidden states `[n, embedding_length]` that `forward` returned, into `logits` `[n, vocab_size]`.
+    ///
+    /// # Panics
+    /// If the lengths do not match these shapes.
     pub fn logits(&mut self, hidden: &[f32], logits: &mut [f32]) {
-        let _ = (hidden, logits);
-        todo!()
+        self.run.linear_into(self.model.definition.head(), hidden, logits);
     }
 
     /// Tokens in the sequence so far.
     pub fn position(&self) -> usize {
-        todo!()
+        self.run.cache().position()
+    }
+
+    /// Tokens that the sequence can hold.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Bytes of the cached keys and values.
+    pub fn cache_bytes(&self) -> usize {
+        self.run.cache().bytes()
     }
 
     /// Forgets all tokens after the first `position`.
     pub fn truncate(&mut self, position: usize) {
-        let _ = position;
-        todo!()
+        self.run.truncate(position);
     }
 }

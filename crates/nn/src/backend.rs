@@ -1,0 +1,41 @@
+//! What executes a model definition.
+
+use crate::layers::{Activation, AttentionSpec, Embedding, Linear, RmsNorm};
+
+/// Executes the layers of a model definition.
+///
+/// The operations are whole layers, so that each backend can do its best inside them: `run` keeps a cache and fuses loops,
+/// `train` records one tape node each, with its own backward. A definition only passes tensors from one to the next;
+/// it never sees positions, caches, gradients or how rows are grouped into sequences. Parameters come as layers,
+/// which know their checkpoint paths.
+///
+/// Operations that replace their input take it by value; a backend that must keep it (for a gradient) does.
+pub trait Backend {
+    /// Activations: rows of f32, `[tokens, width]`.
+    type Tensor;
+
+    /// The embeddings of `tokens`, times the embedding's scale: `[tokens, width]`.
+    fn embed(&mut self, embedding: &Embedding, tokens: &[u32]) -> Self::Tensor;
+
+    /// `y = x Wᵀ + b`: `[tokens, inputs]` to `[tokens, outputs]`.
+    fn linear(&mut self, layer: &Linear, x: &Self::Tensor) -> Self::Tensor;
+
+    /// Several linear layers on the same input. Backends that bring the input into another form do it once.
+    fn linears<const N: usize>(&mut self, layers: [&Linear; N], x: &Self::Tensor) -> [Self::Tensor; N] {
+        layers.map(|layer| self.linear(layer, x))
+    }
+
+    /// Root mean square norm over groups of the norm's width: of whole rows, or of every head in a row.
+    fn rms_norm(&mut self, norm: &RmsNorm, x: &Self::Tensor) -> Self::Tensor;
+
+    /// Causal attention with rotary embedding: queries `[tokens, heads * key_length]`, keys `[tokens, kv_heads * key_length]`
+    /// and values `[tokens, kv_heads * value_length]`, before rotation, to `[tokens, heads * value_length]`. A backend with
+    /// a cache attends to the cached positions too.
+    fn attention(&mut self, spec: &AttentionSpec, q: Self::Tensor, k: Self::Tensor, v: Self::Tensor) -> Self::Tensor;
+
+    /// `activation(gate) * up`, element by element.
+    fn gated(&mut self, activation: Activation, gate: Self::Tensor, up: Self::Tensor) -> Self::Tensor;
+
+    /// `x + y`.
+    fn add(&mut self, x: Self::Tensor, y: Self::Tensor) -> Self::Tensor;
+}

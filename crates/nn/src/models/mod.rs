@@ -1,0 +1,74 @@
+//! The model families, one file each, and the table by which a checkpoint finds its own.
+
+mod gemma3;
+mod llama;
+mod qwen2;
+mod qwen3;
+
+use crate::layers::{Decoder, Linear, PreNormBlock};
+use crate::weights::Loader;
+use crate::{Backend, Error, Result};
+use bantam_checkpoint::Config;
+
+/// A model's definition: its layers, and how they follow each other.
+pub enum Definition {
+    /// Families of pre-norm blocks: llama, qwen2, qwen3.
+    PreNorm(Decoder<PreNormBlock>),
+    /// Gemma 3.
+    Gemma3(Decoder<gemma3::SandwichBlock>),
+}
+
+/// A family: the architecture's name in GGUF, and how to load it.
+struct Family {
+    architecture: &'static str,
+    load: fn(&Loader<'_>, &Config) -> Result<Definition>,
+}
+
+static FAMILIES: &[Family] = &[
+    Family { architecture: "llama", load: |l, c| llama::load(l, c).map(Definition::PreNorm) },
+    Family { architecture: "qwen2", load: |l, c| qwen2::load(l, c).map(Definition::PreNorm) },
+    Family { architecture: "qwen3", load: |l, c| qwen3::load(l, c).map(Definition::PreNorm) },
+    Family { architecture: "gemma3", load: |l, c| gemma3::load(l, c).map(Definition::Gemma3) },
+];
+
+impl Definition {
+    /// Loads the definition that the configuration names.
+    ///
+    /// # Errors
+    /// If the architecture is unknown, or tensors are missing, superfluous, or not of the shape that the configuration asks for.
+    pub fn load(loader: Loader<'_>, config: &Config) -> Result<Self> {
+        let family = FAMILIES.iter().find(|f| f.architecture == config.architecture);
+        let family = family.ok_or_else(|| Error::UnknownArchitecture {
+            path: loader.checkpoint().path().to_owned(),
+            architecture: config.architecture.clone(),
+            known: FAMILIES.iter().map(|f| f.architecture).collect::<Vec<_>>().join(", "),
+        })?;
+        let definition = (family.load)(&loader, config)?;
+        loader.finish()?;
+        Ok(definition)
+    }
+
+    /// The final hidden states of `tokens`, normed: `[tokens, width]`.
+    pub fn hidden<B: Backend>(&self, b: &mut B, tokens: &[u32]) -> B::Tensor {
+        match self {
+            Definition::PreNorm(decoder) => decoder.hidden(b, tokens),
+            Definition::Gemma3(decoder) => decoder.hidden(b, tokens),
+        }
+    }
+
+    /// The layer from hidden states to logits.
+    pub fn head(&self) -> &Linear {
+        match self {
+            Definition::PreNorm(decoder) => decoder.head(),
+            Definition::Gemma3(decoder) => decoder.head(),
+        }
+    }
+
+    /// Calls `visit` with each linear layer, in the order of execution. Its path names it; its weight can be replaced.
+    pub fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut Linear)) {
+        match self {
+            Definition::PreNorm(decoder) => decoder.visit_linears_mut(visit),
+            Definition::Gemma3(decoder) => decoder.visit_linears_mut(visit),
+        }
+    }
+}

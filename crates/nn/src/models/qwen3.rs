@@ -1,0 +1,18 @@
+//! Qwen3 (Yang et al. 2025): llama's blocks, with norms on every query and key head.
+
+use crate::Result;
+use crate::layers::{Activation, Attention, AttentionSpec, Decoder, GatedMlp, PreNormBlock, Rotary};
+use crate::weights::Loader;
+use bantam_checkpoint::Config;
+use std::sync::Arc;
+
+pub(super) fn load(loader: &Loader<'_>, config: &Config) -> Result<Decoder<PreNormBlock>> {
+    let rotary = Arc::new(Rotary::new(&config.rope, None));
+    Decoder::load(loader, config, |layer| {
+        let spec = AttentionSpec::new(config, layer, rotary.clone(), None);
+        let attention =
+            Attention::load(loader, config.embedding_length, spec)?.with_norms(loader, config.rms_norm_eps)?;
+        let mlp = GatedMlp::load(loader, config, layer, Activation::Silu)?;
+        PreNormBlock::load(loader, config, layer, attention, mlp)
+    })
+}

@@ -1,0 +1,142 @@
+//! The backend that runs a model: weights in their formats, a key-value cache, no allocation per token.
+//!
+//! Where to start: [`Run`] implements [`Backend`]; `attention.rs` is attention over the cache, `cache.rs` the cache,
+//! `vector.rs` the SIMD loops, `tensor.rs` the pool that tensors come from.
+
+mod attention;
+mod cache;
+mod tensor;
+mod vector;
+
+pub use cache::KvCache;
+pub use tensor::Tensor;
+
+use crate::layers::{Activation, AttentionSpec, Embedding, Linear, RmsNorm};
+use crate::weights::Weight;
+use crate::{Backend, Result};
+use attention::{Rotations, Workspaces};
+use bantam_checkpoint::Config;
+use bantam_formats::{Format, Scratch, matmul};
+use rayon::prelude::*;
+use tensor::Pool;
+
+/// Runs one sequence. Positions go on from where the cache ends.
+pub struct Run {
+    cache: KvCache,
+    rotations: Rotations,
+    pool: Pool,
+    scratch: Scratch,
+    workspaces: Workspaces,
+}
+
+impl Run {
+    /// An empty sequence whose keys and values are cached in `format`.
+    ///
+    /// # Errors
+    /// If the format cannot be written or does not divide the heads.
+    pub fn new(config: &Config, format: &'static Format) -> Result<Self> {
+        Ok(Self {
+            cache: KvCache::new(config, format)?,
+            rotations: Rotations::default(),
+            pool: Pool::default(),
+            scratch: Scratch::default(),
+            workspaces: Workspaces::default(),
+        })
+    }
+
+    /// The cache.
+    pub fn cache(&self) -> &KvCache {
+        &self.cache
+    }
+
+    /// Counts `tokens` more positions as done, once the definition has run on them.
+    pub fn advance(&mut self, tokens: usize) {
+        self.cache.advance(tokens);
+    }
+
+    /// Forgets the positions from `position` on.
+    pub fn truncate(&mut self, position: usize) {
+        self.cache.truncate(position);
+    }
+
+    /// A linear layer between slices: `x` is `[tokens, inputs]`, `y` is `[tokens, outputs]`.
+    pub fn linear_into(&mut self, layer: &Linear, x: &[f32], y: &mut [f32]) {
+        match &layer.weight {
+            Weight::Blocks(blocks) => matmul(&blocks.matrix(), x, y, &mut self.scratch),
+        }
+        add_bias(layer, y);
+    }
+}
+
+impl Backend for Run {
+    type Tensor = Tensor;
+
+    fn embed(&mut self, embedding: &Embedding, tokens: &[u32]) -> Tensor {
+        let Weight::Blocks(table) = &embedding.table;
+        let mut x = self.pool.take(tokens.len(), table.cols);
+        for (row, &token) in x.chunks_exact_mut(table.cols).zip(tokens) {
+            table.decode_row(token as usize, row);
+            row.iter_mut().for_each(|v| *v *= embedding.scale);
+        }
+        x
+    }
+
+    fn linear(&mut self, layer: &Linear, x: &Tensor) -> Tensor {
+        let mut y = self.pool.take(x.rows(), layer.weight.rows());
+        self.linear_into(layer, x, &mut y);
+        y
+    }
+
+    fn rms_norm(&mut self, norm: &RmsNorm, x: &Tensor) -> Tensor {
+        let mut y = self.pool.take(x.rows(), x.cols());
+        for_rows(&mut y, x.cols(), |at, y| vector::rms_norm(&x[at..at + y.len()], &norm.weight.values, norm.eps, y));
+        y
+    }
+
+    fn attention(&mut self, spec: &AttentionSpec, mut q: Tensor, mut k: Tensor, v: Tensor) -> Tensor {
+        let (tokens, position) = (q.rows(), self.cache.position());
+        let rotation = self.rotations.at(&spec.rotary, position, tokens);
+        rotation.apply(&mut q, spec.heads, spec.key_length);
+        rotation.apply(&mut k, spec.kv_heads, spec.key_length);
+        self.cache.write(spec.layer, &k, &v);
+        let mut grouped = self.pool.take(tokens, spec.heads * spec.value_length);
+        let mut out = self.pool.take(tokens, spec.heads * spec.value_length);
+        let cache = self.cache.layer(spec.layer);
+        attention::attend(spec, &cache, position, &q, &mut grouped, &mut out, &self.workspaces);
+        out
+    }
+
+    fn gated(&mut self, activation: Activation, mut gate: Tensor, up: Tensor) -> Tensor {
+        let cols = gate.cols();
+        let multiply = match activation {
+            Activation::Silu => vector::silu_times,
+            Activation::GeluTanh => vector::gelu_times,
+        };
+        for_rows(&mut gate, cols, |at, gate| multiply(gate, &up[at..at + gate.len()]));
+        gate
+    }
+
+    fn add(&mut self, mut x: Tensor, y: Tensor) -> Tensor {
+        let cols = x.cols();
+        for_rows(&mut x, cols, |at, x| vector::add_rows(x, &y[at..at + x.len()]));
+        x
+    }
+}
+
+fn add_bias(layer: &Linear, y: &mut [f32]) {
+    if let Some(bias) = &layer.bias {
+        for_rows(y, bias.values.len(), |_, rows| vector::add_rows(rows, &bias.values));
+    }
+}
+
+/// Below this many elements, simple loops are quicker on one thread than a fork and join.
+const PARALLEL_THRESHOLD: usize = 32 * 1024;
+
+/// Calls `f` with groups of whole rows of `x` and the index of their first element, in parallel if there are many.
+fn for_rows(x: &mut [f32], cols: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    if x.len() < PARALLEL_THRESHOLD {
+        return f(0, x);
+    }
+    let group = (PARALLEL_THRESHOLD / 4).div_ceil(cols) * cols;
+    x.par_chunks_mut(group).enumerate().for_each(|(i, rows)| f(i * group, rows));
+}

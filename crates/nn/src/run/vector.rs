@@ -1,0 +1,342 @@
+//! The loops over f32 that are not matrix products on weights. Plain code in fixed lanes, which the compiler vectorizes for
+//! whatever the processor has; [`simd`] chooses at run time.
+
+use pulp::Arch;
+
+/// Lanes that sums run in: a register of AVX-512, two of AVX2. Fixed, so that a sum does not depend on the machine's registers.
+const LANES: usize = 16;
+
+/// Runs `f` compiled for the best instruction set of this machine. What `f` calls must be inlined into it.
+#[inline(always)]
+fn simd<R>(f: impl FnOnce() -> R) -> R {
+    Arch::new().dispatch(f)
+}
+
+/// `x *= factor`.
+pub(super) fn scale(x: &mut [f32], factor: f32) {
+    simd(
+        #[inline(always)]
+        || x.iter_mut().for_each(|x| *x *= factor),
+    )
+}
+
+/// `x += y` for each row of `x` as long as `y`.
+pub(super) fn add_rows(x: &mut [f32], y: &[f32]) {
+    simd(
+        #[inline(always)]
+        || {
+            for x in x.chunks_exact_mut(y.len()) {
+                x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+            }
+        },
+    )
+}
+
+/// `y = x / sqrt(mean(x²) + eps) * weight` over each group of `weight.len()`.
+pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+    simd(
+        #[inline(always)]
+        || {
+            for (x, y) in x.chunks_exact(weight.len()).zip(y.chunks_exact_mut(weight.len())) {
+                let scale = 1.0 / (dot(x, x) / weight.len() as f32 + eps).sqrt();
+                y.iter_mut().zip(x).zip(weight).for_each(|((y, x), w)| *y = x * scale * w);
+            }
+        },
+    )
+}
+
+/// `gate = silu(gate) * up`.
+pub(super) fn silu_times(gate: &mut [f32], up: &[f32]) {
+    simd(
+        #[inline(always)]
+        || gate.iter_mut().zip(up).for_each(|(g, u)| *g = *g / (1.0 + exp(-*g)) * u),
+    )
+}
+
+/// `gate = gelu(gate) * up`, by `gelu(x) = x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`, and `(1 + tanh z) / 2 = sigmoid(2z)`.
+pub(super) fn gelu_times(gate: &mut [f32], up: &[f32]) {
+    const TWICE_ROOT: f32 = 1.595_769_1; // 2 √(2/π)
+    simd(
+        #[inline(always)]
+        || {
+            for (g, u) in gate.iter_mut().zip(up) {
+                let z = TWICE_ROOT * (*g + 0.044715 * *g * *g * *g);
+                *g = *g / (1.0 + exp(-z)) * u;
+            }
+        },
+    )
+}
+
+/// The largest of `x`.
+pub(super) fn max(x: &[f32]) -> f32 {
+    simd(
+        #[inline(always)]
+        || {
+            let (chunks, rest) = x.as_chunks::<LANES>();
+            let mut lanes = [f32::NEG_INFINITY; LANES];
+            for chunk in chunks {
+                lanes.iter_mut().zip(chunk).for_each(|(l, x)| *l = if *x > *l { *x } else { *l });
+            }
+            lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| a.max(b))
+        },
+    )
+}
+
+/// `x = exp(x - max)`; returns the sum.
+pub(super) fn exp_minus(x: &mut [f32], max: f32) -> f32 {
+    simd(
+        #[inline(always)]
+        || {
+            let (chunks, rest) = x.as_chunks_mut::<LANES>();
+            let mut lanes = [0.0; LANES];
+            for chunk in chunks {
+                chunk.iter_mut().for_each(|x| *x = exp(*x - max));
+                lanes.iter_mut().zip(chunk.iter()).for_each(|(l, x)| *l += x);
+            }
+            rest.iter_mut().for_each(|x| *x = exp(*x - max));
+            sum(lanes) + rest.iter().sum::<f32>()
+        },
+    )
+}
+
+/// Rotates the pairs `2i, 2i + 1`.
+pub(super) fn rotate_neighbours(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    simd(
+        #[inline(always)]
+        || {
+            for ((pair, c), s) in head.as_chunks_mut::<2>().0.iter_mut().zip(cos).zip(sin) {
+                *pair = [pair[0] * c - pair[1] * s, pair[0] * s + pair[1] * c];
+            }
+        },
+    )
+}
+
+/// Rotates the pairs `i, i + n/2`.
+pub(super) fn rotate_halves(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+    simd(
+        #[inline(always)]
+        || {
+            let (first, second) = head.split_at_mut(cos.len());
+            for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                (*a, *b) = (*a * c - *b * s, *a * s + *b * c);
+            }
+        },
+    )
+}
+
+/// From this many rows of `a` on, [`products`] transposes `b` and multiplies in tiles.
+const TRANSPOSE_THRESHOLD: usize = 8;
+
+/// `c = a bᵀ`: `a` is `[m, k]`, `b` is `[n, k]`, `c` is `[m, n]`; `transposed` is a work buffer.
+pub(super) fn products(a: &[f32], b: &[f32], k: usize, transposed: &mut Vec<f32>, c: &mut [f32]) {
+    let n = b.len() / k;
+    if a.len() / k >= TRANSPOSE_THRESHOLD {
+        transposed.resize(b.len(), 0.0);
+        transpose(b, k, transposed);
+        c.fill(0.0);
+        return accumulate(a, transposed, n, c);
+    }
+    simd(
+        #[inline(always)]
+        || {
+            for (a, c) in a.chunks_exact(k).zip(c.chunks_exact_mut(n)) {
+                c.iter_mut().zip(b.chunks_exact(k)).for_each(|(c, b)| *c = dot(a, b));
+            }
+        },
+    )
+}
+
+/// `c += a b`: `a` is `[m, k]`, `b` is `[k, n]`, `c` is `[m, n]`.
+pub(super) fn accumulate(a: &[f32], b: &[f32], n: usize, c: &mut [f32]) {
+    let k = b.len() / n;
+    simd(
+        #[inline(always)]
+        || {
+            for (a, c) in a.chunks(4 * k).zip(c.chunks_mut(4 * n)) {
+                match c.len() / n {
+                    4 => accumulate_rows::<4>(a, b, n, c),
+                    3 => accumulate_rows::<3>(a, b, n, c),
+                    2 => accumulate_rows::<2>(a, b, n, c),
+                    _ => accumulate_rows::<1>(a, b, n, c),
+                }
+            }
+        },
+    )
+}
+
+/// Columns of a register tile in [`accumulate`].
+const TILE: usize = 2 * LANES;
+
+#[inline(always)]
+fn accumulate_rows<const ROWS: usize>(a: &[f32], b: &[f32], n: usize, c: &mut [f32]) {
+    let k = b.len() / n;
+    let a: [&[f32]; ROWS] = std::array::from_fn(|r| &a[r * k..(r + 1) * k]);
+    let whole = n / TILE * TILE;
+    for column in (0..whole).step_by(TILE) {
+        let mut tile = [[0.0f32; TILE]; ROWS];
+        for (i, b) in b.chunks_exact(n).enumerate() {
+            let b: &[f32; TILE] = b[column..column + TILE].try_into().expect("a slice of TILE");
+            for (tile, a) in tile.iter_mut().zip(&a) {
+                tile.iter_mut().zip(b).for_each(|(t, b)| *t = a[i].mul_add(*b, *t));
+            }
+        }
+        for (r, tile) in tile.iter().enumerate() {
+            c[r * n + column..][..TILE].iter_mut().zip(tile).for_each(|(c, t)| *c += t);
+        }
+    }
+    for column in whole..n {
+        for (r, a) in a.iter().enumerate() {
+            c[r * n + column] += a.iter().zip(b[column..].iter().step_by(n)).map(|(a, b)| a * b).sum::<f32>();
+        }
+    }
+}
+
+/// `[n, k]` to `[k, n]`.
+fn transpose(src: &[f32], k: usize, dst: &mut [f32]) {
+    let n = src.len() / k;
+    for (i, row) in src.chunks_exact(k).enumerate() {
+        for (x, dst) in row.iter().zip(dst[i..].iter_mut().step_by(n)) {
+            *dst = *x;
+        }
+    }
+}
+
+#[inline(always)]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    let mut lanes = [0.0f32; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..LANES {
+            lanes[i] = a[i].mul_add(b[i], lanes[i]);
+        }
+    }
+    sum(lanes) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
+/// Adds lanes in halves, as registers do.
+#[inline(always)]
+fn sum(lanes: [f32; LANES]) -> f32 {
+    let eight: [f32; 8] = std::array::from_fn(|i| lanes[i] + lanes[i + 8]);
+    let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+    (four[0] + four[2]) + (four[1] + four[3])
+}
+
+/// `eˣ` within 2 units in the last place; below -87.3 it stays at 1.2e-38, above 88.3 at 2.2e38. NaN stays NaN.
+///
+/// By Cody and Waite: `x = n ln 2 + r` with `|r| <= ln 2 / 2`, a polynomial for `eʳ`, and `n` into the exponent's bits.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, which the low bits then hold
+    const LN2_HIGH: f32 = 0.693_359_4; // 15 bits, so that n times it is exact
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let x = if x > 88.3 { 88.3 } else { x };
+    let x = if x < -87.3 { -87.3 } else { x };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
+    // The Taylor series: its first omitted term is 7e-9 at ln 2 / 2.
+    let mut p = 1.0 / 5040.0;
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = r.mul_add(p, c);
+    }
+    p * f32::from_bits(shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ramp(len: usize, scale: f32) -> Vec<f32> {
+        (0..len).map(|i| ((i * 37 % 101) as f32 / 50.0 - 1.0) * scale).collect()
+    }
+
+    fn assert_close(found: &[f32], expected: &[f64]) {
+        assert_eq!(found.len(), expected.len());
+        for (i, (&f, &e)) in found.iter().zip(expected).enumerate() {
+            assert!((f64::from(f) - e).abs() <= 2e-6 * (1.0 + e.abs()), "at {i}: {f}, expected {e}");
+        }
+    }
+
+    #[test]
+    fn exp_is_accurate_everywhere() {
+        for i in -870..880 {
+            let x = i as f32 / 10.0 + 0.013;
+            let relative = f64::from(exp(x)) / f64::from(x).exp() - 1.0;
+            assert!(relative.abs() < 2.5e-7, "exp({x}) is off by {relative}");
+        }
+        assert!(exp(f32::NEG_INFINITY) < 1.3e-38);
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn softmax_parts_match_the_definition() {
+        for len in [1, 15, 16, 50, 64] {
+            let x = ramp(len, 20.0);
+            let expected_max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            assert_eq!(max(&x), expected_max);
+            let weights: Vec<f64> = x.iter().map(|&x| f64::from(x - expected_max).exp()).collect();
+            let mut found = x.clone();
+            let sum = exp_minus(&mut found, expected_max);
+            assert_close(&found, &weights);
+            assert_close(&[sum], &[weights.iter().sum()]);
+        }
+    }
+
+    #[test]
+    fn activations_match_the_definition() {
+        let (gate, up) = (ramp(101, 10.0), ramp(101, 3.0));
+        let expect = |f: fn(f64) -> f64| -> Vec<f64> {
+            gate.iter().zip(&up).map(|(&g, &u)| f(g.into()) * f64::from(u)).collect()
+        };
+        let mut found = gate.clone();
+        silu_times(&mut found, &up);
+        assert_close(&found, &expect(|x| x / (1.0 + (-x).exp())));
+        let mut found = gate.clone();
+        gelu_times(&mut found, &up);
+        let root = (2.0 / std::f64::consts::PI).sqrt();
+        assert_eq!(root, 0.797_884_560_802_865_4);
+        assert_close(
+            &found,
+            &expect(|x| x * (1.0 + (0.797_884_560_802_865_4 * (x + 0.044715 * x * x * x)).tanh()) / 2.0),
+        );
+    }
+
+    #[test]
+    fn rms_norm_works_in_groups() {
+        let (x, weight) = (ramp(3 * 20, 4.0), ramp(20, 1.0));
+        let mut y = vec![0.0; 60];
+        rms_norm(&x, &weight, 1e-6, &mut y);
+        let expected: Vec<f64> = (0..60)
+            .map(|i| {
+                let group = &x[i / 20 * 20..][..20];
+                let mean = group.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / 20.0;
+                f64::from(x[i]) / (mean + 1e-6).sqrt() * f64::from(weight[i % 20])
+            })
+            .collect();
+        assert_close(&y, &expected);
+    }
+
+    #[test]
+    fn small_products_match_the_definition() {
+        for (m, n, k) in [(1, 5, 16), (3, 64, 64), (7, 9, 20), (8, 64, 80), (97, 40, 64)] {
+            let (a, b) = (ramp(m * k, 1.0), ramp(n * k, 1.0));
+            let entry = |i: usize, j: usize| (0..k).map(|l| f64::from(a[i * k + l] * b[j * k + l])).sum::<f64>();
+            let expected: Vec<f64> = (0..m * n).map(|c| entry(c / n, c % n)).collect();
+            let mut c = vec![f32::NAN; m * n];
+            products(&a, &b, k, &mut Vec::new(), &mut c);
+            assert_close(&c, &expected);
+        }
+    }
+
+    #[test]
+    fn rotations_turn_pairs() {
+        let (cos, sin) = ([0.0, -1.0], [1.0, 0.0]); // a quarter turn, a half turn
+        let mut neighbours = [1.0, 2.0, 3.0, 4.0];
+        rotate_neighbours(&mut neighbours, &cos, &sin);
+        assert_eq!(neighbours, [-2.0, 1.0, -3.0, -4.0]);
+        let mut halves = [1.0, 2.0, 3.0, 4.0];
+        rotate_halves(&mut halves, &cos, &sin);
+        assert_eq!(halves, [-3.0, -2.0, 1.0, -4.0]);
+    }
+}

@@ -1,0 +1,159 @@
+//! Parameters, and taking them out of a checkpoint.
+
+use crate::{Error, Result};
+use bantam_checkpoint::{Checkpoint, TensorData, TensorInfo};
+use bantam_formats::{Format, Matrix};
+use std::cell::RefCell;
+use std::collections::HashSet;
+
+/// The weight of a linear layer or an embedding. A closed set of cases, so that what executes weights handles them all;
+/// masked, low-rank and fake-quantized weights will be cases here.
+pub enum Weight {
+    /// Rows of blocks in a number format, as they lie in the checkpoint.
+    Blocks(Blocks),
+}
+
+/// A matrix stored as rows of blocks in a number format.
+pub struct Blocks {
+    /// The format of the rows.
+    pub format: &'static Format,
+    /// The bytes, row by row.
+    pub data: TensorData,
+    /// Output features, or tokens of an embedding.
+    pub rows: usize,
+    /// Input features, or the width of an embedding.
+    pub cols: usize,
+}
+
+impl Blocks {
+    /// The matrix as the kernels take it.
+    pub fn matrix(&self) -> Matrix<'_> {
+        Matrix { format: self.format, data: &self.data, rows: self.rows, cols: self.cols }
+    }
+
+    /// Decodes one row into `dst`, `cols` long.
+    pub fn decode_row(&self, row: usize, dst: &mut [f32]) {
+        let bytes = self.data.len() / self.rows;
+        (self.format.decode)(&self.data[row * bytes..(row + 1) * bytes], dst);
+    }
+}
+
+impl Weight {
+    /// Output features, or tokens of an embedding.
+    pub fn rows(&self) -> usize {
+        match self {
+            Weight::Blocks(blocks) => blocks.rows,
+        }
+    }
+
+    /// Input features, or the width of an embedding.
+    pub fn cols(&self) -> usize {
+        match self {
+            Weight::Blocks(blocks) => blocks.cols,
+        }
+    }
+
+    /// Bytes that executing reads.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Weight::Blocks(blocks) => blocks.data.len(),
+        }
+    }
+}
+
+/// A vector of parameters (a norm's weight, a bias), in f32.
+pub struct Parameter {
+    /// The tensor's name in the checkpoint.
+    pub path: String,
+    /// The values.
+    pub values: Vec<f32>,
+}
+
+/// Hands a checkpoint's tensors to the definition that asks for them, checked, and remembers which were taken.
+pub struct Loader<'c> {
+    checkpoint: &'c Checkpoint,
+    taken: RefCell<HashSet<String>>,
+}
+
+impl<'c> Loader<'c> {
+    /// A loader that has handed out nothing yet.
+    pub fn new(checkpoint: &'c Checkpoint) -> Self {
+        Self { checkpoint, taken: RefCell::default() }
+    }
+
+    /// The checkpoint.
+    pub fn checkpoint(&self) -> &'c Checkpoint {
+        self.checkpoint
+    }
+
+    /// Whether the checkpoint has this tensor.
+    pub fn has(&self, path: &str) -> bool {
+        self.checkpoint.tensor(path).is_some()
+    }
+
+    /// The matrix at `path`, `[rows, cols]`, mapped.
+    ///
+    /// # Errors
+    /// If it is missing or has another shape.
+    pub fn matrix(&self, path: &str, rows: usize, cols: usize) -> Result<Weight> {
+        let (format, data) = self.tensor(path, &[rows, cols])?;
+        Ok(Weight::Blocks(Blocks { format, data, rows, cols }))
+    }
+
+    /// The vector at `path`, decoded.
+    ///
+    /// # Errors
+    /// If it is missing, has another length, or holds NaN or infinity.
+    pub fn vector(&self, path: &str, len: usize) -> Result<Parameter> {
+        let (format, data) = self.tensor(path, &[len])?;
+        let mut values = vec![0.0; len];
+        (format.decode)(&data, &mut values);
+        if let Some(index) = values.iter().position(|v| !v.is_finite()) {
+            let (path, tensor, value) = (self.checkpoint.path().to_owned(), path.to_owned(), values[index]);
+            return Err(Error::NotFinite { path, tensor, index, value });
+        }
+        Ok(Parameter { path: path.to_owned(), values })
+    }
+
+    /// The vector at `path` if the checkpoint has it.
+    ///
+    /// # Errors
+    /// As [`vector`](Self::vector), if it is there.
+    pub fn optional_vector(&self, path: &str, len: usize) -> Result<Option<Parameter>> {
+        self.has(path).then(|| self.vector(path, len)).transpose()
+    }
+
+    /// Checks that every tensor of the checkpoint was taken.
+    ///
+    /// # Errors
+    /// Names the first tensor that was not.
+    pub fn finish(self) -> Result<()> {
+        let taken = self.taken.into_inner();
+        match self.checkpoint.tensors().iter().find(|t| !taken.contains(&t.name)) {
+            None => Ok(()),
+            Some(tensor) => Err(Error::UnknownTensor {
+                path: self.checkpoint.path().to_owned(),
+                tensor: tensor.name.clone(),
+                architecture: self.checkpoint.metadata().str("general.architecture").unwrap_or("?").to_owned(),
+            }),
+        }
+    }
+
+    fn tensor(&self, path: &str, expected: &[usize]) -> Result<(&'static Format, TensorData)> {
+        let info: &TensorInfo = self.checkpoint.tensor(path).ok_or_else(|| Error::MissingTensor {
+            path: self.checkpoint.path().to_owned(),
+            tensor: path.to_owned(),
+            expected: expected.to_vec(),
+        })?;
+        if info.shape != expected {
+            return Err(Error::Shape {
+                path: self.checkpoint.path().to_owned(),
+                tensor: path.to_owned(),
+                found: info.shape.clone(),
+                expected: expected.to_vec(),
+            });
+        }
+        self.taken.borrow_mut().insert(path.to_owned());
+        Ok((info.format, self.checkpoint.data(path)?))
+    }
+}
