@@ -1,8 +1,7 @@
 //! Floating point: F32, F16, BF16. A block is one weight.
 
-use super::simd;
 use crate::format::Format;
-use crate::kernels::RowDot;
+use crate::kernels::{Isa, Kernel, Level, RowDot};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
@@ -61,7 +60,7 @@ fn encode_f16(src: &[f32], _: Option<&[f32]>, dst: &mut [u8]) {
 }
 
 fn decode_bf16(src: &[u8], dst: &mut [f32]) {
-    simd::dispatch(DecodeBf16 { src, dst });
+    Level::best().dispatch(DecodeBf16 { src, dst });
 }
 
 struct DecodeBf16<'a> {
@@ -69,9 +68,11 @@ struct DecodeBf16<'a> {
     dst: &'a mut [f32],
 }
 
-impl simd::Task for DecodeBf16<'_> {
+impl Kernel for DecodeBf16<'_> {
+    type Output = ();
+
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Isa>(self, _: S) {
         for (b, d) in self.src.as_chunks().0.iter().zip(self.dst) {
             *d = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
         }

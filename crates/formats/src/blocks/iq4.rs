@@ -2,6 +2,7 @@
 
 use super::layout::{Encoder, Layout, block_format, encode, f16_at, nibbles, put_f16, put_nibbles};
 use super::search::{superblock, symmetric, weights};
+use crate::kernels::Isa;
 
 block_format! {
     /// 32 weights, one f16 scale.
@@ -56,9 +57,9 @@ impl Layout for Iq4Nl {
 
 impl Encoder for Iq4Nl {
     #[inline(always)]
-    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let (x, w) = weights::block::<32>(x, importance, &weights::IQ4);
-        let fit = symmetric::encode_block::<symmetric::Iq4, 32>(&x, &w);
+        let fit = symmetric::encode_block::<S, symmetric::Iq4, 32>(s, &x, &w);
         put_f16(block, 0, fit.scale);
         put_nibbles(&fit.quants, &mut block[2..18]);
     }
@@ -93,9 +94,9 @@ impl Layout for Iq4Xs {
 
 impl Encoder for Iq4Xs {
     #[inline(always)]
-    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let (x, w) = weights::block::<256>(x, importance, &weights::IQ4);
-        let fit = superblock::symmetric::<symmetric::Iq4, -32, 31, 32, 8>(&x, &w);
+        let fit = superblock::symmetric::<S, symmetric::Iq4, -32, 31, 32, 8>(s, &x, &w);
         put_f16(block, 0, fit.scale);
         block[2..8].fill(0);
         let mut high = 0u16;

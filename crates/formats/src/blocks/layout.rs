@@ -1,14 +1,15 @@
 //! What a block format must say about its bytes; decoding and unpacking follow from it for all formats alike.
 
-use super::simd;
 use crate::format::{GROUP, Unpacked};
+use crate::kernels::{Isa, Kernel, Level};
+use std::marker::PhantomData;
 
 /// The largest block of any format, in weights.
 pub const MAX_BLOCK: usize = 256;
 
 /// How the weights of one block lie in its bytes: as small unsigned quants, with a scale (and for affine formats an
 /// offset) per group of [`GROUP`] weights. Formats with wider groups repeat a scale.
-pub trait Layout {
+pub(crate) trait Layout {
     /// Weights per block, a multiple of [`GROUP`].
     const BLOCK: usize;
     /// Bytes per block.
@@ -25,36 +26,39 @@ pub trait Layout {
 }
 
 /// A layout that bantam also writes.
-pub trait Encoder: Layout {
-    /// Encodes one block of weights, weighing errors by `importance` where given.
-    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]);
+pub(crate) trait Encoder: Layout {
+    /// Encodes one block of weights, weighing errors by `importance` where given. `#[inline(always)]`, see [`Kernel`].
+    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]);
 }
 
 /// Decodes whole blocks (a [`Format::decode`](crate::Format::decode)). Multiplies in the order ggml does, so that every
 /// bit agrees.
 pub fn decode<L: Layout>(src: &[u8], dst: &mut [f32]) {
-    simd::dispatch(Decode::<L> { src, dst, layout: std::marker::PhantomData });
+    Level::best().dispatch(Decode::<L> { src, dst, layout: PhantomData });
 }
 
 /// Unpacks whole blocks (a [`Unpack`](crate::format::Unpack)).
 pub fn unpack<L: Layout>(src: &[u8], dst: Unpacked<'_>) {
-    simd::dispatch(UnpackBlocks::<L> { src, dst, layout: std::marker::PhantomData });
+    Level::best().dispatch(UnpackBlocks::<L> { src, dst, layout: PhantomData });
 }
 
-/// Encodes whole blocks (a [`Encode`](crate::format::Encode)). Blocks do not depend on each other.
+/// Encodes whole blocks (a [`Encode`](crate::format::Encode)). Blocks do not depend on each other, and every instruction
+/// set gives the same bytes: the search never fuses a product and a sum, and its sums have one order.
 pub fn encode<E: Encoder>(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
-    simd::dispatch(EncodeBlocks::<E> { src, importance, dst, layout: std::marker::PhantomData });
+    Level::best().dispatch(EncodeBlocks::<E> { src, importance, dst, layout: PhantomData });
 }
 
 struct Decode<'a, L> {
     src: &'a [u8],
     dst: &'a mut [f32],
-    layout: std::marker::PhantomData<L>,
+    layout: PhantomData<L>,
 }
 
-impl<L: Layout> simd::Task for Decode<'_, L> {
+impl<L: Layout> Kernel for Decode<'_, L> {
+    type Output = ();
+
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Isa>(self, _: S) {
         let mut quants = [0u8; MAX_BLOCK];
         let (mut scales, mut mins) = ([0f32; MAX_BLOCK / GROUP], [0f32; MAX_BLOCK / GROUP]);
         let groups = L::BLOCK / GROUP;
@@ -84,12 +88,14 @@ impl<L: Layout> simd::Task for Decode<'_, L> {
 struct UnpackBlocks<'a, L> {
     src: &'a [u8],
     dst: Unpacked<'a>,
-    layout: std::marker::PhantomData<L>,
+    layout: PhantomData<L>,
 }
 
-impl<L: Layout> simd::Task for UnpackBlocks<'_, L> {
+impl<L: Layout> Kernel for UnpackBlocks<'_, L> {
+    type Output = ();
+
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Isa>(self, _: S) {
         let groups = L::BLOCK / GROUP;
         let quants = self.dst.quants.chunks_exact_mut(L::BLOCK);
         let scales = self.dst.scales.chunks_exact_mut(groups).zip(self.dst.mins.chunks_exact_mut(groups));
@@ -109,16 +115,18 @@ struct EncodeBlocks<'a, E> {
     src: &'a [f32],
     importance: Option<&'a [f32]>,
     dst: &'a mut [u8],
-    layout: std::marker::PhantomData<E>,
+    layout: PhantomData<E>,
 }
 
-impl<E: Encoder> simd::Task for EncodeBlocks<'_, E> {
+impl<E: Encoder> Kernel for EncodeBlocks<'_, E> {
+    type Output = ();
+
     #[inline(always)]
-    fn run(self) {
+    fn run<S: Isa>(self, s: S) {
         let blocks = self.src.chunks_exact(E::BLOCK).zip(self.dst.chunks_exact_mut(E::BYTES));
         for (i, (x, block)) in blocks.enumerate() {
             let importance = self.importance.map(|v| &v[i * E::BLOCK..][..E::BLOCK]);
-            E::encode(x, importance, block);
+            E::encode(s, x, importance, block);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::layout::{Encoder, Layout, block_format, encode, f16_at, nibbles, put_f16, put_nibbles};
 use super::search::{affine, symmetric, weights};
+use crate::kernels::Isa;
 
 block_format! {
     /// 4 bits, symmetric: `d * (q - 8)`.
@@ -45,9 +46,9 @@ impl Layout for Q40 {
 
 impl Encoder for Q40 {
     #[inline(always)]
-    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let (x, w) = weights::block::<32>(x, importance, &weights::LEGACY);
-        let fit = symmetric::encode_block::<symmetric::Uniform<-8, 7>, 32>(&x, &w);
+        let fit = symmetric::encode_block::<S, symmetric::Uniform<-8, 7>, 32>(s, &x, &w);
         put_f16(block, 0, fit.scale);
         put_nibbles(&fit.quants, &mut block[2..18]);
     }
@@ -75,9 +76,9 @@ impl Layout for Q41 {
 
 impl Encoder for Q41 {
     #[inline(always)]
-    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let (x, w) = weights::block::<32>(x, importance, &weights::LEGACY);
-        let fit = affine::encode_block::<15, 32>(&x, &w);
+        let fit = affine::encode_block::<S, 15, 32>(s, &x, &w);
         put_f16(block, 0, fit.scale);
         put_f16(block, 2, fit.offset);
         put_nibbles(&fit.quants, &mut block[4..20]);
@@ -106,9 +107,9 @@ impl Layout for Q50 {
 
 impl Encoder for Q50 {
     #[inline(always)]
-    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let (x, w) = weights::block::<32>(x, importance, &weights::LEGACY);
-        let fit = symmetric::encode_block::<symmetric::Uniform<-16, 15>, 32>(&x, &w);
+        let fit = symmetric::encode_block::<S, symmetric::Uniform<-16, 15>, 32>(s, &x, &w);
         put_f16(block, 0, fit.scale);
         put_fifth_bits(&fit.quants, &mut block[2..6]);
         put_nibbles(&fit.quants, &mut block[6..22]);
@@ -138,9 +139,9 @@ impl Layout for Q51 {
 
 impl Encoder for Q51 {
     #[inline(always)]
-    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let (x, w) = weights::block::<32>(x, importance, &weights::LEGACY);
-        let fit = affine::encode_block::<31, 32>(&x, &w);
+        let fit = affine::encode_block::<S, 31, 32>(s, &x, &w);
         put_f16(block, 0, fit.scale);
         put_f16(block, 2, fit.offset);
         put_fifth_bits(&fit.quants, &mut block[4..8]);
@@ -171,9 +172,9 @@ impl Layout for Q80 {
 
 impl Encoder for Q80 {
     #[inline(always)]
-    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let (x, w) = weights::block::<32>(x, importance, &weights::LEGACY);
-        let fit = symmetric::encode_block::<symmetric::Uniform<-127, 127>, 32>(&x, &w);
+        let fit = symmetric::encode_block::<S, symmetric::Uniform<-127, 127>, 32>(s, &x, &w);
         put_f16(block, 0, fit.scale);
         for (quant, byte) in fit.quants.iter().zip(&mut block[2..34]) {
             *byte = quant.wrapping_sub(127);

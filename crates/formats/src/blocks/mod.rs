@@ -19,6 +19,5 @@ pub mod q4_k;
 pub mod q5_k;
 pub mod q6_k;
 mod search;
-mod simd;
 
 pub use names::ggml_type_name;

@@ -2,6 +2,7 @@
 
 use super::layout::{Encoder, Layout, block_format, encode, f16_at, put_f16};
 use super::search::{symmetric, weights};
+use crate::kernels::Isa;
 
 block_format! {
     /// 128 weights of one bit: `-d` or `d`. Read only: models come trained in it.
@@ -60,9 +61,9 @@ impl Layout for Q20 {
 
 impl Encoder for Q20 {
     #[inline(always)]
-    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let (x, w) = weights::block::<64>(x, importance, &weights::LEGACY);
-        let fit = symmetric::encode_block::<symmetric::Uniform<-1, 2>, 64>(&x, &w);
+        let fit = symmetric::encode_block::<S, symmetric::Uniform<-1, 2>, 64>(s, &x, &w);
         put_f16(block, 0, fit.scale);
         for (quants, byte) in fit.quants.chunks_exact(4).zip(&mut block[2..18]) {
             *byte = quants[0] | (quants[1] << 2) | (quants[2] << 4) | (quants[3] << 6);

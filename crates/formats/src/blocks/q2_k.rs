@@ -2,6 +2,7 @@
 
 use super::layout::{Encoder, Layout, block_format, encode, f16_at, put_f16};
 use super::search::{superblock, weights};
+use crate::kernels::Isa;
 
 block_format! {
     /// `d * scale * q - dmin * min`, 2.625 bits per weight.
@@ -33,9 +34,9 @@ impl Layout for Q2K {
 
 impl Encoder for Q2K {
     #[inline(always)]
-    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let (x, w) = weights::block::<256>(x, importance, &weights::Q2_K);
-        let fit = superblock::affine::<3, 15, 16, 16>(&x, &w);
+        let fit = superblock::affine::<S, 3, 15, 16, 16>(s, &x, &w);
         for (byte, (scale, min)) in block[..16].iter_mut().zip(fit.scales.iter().zip(&fit.mins)) {
             *byte = scale | (min << 4);
         }

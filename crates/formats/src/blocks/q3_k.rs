@@ -3,6 +3,7 @@
 use super::layout::{Encoder, Layout, block_format, encode, f16_at, put_f16};
 use super::q2_k::{put_two_bits, two_bits};
 use super::search::{superblock, symmetric::Uniform, weights};
+use crate::kernels::Isa;
 
 block_format! {
     /// `d * (scale - 32) * (q - 4)`, 3.4375 bits per weight.
@@ -40,9 +41,9 @@ impl Layout for Q3K {
 
 impl Encoder for Q3K {
     #[inline(always)]
-    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let (x, w) = weights::block::<256>(x, importance, &weights::Q3_K);
-        let fit = superblock::symmetric::<Uniform<-4, 3>, -32, 31, 16, 16>(&x, &w);
+        let fit = superblock::symmetric::<S, Uniform<-4, 3>, -32, 31, 16, 16>(s, &x, &w);
         block.fill(0);
         for (k, quants) in fit.quants.chunks_exact(32).enumerate() {
             for (quant, byte) in quants.iter().zip(&mut block[..32]) {

@@ -2,6 +2,7 @@
 
 use super::layout::{Encoder, Layout, block_format, encode, f16_at, nibbles, put_f16, put_nibbles};
 use super::search::{superblock, weights};
+use crate::kernels::Isa;
 
 block_format! {
     /// `d * scale * q - dmin * min`, 4.5 bits per weight.
@@ -31,9 +32,9 @@ impl Layout for Q4K {
 
 impl Encoder for Q4K {
     #[inline(always)]
-    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let (x, w) = weights::block::<256>(x, importance, &weights::Q4_K);
-        let fit = superblock::affine::<15, 63, 32, 8>(&x, &w);
+        let fit = superblock::affine::<S, 15, 63, 32, 8>(s, &x, &w);
         put_six_bit_scales(&fit, block);
         for (quants, bytes) in fit.quants.chunks_exact(64).zip(block[16..144].chunks_exact_mut(32)) {
             put_nibbles(quants, bytes);

@@ -3,6 +3,7 @@
 use super::layout::{Encoder, Layout, block_format, encode, nibbles, put_nibbles};
 use super::q4_k::{put_six_bit_scales, six_bit_scales};
 use super::search::{superblock, weights};
+use crate::kernels::Isa;
 
 block_format! {
     /// `d * scale * q - dmin * min`, 5.5 bits per weight.
@@ -37,9 +38,9 @@ impl Layout for Q5K {
 
 impl Encoder for Q5K {
     #[inline(always)]
-    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let (x, w) = weights::block::<256>(x, importance, &weights::Q5_K);
-        let fit = superblock::affine::<31, 63, 32, 8>(&x, &w);
+        let fit = superblock::affine::<S, 31, 63, 32, 8>(s, &x, &w);
         put_six_bit_scales(&fit, block);
         block[16..48].fill(0);
         for (k, quants) in fit.quants.chunks_exact(32).enumerate() {

@@ -3,6 +3,7 @@
 use super::layout::{Encoder, Layout, block_format, encode, f16_at, nibbles, put_f16, put_nibbles};
 use super::q2_k::{put_two_bits, two_bits};
 use super::search::{superblock, symmetric::Uniform, weights};
+use crate::kernels::Isa;
 
 block_format! {
     /// `d * scale * (q - 32)`, 6.5625 bits per weight.
@@ -40,9 +41,9 @@ impl Layout for Q6K {
 
 impl Encoder for Q6K {
     #[inline(always)]
-    fn encode(x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let (x, w) = weights::block::<256>(x, importance, &weights::Q6_K);
-        let fit = superblock::symmetric::<Uniform<-32, 31>, -128, 127, 16, 16>(&x, &w);
+        let fit = superblock::symmetric::<S, Uniform<-32, 31>, -128, 127, 16, 16>(s, &x, &w);
         for (quants, bytes) in fit.quants.chunks_exact(128).zip(block[..128].chunks_exact_mut(64)) {
             put_nibbles(quants, bytes);
         }

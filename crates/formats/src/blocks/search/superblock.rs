@@ -1,9 +1,15 @@
 //! The two levels of scales of a K-quant: a small integer code per group, times one f16 for all.
+//!
+//! The groups' ideal scales choose the f16 (itself a search for a scale, with the ideal scales as weights). Then each
+//! group tries the codes around its ideal with exact errors; then the f16 is fitted again to all chosen quants, and
+//! the groups choose once more.
 
 use super::affine::{self, Line};
-use super::lanes::{Lanes, clamp, round};
-use super::symmetric::{self, Levels, to_f16};
+use super::lanes::{LANES, Lanes, clamp, round, round_to_f16};
+use super::symmetric::{self, Levels, Scale, Uniform};
+use crate::kernels::Isa;
 use half::f16;
+use std::array::from_fn;
 
 /// A super-block of symmetric groups: `weight = scale * code * level`.
 pub struct SymmetricFit<const GROUPS: usize> {
@@ -13,6 +19,84 @@ pub struct SymmetricFit<const GROUPS: usize> {
     pub codes: [i32; GROUPS],
     /// The codes of the levels.
     pub quants: [u8; 256],
+}
+
+/// Encodes `GROUPS` symmetric groups of `N`, their codes from `LOW` to `HIGH`.
+#[inline(always)]
+pub fn symmetric<S: Isa, L: Levels, const LOW: i32, const HIGH: i32, const N: usize, const GROUPS: usize>(
+    s: S,
+    x: &[f32; 256],
+    w: &[f32; 256],
+) -> SymmetricFit<GROUPS> {
+    let (groups, weights) = (x.as_chunks::<N>().0, w.as_chunks::<N>().0);
+    let mut ideal = [Scale::default(); GROUPS];
+    for g in 0..GROUPS {
+        ideal[g] = symmetric::best_scale::<S, L, N>(s, &groups[g], &weights[g]);
+    }
+    let (scales, curvatures) = (ideal.map(|i| i.scale), ideal.map(|i| i.curvature));
+    let mut unit = round_to_f16(symmetric::best_scale::<S, Uniform<LOW, HIGH>, GROUPS>(s, &scales, &curvatures).scale);
+    let (mut codes, total) = choose::<S, L, LOW, HIGH, N, GROUPS>(s, groups, weights, &scales, unit);
+    let refitted = refit::<S, L, N, GROUPS>(s, groups, weights, unit, &codes);
+    if refitted != unit {
+        let again = choose::<S, L, LOW, HIGH, N, GROUPS>(s, groups, weights, &scales, refitted);
+        if again.1 < total {
+            (unit, codes) = (refitted, again.0);
+        }
+    }
+    let mut quants = [0; 256];
+    for (g, quants) in quants.as_chunks_mut::<N>().0.iter_mut().enumerate() {
+        *quants = symmetric::codes::<L, N>(&groups[g], unit * codes[g]);
+    }
+    SymmetricFit { scale: f16::from_f32(unit), codes: codes.map(|c| c as i32), quants }
+}
+
+/// The codes around the ideal scales with the least error, and that error.
+#[inline(always)]
+fn choose<S: Isa, L: Levels, const LOW: i32, const HIGH: i32, const N: usize, const GROUPS: usize>(
+    s: S,
+    groups: &[[f32; N]],
+    weights: &[[f32; N]],
+    ideal: &[f32; GROUPS],
+    unit: f32,
+) -> ([f32; GROUPS], f32) {
+    let (mut codes, mut total) = ([0f32; GROUPS], 0.0);
+    for g in 0..GROUPS {
+        let start = round(clamp(ideal[g] / unit, LOW as f32, HIGH as f32));
+        let tried: [f32; LANES] = from_fn(|i| clamp(start + i as f32 - 8.0, LOW as f32, HIGH as f32));
+        let cost = symmetric::cost::<S, L, N>(s, &groups[g], &weights[g], Lanes::load(s, &tried) * unit);
+        let best = cost.argmin();
+        codes[g] = tried[best];
+        total += cost.array()[best];
+    }
+    (codes, total)
+}
+
+/// The unit that fits best the levels nearest with these codes, as an f16.
+#[inline(always)]
+fn refit<S: Isa, L: Levels, const N: usize, const GROUPS: usize>(
+    s: S,
+    groups: &[[f32; N]],
+    weights: &[[f32; N]],
+    unit: f32,
+    codes: &[f32; GROUPS],
+) -> f32 {
+    let (mut xy, mut yy) = (Lanes::splat(s, 0.0), Lanes::splat(s, 0.0));
+    for g in 0..GROUPS {
+        let scale = unit * codes[g];
+        if scale == 0.0 {
+            continue;
+        }
+        let inverse = 1.0 / scale;
+        for (x, w) in groups[g].as_chunks().0.iter().zip(weights[g].as_chunks().0) {
+            let x = Lanes::load(s, x);
+            let y = L::nearest(s, x * inverse) * codes[g];
+            let wy = Lanes::load(s, w) * y;
+            xy = xy + wy * x;
+            yy = yy + wy * y;
+        }
+    }
+    let (xy, yy) = (xy.sum(), yy.sum());
+    if yy > 0.0 { round_to_f16(xy / yy) } else { unit }
 }
 
 /// A super-block of affine groups: `weight = d * scale * quant - dmin * min`.
@@ -29,60 +113,113 @@ pub struct AffineFit<const GROUPS: usize> {
     pub quants: [u8; 256],
 }
 
-/// Encodes `GROUPS` symmetric groups of `N`, their codes from `LOW` to `HIGH`.
-#[inline(always)]
-pub fn symmetric<L: Levels, const LOW: i32, const HIGH: i32, const N: usize, const GROUPS: usize>(
-    x: &[f32; 256],
-    w: &[f32; 256],
-) -> SymmetricFit<GROUPS> {
-    let (x, _) = x.as_chunks::<N>();
-    let (w, _) = w.as_chunks::<N>();
-    let mut ideal = [0f32; GROUPS];
-    for g in 0..GROUPS {
-        ideal[g] = symmetric::best_scale::<L, N>(&x[g], &w[g]);
-    }
-    let scale = to_f16(symmetric::extreme(&ideal) / LOW as f32);
-    let unit = scale.to_f32();
-    let mut fit = SymmetricFit { scale, codes: [0; GROUPS], quants: [0; 256] };
-    for g in 0..GROUPS {
-        let start = if unit == 0.0 { 0.0 } else { round(clamp(ideal[g] / unit, LOW as f32, HIGH as f32)) };
-        let codes = Lanes::from_fn(|i| clamp(start + i as f32 - 8.0, LOW as f32, HIGH as f32));
-        let best = symmetric::cost::<L, N>(&x[g], &w[g], codes * unit).argmin();
-        fit.codes[g] = codes.0[best] as i32;
-        let quants = symmetric::codes::<L, N>(&x[g], unit * codes.0[best]);
-        fit.quants[g * N..][..N].copy_from_slice(&quants);
-    }
-    fit
-}
-
 /// Encodes `GROUPS` affine groups of `N` with quants up to `HIGH`, their scales and mins up to `CODE`.
 #[inline(always)]
-pub fn affine<const HIGH: i32, const CODE: i32, const N: usize, const GROUPS: usize>(
+pub fn affine<S: Isa, const HIGH: i32, const CODE: i32, const N: usize, const GROUPS: usize>(
+    s: S,
     x: &[f32; 256],
     w: &[f32; 256],
 ) -> AffineFit<GROUPS> {
-    let (x, _) = x.as_chunks::<N>();
-    let (w, _) = w.as_chunks::<N>();
-    let mut ideal = [Line { scale: 0.0, offset: 0.0, cost: 0.0 }; GROUPS];
-    let (mut largest, mut deepest) = (0f32, 0f32);
+    let (groups, weights) = (x.as_chunks::<N>().0, w.as_chunks::<N>().0);
+    let mut ideal = [Line::default(); GROUPS];
     for g in 0..GROUPS {
-        ideal[g] = affine::best_line::<HIGH, N>(&x[g], &w[g], 0.0);
-        largest = largest.max(ideal[g].scale);
-        deepest = deepest.max(-ideal[g].offset);
+        ideal[g] = affine::best_line::<S, HIGH, N>(s, &groups[g], &weights[g], 0.0);
     }
-    let (d, dmin) = (to_f16(largest / CODE as f32), to_f16(deepest / CODE as f32));
-    let (unit, min_unit) = (d.to_f32(), dmin.to_f32());
-    let mut fit = AffineFit { d, dmin, scales: [0; GROUPS], mins: [0; GROUPS], quants: [0; 256] };
+    let unit_of = |values: [f32; GROUPS], curvatures: [f32; GROUPS]| match CODE {
+        15 => symmetric::best_scale::<S, Uniform<0, 15>, GROUPS>(s, &values, &curvatures).scale,
+        _ => symmetric::best_scale::<S, Uniform<0, 63>, GROUPS>(s, &values, &curvatures).scale,
+    };
+    let mut unit = round_to_f16(unit_of(ideal.map(|l| l.scale), ideal.map(|l| l.scale_curvature)));
+    let mut min_unit = round_to_f16(unit_of(ideal.map(|l| -l.offset), ideal.map(|l| l.offset_curvature)));
+    let (mut scales, mut mins, total) = choose_affine::<S, HIGH, CODE, N, GROUPS>(s, groups, weights, &ideal, unit, min_unit);
+    let refitted = refit_affine::<S, HIGH, N, GROUPS>(s, groups, weights, unit, min_unit, &scales, &mins);
+    if refitted != (unit, min_unit) {
+        let again = choose_affine::<S, HIGH, CODE, N, GROUPS>(s, groups, weights, &ideal, refitted.0, refitted.1);
+        if again.2 < total {
+            ((unit, min_unit), scales, mins) = (refitted, again.0, again.1);
+        }
+    }
+    let mut quants = [0; 256];
+    for (g, quants) in quants.as_chunks_mut::<N>().0.iter_mut().enumerate() {
+        *quants = affine::codes::<HIGH, N>(&groups[g], unit * scales[g], -min_unit * mins[g]);
+    }
+    AffineFit {
+        d: f16::from_f32(unit),
+        dmin: f16::from_f32(min_unit),
+        scales: scales.map(|v| v as u8),
+        mins: mins.map(|v| v as u8),
+        quants,
+    }
+}
+
+/// The codes of scales and mins around the ideal lines with the least error, and that error.
+#[inline(always)]
+fn choose_affine<S: Isa, const HIGH: i32, const CODE: i32, const N: usize, const GROUPS: usize>(
+    s: S,
+    groups: &[[f32; N]],
+    weights: &[[f32; N]],
+    ideal: &[Line; GROUPS],
+    unit: f32,
+    min_unit: f32,
+) -> ([f32; GROUPS], [f32; GROUPS], f32) {
+    let (mut scales, mut mins, mut total) = ([0f32; GROUPS], [0f32; GROUPS], 0.0);
     for g in 0..GROUPS {
-        let code = |v: f32, unit: f32| if unit == 0.0 { 0.0 } else { clamp(round(v / unit), 0.0, CODE as f32) };
-        let (scale, min) = (code(ideal[g].scale, unit), code(-ideal[g].offset, min_unit));
-        let scales = Lanes::from_fn(|i| clamp(scale + (i / 5) as f32 - 1.0, 0.0, CODE as f32));
-        let mins = Lanes::from_fn(|i| clamp(min + (i % 5) as f32 - 2.0, 0.0, CODE as f32));
-        let best = affine::cost::<HIGH, N>(&x[g], &w[g], scales * unit, mins * -min_unit).argmin();
-        fit.scales[g] = scales.0[best] as u8;
-        fit.mins[g] = mins.0[best] as u8;
-        let quants = affine::codes::<HIGH, N>(&x[g], unit * scales.0[best], -min_unit * mins.0[best]);
-        fit.quants[g * N..][..N].copy_from_slice(&quants);
+        // Scales around the ideal; for each, mins around the best for that scale.
+        let line = ideal[g];
+        let start = round(clamp(line.scale / unit, 0.0, CODE as f32));
+        let tried: [f32; LANES] = from_fn(|i| clamp(start + (i / 3) as f32 - 2.0, 0.0, CODE as f32));
+        let tried_mins: [f32; LANES] = from_fn(|i| {
+            let min = (tried[i] * unit - line.scale) * line.mean - line.offset;
+            round(clamp(min / min_unit + (i % 3) as f32 - 1.0, 0.0, CODE as f32))
+        });
+        let (scale, offset) = (Lanes::load(s, &tried) * unit, Lanes::load(s, &tried_mins) * -min_unit);
+        let cost = affine::cost::<S, HIGH, N>(s, &groups[g], &weights[g], scale, offset);
+        let best = cost.argmin();
+        (scales[g], mins[g]) = (tried[best], tried_mins[best]);
+        total += cost.array()[best];
     }
-    fit
+    (scales, mins, total)
+}
+
+/// The units that fit best the quants nearest with these codes, as f16.
+///
+/// The residuals `e` of the present units are fitted by `a * scale * quant - b * min`.
+#[inline(always)]
+fn refit_affine<S: Isa, const HIGH: i32, const N: usize, const GROUPS: usize>(
+    s: S,
+    groups: &[[f32; N]],
+    weights: &[[f32; N]],
+    unit: f32,
+    min_unit: f32,
+    scales: &[f32; GROUPS],
+    mins: &[f32; GROUPS],
+) -> (f32, f32) {
+    let zero = Lanes::splat(s, 0.0);
+    let (mut yy, mut ym, mut mm, mut ey, mut em) = (zero, zero, zero, zero, zero);
+    for g in 0..GROUPS {
+        let (scale, min) = (unit * scales[g], min_unit * mins[g]);
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        for (x, w) in groups[g].as_chunks().0.iter().zip(weights[g].as_chunks().0) {
+            let d = Lanes::load(s, x) + min;
+            let l = affine::nearest::<S, HIGH>(d * inverse);
+            let (e, y, w) = (d - l * scale, l * scales[g], Lanes::load(s, w));
+            let (wy, wm) = (w * y, w * mins[g]);
+            yy = yy + wy * y;
+            ym = ym + wy * mins[g];
+            mm = mm + wm * mins[g];
+            ey = ey + wy * e;
+            em = em + wm * e;
+        }
+    }
+    let [yy, ym, mm, ey, em] = [yy, ym, mm, ey, em].map(|v| f64::from(v.sum()));
+    let determinant = yy * mm - ym * ym;
+    if yy <= 0.0 {
+        return (unit, min_unit);
+    }
+    let (a, b) = if determinant > 1e-6 * yy * mm {
+        ((ey * mm - em * ym) / determinant, (ey * ym - em * yy) / determinant)
+    } else {
+        (ey / yy, 0.0)
+    };
+    (round_to_f16(unit + a as f32), round_to_f16(min_unit + b as f32))
 }

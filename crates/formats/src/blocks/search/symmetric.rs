@@ -1,7 +1,8 @@
 //! One group with one scale: `weight = scale * level`.
 
-use super::lanes::{LANES, Lanes, ROUNDER, clamp};
+use super::lanes::{LANES, Lanes, range, round_to_f16, round_to_i32};
 use crate::blocks::iq4;
+use crate::kernels::Isa;
 use half::f16;
 
 /// The levels among which a quant chooses.
@@ -14,7 +15,7 @@ pub trait Levels {
     const REACH: f32;
 
     /// The level nearest to each lane.
-    fn nearest(t: Lanes) -> Lanes;
+    fn nearest<S: Isa>(s: S, t: Lanes<S>) -> Lanes<S>;
 
     /// The code of the level nearest to `t`.
     fn code(t: f32) -> u8;
@@ -29,15 +30,13 @@ impl<const LOW: i32, const HIGH: i32> Levels for Uniform<LOW, HIGH> {
     const REACH: f32 = 1.2;
 
     #[inline(always)]
-    fn nearest(t: Lanes) -> Lanes {
-        t.max(Lanes::splat(Self::LOW)).min(Lanes::splat(Self::HIGH)).round()
+    fn nearest<S: Isa>(_: S, t: Lanes<S>) -> Lanes<S> {
+        t.at_least(Self::LOW).at_most(Self::HIGH).round()
     }
 
     #[inline(always)]
     fn code(t: f32) -> u8 {
-        let level = clamp(t, Self::LOW, Self::HIGH) + ROUNDER;
-        // The sum's lowest bits are the level's.
-        (level.to_bits() as i32 - ROUNDER.to_bits() as i32 - LOW) as u8
+        (round_to_i32(t, Self::LOW, Self::HIGH) - LOW) as u8
     }
 }
 
@@ -61,21 +60,17 @@ impl Levels for Iq4 {
     const REACH: f32 = 12.0;
 
     #[inline(always)]
-    fn nearest(t: Lanes) -> Lanes {
-        let mut level = Lanes::splat(Self::LOW);
-        for (midway, pair) in MIDWAY.iter().zip(iq4::LEVELS.windows(2)) {
-            level = level + t.step(*midway, f32::from(pair[1]) - f32::from(pair[0]));
+    fn nearest<S: Isa>(s: S, t: Lanes<S>) -> Lanes<S> {
+        let mut level = Lanes::splat(s, Self::LOW);
+        for (midway, next) in MIDWAY.iter().zip(&iq4::LEVELS[1..]) {
+            level = t.if_above(*midway, Lanes::splat(s, f32::from(*next)), level);
         }
         level
     }
 
     #[inline(always)]
     fn code(t: f32) -> u8 {
-        let mut code = 0;
-        for midway in MIDWAY {
-            code += u8::from(t > midway);
-        }
-        code
+        MIDWAY.iter().map(|midway| u8::from(t > *midway)).sum()
     }
 }
 
@@ -89,79 +84,83 @@ pub struct Fit<const N: usize> {
 
 /// Encodes a block whose only scale is an f16.
 #[inline(always)]
-pub fn encode_block<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N]) -> Fit<N> {
-    let extreme = extreme(x);
-    let scale = best_scale::<L, N>(x, w);
-    // What storing rounds to, its neighbours, and the plain choice that maps the extreme weight to the lowest level.
-    let neighbours = Lanes::from_fn(|i| f16_neighbour(scale, i as i32 - 8).to_f32());
-    let mut candidates = neighbours;
-    candidates.0[LANES - 1] = to_f16(extreme / L::LOW).to_f32();
-    let best = f16::from_f32(candidates.0[cost::<L, N>(x, w, candidates).argmin()]);
-    Fit { scale: best, quants: codes::<L, N>(x, best.to_f32()) }
+pub fn encode_block<S: Isa, L: Levels, const N: usize>(s: S, x: &[f32; N], w: &[f32; N]) -> Fit<N> {
+    let scale = best_scale::<S, L, N>(s, x, w).scale;
+    // Scales between those already tried, and the plain choice that maps the extreme weight to the lowest level.
+    let plain = extreme(x) / L::LOW;
+    let step = scale * (L::REACH / (50.0 * L::HIGH));
+    let candidates: [f32; LANES] = std::array::from_fn(|i| {
+        round_to_f16(if i == LANES - 1 { plain } else { scale + step * (i as f32 - 7.0) })
+    });
+    let best = candidates[cost::<S, L, N>(s, x, w, Lanes::load(s, &candidates)).argmin()];
+    Fit { scale: f16::from_f32(best), quants: codes::<L, N>(x, best) }
 }
 
 /// The weight of greatest magnitude.
 #[inline(always)]
-pub fn extreme<const N: usize>(x: &[f32; N]) -> f32 {
-    let (mut low, mut high) = (0f32, 0f32);
-    for v in x {
-        low = if *v < low { *v } else { low };
-        high = if *v > high { *v } else { high };
-    }
+fn extreme<const N: usize>(x: &[f32; N]) -> f32 {
+    let (low, high) = range(x);
     if -low > high { low } else { high }
 }
 
-/// The scale (not yet rounded to what can be stored) with the least weighted error; 0 for a block of zeros.
-#[inline(always)]
-pub fn best_scale<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N]) -> f32 {
-    let extreme = extreme(x);
-    if extreme == 0.0 {
-        return 0.0;
-    }
-    // The extreme weight near the lowest level, or near the highest.
-    let spread = |i: usize| (i as f32 - 7.5) / 7.5 * L::REACH;
-    let low = sweep::<L, N>(x, w, Lanes::from_fn(|i| (L::LOW + spread(i)) / extreme));
-    let high = sweep::<L, N>(x, w, Lanes::from_fn(|i| (L::HIGH + spread(i)) / extreme));
-    let (mut best, _) = if low.1 <= high.1 { low } else { high };
-    // Between the lanes around the best.
-    let fine = |i: usize| 1.0 + (i as f32 - 7.5) / 7.5 * (L::REACH / 7.5 / L::HIGH);
-    let refined = sweep::<L, N>(x, w, Lanes::from_fn(|i| fine(i) / best));
-    if refined.1 < low.1.min(high.1) {
-        best = refined.0;
-    }
-    best
+/// A scale not yet rounded to what can be stored.
+#[derive(Clone, Copy, Default)]
+pub struct Scale {
+    /// The scale.
+    pub scale: f32,
+    /// What the weighted error grows by with the square of a deviation from the scale.
+    pub curvature: f32,
 }
 
-/// Tries inverse scales; the best least-squares scale and its weighted error.
+/// Weights smaller than this are zero in every format: the least f16 is 6e-8.
+const NEGLIGIBLE: f32 = 1e-12;
+
+/// The scale with the least weighted error; 0 where all weights are negligible.
 ///
-/// With `t = inverse * x`, `l` the nearest level and `e = t - l`, the scale `(1 + a) / inverse` with
-/// `a = sum(w e l) / sum(w l²)` is the best for these levels. Working on `e` keeps the sums accurate.
+/// Tries inverse scales that put the extreme weight near the lowest level, or near the highest. With `t = inverse * x`,
+/// `l` the nearest level and `e = t - l`, the best scale for these levels is `(1 + a) / inverse` with
+/// `a = sum(w e l) / sum(w l²)`. Working on `e` keeps the sums accurate.
 #[inline(always)]
-fn sweep<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N], inverse: Lanes) -> (f32, f32) {
-    let (mut el, mut ll, mut ee) = (Lanes::ZERO, Lanes::ZERO, Lanes::ZERO);
+pub fn best_scale<S: Isa, L: Levels, const N: usize>(s: S, x: &[f32; N], w: &[f32; N]) -> Scale {
+    let extreme = extreme(x);
+    if extreme.abs() < NEGLIGIBLE {
+        return Scale::default();
+    }
+    let targets = Lanes::from_fn(s, |i| {
+        if L::LOW == 0.0 {
+            L::HIGH + (i as f32 - 7.5) / 7.5 * L::REACH
+        } else {
+            let spread = ((i % 8) as f32 - 3.5) / 3.5 * L::REACH;
+            if i < 8 { L::LOW + spread } else { L::HIGH + spread }
+        }
+    });
+    let inverse = targets / extreme;
+    let zero = Lanes::splat(s, 0.0);
+    let (mut el, mut ll, mut ee) = (zero, zero, zero);
     for i in 0..N {
         let t = inverse * x[i];
-        let l = L::nearest(t);
+        let l = L::nearest(s, t);
         let e = t - l;
         let wl = l * w[i];
         el = el + wl * e;
         ll = ll + wl * l;
         ee = ee + e * e * w[i];
     }
-    let a = el.ratio(ll);
+    let a = ll.if_above(0.0, el / ll, zero);
     let unit = inverse.reciprocal();
     let cost = (ee - a * el) * unit * unit;
     let best = cost.argmin();
-    (unit.0[best] * (1.0 + a.0[best]), cost.0[best])
+    let scale = unit * (a + 1.0);
+    Scale { scale: scale.array()[best], curvature: ll.array()[best] }
 }
 
 /// The weighted error of each candidate scale.
 #[inline(always)]
-pub fn cost<L: Levels, const N: usize>(x: &[f32; N], w: &[f32; N], scale: Lanes) -> Lanes {
+pub fn cost<S: Isa, L: Levels, const N: usize>(s: S, x: &[f32; N], w: &[f32; N], scale: Lanes<S>) -> Lanes<S> {
     let inverse = scale.reciprocal();
-    let mut cost = Lanes::ZERO;
+    let mut cost = Lanes::splat(s, 0.0);
     for i in 0..N {
-        let e = Lanes::splat(x[i]) - L::nearest(inverse * x[i]) * scale;
+        let e = Lanes::splat(s, x[i]) - L::nearest(s, inverse * x[i]) * scale;
         cost = cost + e * e * w[i];
     }
     cost
@@ -176,18 +175,4 @@ pub fn codes<L: Levels, const N: usize>(x: &[f32; N], scale: f32) -> [u8; N] {
         out[i] = L::code(x[i] * inverse);
     }
     out
-}
-
-/// Rounds to f16, staying finite.
-#[inline(always)]
-pub fn to_f16(v: f32) -> f16 {
-    f16::from_f32(v.clamp(-65504.0, 65504.0))
-}
-
-/// The f16 that lies `offset` steps further from zero than the nearest to `v`, of the same sign.
-#[inline(always)]
-pub fn f16_neighbour(v: f32, offset: i32) -> f16 {
-    let bits = to_f16(v).to_bits();
-    let magnitude = (i32::from(bits & 0x7fff) + offset).clamp(0, 0x7bff);
-    f16::from_bits((bits & 0x8000) | magnitude as u16)
 }

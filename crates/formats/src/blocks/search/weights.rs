@@ -4,6 +4,8 @@
 //! importance, larger weights count more, format by format; with importance (an imatrix: mean squares of the
 //! activations), it is multiplied by `sqrt(sigma² + x²)`, where `sigma²` is a multiple of the block's mean square.
 
+use super::lanes::clamp;
+
 /// A format's rule.
 pub struct Rule {
     /// Without importance.
@@ -48,12 +50,17 @@ const LARGEST: f32 = 1e9;
 pub fn block<const N: usize>(x: &[f32], importance: Option<&[f32]>, rule: &Rule) -> ([f32; N], [f32; N]) {
     let mut block = [0f32; N];
     for i in 0..N {
-        let finite = if x[i].is_nan() { 0.0 } else { x[i] };
-        block[i] = finite.clamp(-LARGEST, LARGEST);
+        block[i] = if x[i].is_nan() { 0.0 } else { clamp(x[i], -LARGEST, LARGEST) };
     }
-    let weights = importance.and_then(|v| normalized(with_importance(&block, v, rule)));
-    let weights = weights.or_else(|| normalized(bare(&block, rule.bare)));
-    (block, weights.unwrap_or([1.0; N]))
+    if let Some(importance) = importance
+        && let Some(weights) = normalized(with_importance(&block, importance, rule))
+    {
+        return (block, weights);
+    }
+    match normalized(bare(&block, rule.bare)) {
+        Some(weights) => (block, weights),
+        None => (block, [1.0; N]),
+    }
 }
 
 #[inline(always)]
