@@ -1,6 +1,6 @@
 //! A model on disk, whichever kind of file holds it.
 
-use crate::{Error, Metadata, Result, gguf, mapped};
+use crate::{Error, Metadata, Result, gguf, mapped, provenance};
 use bantam_formats::Format;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -58,6 +58,20 @@ pub enum TensorData {
     },
     /// Bytes that had to be rearranged on reading.
     Owned(Arc<[u8]>),
+}
+
+impl TensorData {
+    /// Gives the pages that reading has filled back to the system, so that streaming through a large file does not hold it
+    /// in memory. The bytes stay readable.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let TensorData::Mapped { map, range } = self {
+            // SAFETY: the map is a read-only map of a file: pages that are dropped are read again when they are touched.
+            // Pages shared with neighbouring tensors may go too, which costs no more than reading them again.
+            // That it fails is no harm: memory is then given back later.
+            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+        }
+    }
 }
 
 impl Deref for TensorData {
@@ -158,11 +172,44 @@ impl Checkpoint {
         shares
     }
 
-    /// What quantized this checkpoint's weights before, if anything: for saying so beside every result. For example
-    /// `Q5_0, Q8_0`, the formats of the matrices by bytes. `None` when all matrices are F32, F16 or BF16.
+    /// How this checkpoint's weights were quantized, if they were: for saying so beside every result. For example `Q5_0, Q8_0`, the
+    /// formats of the matrices by bytes; for a file of F32, F16 or BF16, what its record says it was made from.
     pub fn quantized_as(&self) -> Option<Cow<'_, str>> {
         let names: Vec<_> = self.by_format().iter().filter(|s| s.format.block > 1).map(|s| s.format.name).collect();
-        (!names.is_empty()).then(|| names.join(", ").into())
+        if !names.is_empty() {
+            return Some(names.join(", ").into());
+        }
+        provenance::of(&self.metadata).into_iter().find_map(|step| step.source_quantized_as).map(Cow::Owned)
+    }
+
+    /// The record of a step done to this checkpoint, to be completed with its settings.
+    pub fn step(&self, step: &str) -> provenance::Step {
+        let source =
+            self.path.file_name().map_or_else(|| self.path.display().to_string(), |n| n.to_string_lossy().into());
+        provenance::Step::new(step, &source, self.quantized_as().as_deref())
+    }
+
+    /// The bytes of the file or files that hold the model.
+    ///
+    /// # Errors
+    /// If they cannot be looked at any more.
+    pub fn file_bytes(&self) -> Result<u64> {
+        mapped::size(&self.path)
+    }
+
+    /// Refuses `output` if it is this checkpoint itself: replacing a model by a smaller one loses work that may not be got back.
+    ///
+    /// # Errors
+    /// If both are the same file or directory.
+    pub fn refuse_overwriting(&self, output: &Path) -> Result<()> {
+        match (self.path.canonicalize(), output.canonicalize()) {
+            (Ok(input), Ok(output)) if input == output => {
+                let message =
+                    "the output would replace the model that is being read. Give another name for the output.";
+                Err(Error::target(&self.path, message))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -18,6 +18,7 @@ pub mod gguf;
 mod mapped;
 pub mod metadata;
 pub mod output;
+pub mod provenance;
 pub mod tokenizer;
 
 pub use checkpoint::{Checkpoint, TensorData, TensorInfo};

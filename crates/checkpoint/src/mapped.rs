@@ -19,3 +19,16 @@ pub fn map(path: &Path) -> Result<Arc<memmap2::Mmap>> {
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(read())?;
     Ok(Arc::new(map))
 }
+
+/// The bytes of a file, or of all files in a directory.
+pub fn size(path: &Path) -> Result<u64> {
+    let read = || Error::io(path, "read");
+    let metadata = std::fs::metadata(path).map_err(read())?;
+    if !metadata.is_dir() {
+        return Ok(metadata.len());
+    }
+    std::fs::read_dir(path)
+        .map_err(read())?
+        .map(|entry| entry.and_then(|e| e.metadata()).map_err(read()).map(|m| if m.is_file() { m.len() } else { 0 }))
+        .sum()
+}

@@ -1,1 +1,13 @@
-//! placeholder
+//! Shrink steps: functions from checkpoint to checkpoint.
+//!
+//! A step reads tensors lazily, writes them streamed, and records in the output's metadata what it did
+//! (`bantam.provenance`). Where to start: [`quantize`] for the step, [`mix`] for which tensor gets which format.
+//!
+//! Invariant: a step never needs the whole model in memory, and its output depends neither on time nor on threads.
+
+pub mod error;
+pub mod mix;
+pub mod quantize;
+
+pub use error::Error;
+pub use mix::Mix;

@@ -52,6 +52,12 @@ impl GgufWriter {
         Ok(writer)
     }
 
+    /// The size of the file that would be written, exactly.
+    pub fn file_bytes(metadata: &Metadata, tensors: &[TensorInfo]) -> u64 {
+        let padded = |t: &TensorInfo| t.bytes().next_multiple_of(ALIGNMENT) as u64;
+        header(metadata, tensors).len() as u64 + tensors.iter().map(padded).sum::<u64>()
+    }
+
     /// Appends bytes of the current tensor; tensors follow each other in the order given to `create`, and a tensor may
     /// come in several pieces. Padding between tensors is added when the current one is complete.
     ///

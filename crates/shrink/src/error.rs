@@ -1,0 +1,55 @@
+//! What can go wrong while shrinking.
+
+use std::path::PathBuf;
+
+/// Why a shrink step failed. Nothing was written under the target's name.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A model file cannot be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] bantam_checkpoint::Error),
+    /// No mix has this name.
+    #[error("there is no mix `{name}`; there are {known}")]
+    UnknownMix {
+        /// What was asked for.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
+    /// A weight is NaN or infinite: quantizing would spread it over its block.
+    #[error(
+        "{path}: tensor `{tensor}`, row {row}, column {col} is {value}; a model with such weights is broken, and \
+         quantizing it would hide that: fetch or convert it again"
+    )]
+    NonFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its row.
+        row: usize,
+        /// Its column.
+        col: usize,
+        /// The weight.
+        value: f32,
+    },
+    /// A weight is too large for the target format.
+    #[error(
+        "{path}: tensor `{tensor}`, row {row}, column {col} is {value}, beyond the range of {format} (65504); choose \
+         BF16 or F32 for it"
+    )]
+    OutOfRange {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its row.
+        row: usize,
+        /// Its column.
+        col: usize,
+        /// The weight.
+        value: f32,
+        /// The target format.
+        format: &'static str,
+    },
+}

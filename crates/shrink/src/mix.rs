@@ -1,0 +1,187 @@
+//! Mixes: which number format each tensor of a model gets. The usual ones are data, in `mixes.toml`.
+
+use crate::Error;
+use bantam_checkpoint::{Config, TensorInfo};
+use bantam_formats::Format;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+/// The head of a mix that names none: what llama.cpp gives the output matrix.
+const DEFAULT_HEAD: &str = "Q6_K";
+
+/// A rule for every tensor's number format.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mix {
+    /// The mix's name, for example `Q4_K_M`.
+    #[serde(skip)]
+    pub name: String,
+    /// What it is for, in a few words.
+    pub about: String,
+    /// The number GGUF carries in `general.file_type`.
+    pub file_type: u32,
+    #[serde(deserialize_with = "format")]
+    default: &'static Format,
+    #[serde(default = "default_head", deserialize_with = "format")]
+    head: &'static Format,
+    #[serde(default)]
+    rules: Vec<Rule>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rule {
+    tensor: String,
+    #[serde(default)]
+    layers: Layers,
+    #[serde(default)]
+    min_gqa: usize,
+    #[serde(deserialize_with = "format")]
+    format: &'static Format,
+}
+
+/// Which layers a rule is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+#[serde(try_from = "String")]
+enum Layers {
+    #[default]
+    All,
+    First(usize),
+    FirstShare(usize),
+    Outer,
+}
+
+impl TryFrom<String> for Layers {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let wrong = || format!("layers = \"{text}\": write `all`, `first N`, `first 1/N` or `outer`");
+        match text.as_str() {
+            "all" => Ok(Layers::All),
+            "outer" => Ok(Layers::Outer),
+            _ => {
+                let count = text.strip_prefix("first ").ok_or_else(wrong)?;
+                match count.strip_prefix("1/") {
+                    Some(share) => share.parse().ok().filter(|&n| n > 0).map(Layers::FirstShare).ok_or_else(wrong),
+                    None => count.parse().map(Layers::First).map_err(|_| wrong()),
+                }
+            }
+        }
+    }
+}
+
+impl Layers {
+    fn contains(self, layer: usize, count: usize) -> bool {
+        match self {
+            Layers::All => true,
+            Layers::First(n) => layer < n,
+            Layers::FirstShare(n) => layer < count / n,
+            Layers::Outer => {
+                let eighth = count / 8;
+                layer < eighth || layer >= 7 * count / 8 || (layer - eighth) % 3 == 2
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct File {
+    fallback: BTreeMap<String, String>,
+    mix: toml::Table,
+}
+
+/// The mixes and the fall-backs of `mixes.toml`; the file is part of the program and checked by a test.
+static MIXES: LazyLock<(Vec<Mix>, BTreeMap<String, String>)> = LazyLock::new(|| {
+    let file: File = toml::from_str(include_str!("mixes.toml")).expect("mixes.toml is sound");
+    let mixes = file.mix.into_iter().map(|(name, mix)| Mix { name, ..mix.try_into().expect("mixes.toml is sound") });
+    (mixes.collect(), file.fallback)
+});
+
+fn default_head() -> &'static Format {
+    Format::by_name(DEFAULT_HEAD).expect("a format of ours")
+}
+
+fn format<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<&'static Format, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    Format::by_name(&name).ok_or_else(|| serde::de::Error::custom(format!("unknown number format `{name}`")))
+}
+
+/// What a tensor becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The format it gets.
+    pub format: &'static Format,
+    /// The format it should have got, if that does not divide its rows.
+    pub instead_of: Option<&'static Format>,
+}
+
+impl Mix {
+    /// All mixes, in the order of `mixes.toml`: recommended ones first.
+    pub fn all() -> &'static [Mix] {
+        &MIXES.0
+    }
+
+    /// The mix of this name, in any case.
+    ///
+    /// # Errors
+    /// If there is none; the message lists those that there are.
+    pub fn by_name(name: &str) -> Result<&'static Mix, Error> {
+        Mix::all().iter().find(|m| m.name.eq_ignore_ascii_case(name)).ok_or_else(|| Error::UnknownMix {
+            name: name.to_owned(),
+            known: Mix::all().iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// The format of most tensors.
+    pub fn format(&self) -> &'static Format {
+        self.default
+    }
+
+    /// What each of `tensors`, all those of a model, becomes. Vectors, and tensors that must stay exact, keep their format.
+    pub fn assign(&self, tensors: &[TensorInfo], config: &Config) -> Vec<Target> {
+        let tied = tensors.iter().all(|t| t.name != "output.weight");
+        tensors.iter().map(|tensor| self.target(tensor, config, tied)).collect()
+    }
+
+    fn target(&self, tensor: &TensorInfo, config: &Config, tied: bool) -> Target {
+        let Some(role) = quantizable_role(tensor) else {
+            return Target { format: tensor.format, instead_of: None };
+        };
+        let is_head = role == "output" || (tied && role == "token_embd");
+        let wanted = if is_head { self.head } else { self.rule_for(role, &tensor.name, config) };
+        fitting(wanted, tensor.cols())
+    }
+
+    fn rule_for(&self, role: &str, name: &str, config: &Config) -> &'static Format {
+        let gqa = config.head_count / config.head_count_kv;
+        let matches = |rule: &&Rule| {
+            rule.tensor == role
+                && gqa >= rule.min_gqa
+                && layer_of(name).is_none_or(|layer| rule.layers.contains(layer, config.block_count))
+        };
+        self.rules.iter().find(matches).map_or(self.default, |rule| rule.format)
+    }
+}
+
+/// The role of a tensor that may be quantized: the part of its name before `.weight`, without the layer.
+/// `None` for biases, norms, and other vectors, which are small and sensitive.
+fn quantizable_role(tensor: &TensorInfo) -> Option<&str> {
+    let role = tensor.name.strip_suffix(".weight")?.rsplit('.').next()?;
+    let is_matrix = tensor.shape.len() >= 2 && tensor.rows() > 1;
+    (is_matrix && !role.ends_with("_norm") && role != "ffn_gate_inp").then_some(role)
+}
+
+fn layer_of(name: &str) -> Option<usize> {
+    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
+}
+
+/// `wanted` if it divides rows of `cols`, else the fall-back of `mixes.toml`, else F16.
+fn fitting(wanted: &'static Format, cols: usize) -> Target {
+    if wanted.divides(cols) {
+        return Target { format: wanted, instead_of: None };
+    }
+    let narrower = MIXES.1.get(wanted.name).and_then(|name| Format::by_name(name)).filter(|f| f.divides(cols));
+    let f16 = || Format::by_name("F16").expect("a format of ours");
+    Target { format: narrower.unwrap_or_else(f16), instead_of: Some(wanted) }
+}
