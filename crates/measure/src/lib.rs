@@ -7,16 +7,27 @@
 //!
 //! Invariant: nothing here changes a model.
 
+pub mod base;
 pub mod cache;
+pub mod choice;
+pub mod conclusion;
 pub mod data;
 pub mod divergence;
 mod error;
-mod progress;
+pub mod evaluate;
+pub mod machine;
+pub mod progress;
+pub mod report;
 pub mod results;
+pub mod samples;
 pub mod softmax;
+pub mod speed;
 pub mod statistics;
 pub mod suite;
+pub mod summary;
 
+pub use base::{Base, Options};
 pub use error::{Error, Result};
+pub use evaluate::evaluate;
 pub use progress::Progress;
 pub use suite::{Question, Suite, Task, Text};

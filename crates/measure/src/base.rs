@@ -1,0 +1,322 @@
+//! The base's side of every comparison, computed once and kept.
+//!
+//! # What is kept, and why
+//!
+//! Comparing distributions needs the base's logits at every scored token: 49,152 numbers each for SmolLM2, 262,144 for
+//! Gemma 3; llama.cpp keeps them in 16 bits, 128 MB to half a gigabyte for each thousand tokens. What is kept here is the base's
+//! final hidden state (576 or 640 numbers): its logits are one matrix product away, through the base's own head. That is
+//! exact, a few hundred times smaller, and the product costs a candidate's evaluation about as much as its own head does. The
+//! base's layers are never run twice on the same text, and its answers to multiple-choice questions and its sample
+//! continuations are kept beside.
+//!
+//! # When it is reused
+//!
+//! An entry's key hashes the base (file names, lengths, times of writing, all metadata, names, shapes and formats of all
+//! tensors, and samples of their bytes), the tokens or questions, the context, and bantam's version. See [`crate::cache`].
+
+use crate::cache::{Entry, Key, KeyHasher, Lookup, Store};
+use crate::divergence::scored;
+use crate::results::{ModelSummary, TextSource};
+use crate::{Error, Progress, Result, Suite, Task, Text, choice, samples, summary};
+use bantam_checkpoint::tokenizer::{Special, Tokenizer};
+use bantam_checkpoint::{Checkpoint, TensorData};
+use bantam_nn::Model;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+/// How to measure.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Tokens per chunk of text.
+    pub context: usize,
+    /// Chunks read of each text, from its beginning; all if `None`.
+    pub chunks: Option<usize>,
+    /// Whether sample continuations are made.
+    pub samples: bool,
+    /// Where the base's outputs are kept.
+    pub store: Store,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { context: 512, chunks: None, samples: true, store: Store::standard() }
+    }
+}
+
+/// A base with its outputs on a suite: what candidates are compared with.
+pub struct Base {
+    pub(crate) path: PathBuf,
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) model: Model,
+    pub(crate) texts: Vec<BaseText>,
+    pub(crate) tasks: Vec<(Task, Vec<u32>)>,
+    /// Prompts and continuations.
+    pub(crate) samples: Vec<(String, String)>,
+    context: usize,
+    summary: ModelSummary,
+}
+
+/// A text in tokens, with the base's hidden states.
+pub(crate) struct BaseText {
+    pub text: Text,
+    /// Whole chunks.
+    pub tokens: Vec<u32>,
+    hidden: Entry,
+}
+
+impl Base {
+    /// Loads the base and has its outputs ready, from the cache where they are there.
+    ///
+    /// # Errors
+    /// If the base cannot be loaded or run, a text is shorter than a chunk, a question cannot be asked, or the context makes
+    /// no sense. A cache that is damaged or cannot be written is no error but a note.
+    pub fn prepare(checkpoint: &Checkpoint, suite: &Suite, options: &Options, progress: &dyn Progress) -> Result<Base> {
+        let path = checkpoint.path().to_owned();
+        let tokenizer = Tokenizer::of(checkpoint)?;
+        let model = Model::load(checkpoint)?;
+        check_context(options.context, model.config().context_length)?;
+        let texts: Vec<(&Text, Vec<u32>)> =
+            suite.texts.iter().map(|text| Ok((text, chunks(text, &tokenizer, options)?))).collect::<Result<_>>()?;
+        let kept = Kept { folder: folder(&path), identity: identity(checkpoint)?, store: &options.store, progress };
+        Ok(Base {
+            texts: kept.hidden_states(&model, texts, options.context)?,
+            tasks: suite
+                .tasks
+                .iter()
+                .map(|task| Ok((task.clone(), kept.answers(&model, &path, &tokenizer, task)?)))
+                .collect::<Result<_>>()?,
+            samples: if options.samples { kept.samples(&model, &tokenizer)? } else { Vec::new() },
+            context: options.context,
+            summary: summary::of(checkpoint)?,
+            path,
+            tokenizer,
+            model,
+        })
+    }
+
+    /// What the base is.
+    pub fn summary(&self) -> &ModelSummary {
+        &self.summary
+    }
+
+    /// Tokens per chunk.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// The texts that were read.
+    pub fn texts(&self) -> Vec<TextSource> {
+        let source = |t: &BaseText| TextSource {
+            category: t.text.category,
+            name: t.text.name.clone(),
+            source: t.text.source.clone(),
+            tokens: t.tokens.len(),
+        };
+        self.texts.iter().map(source).collect()
+    }
+}
+
+impl BaseText {
+    /// The base's hidden states at the scored positions of a chunk, `[scored, embedding_length]`, into `hidden`.
+    pub fn hidden(&mut self, chunk: usize, hidden: &mut [f32]) -> Result<()> {
+        let offset = chunk * std::mem::size_of_val(hidden);
+        self.hidden.read(offset as u64, bytemuck::cast_slice_mut(hidden))
+    }
+}
+
+/// The shortest chunk worth reading.
+const SHORTEST_CONTEXT: usize = 16;
+
+fn check_context(context: usize, trained: usize) -> Result<()> {
+    let reason = if context < SHORTEST_CONTEXT {
+        format!("at least {SHORTEST_CONTEXT} are needed")
+    } else if context > trained {
+        format!("the model was trained for {trained} at most")
+    } else {
+        return Ok(());
+    };
+    Err(Error::Context { context, reason })
+}
+
+/// The tokens of the whole chunks of a text, each chunk beginning with BOS if the model wants it.
+pub(crate) fn chunks(text: &Text, tokenizer: &Tokenizer, options: &Options) -> Result<Vec<u32>> {
+    if text.text.trim().is_empty() {
+        return Err(Error::EmptyText { name: text.name.clone() });
+    }
+    let mut tokens = tokenizer.encode(&text.text, Special::DOCUMENT)?;
+    let context = options.context;
+    if tokens.len() < context {
+        return Err(Error::ShortText { name: text.name.clone(), tokens: tokens.len(), needed: context });
+    }
+    let count = (tokens.len() / context).min(options.chunks.unwrap_or(usize::MAX).max(1));
+    tokens.truncate(count * context);
+    if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.add_bos()) {
+        tokens.chunks_mut(context).for_each(|chunk| chunk[0] = bos);
+    }
+    Ok(tokens)
+}
+
+/// What may be found in the cache, and is computed where it is not.
+struct Kept<'a> {
+    folder: String,
+    identity: Key,
+    store: &'a Store,
+    progress: &'a dyn Progress,
+}
+
+impl Kept<'_> {
+    fn hidden_states(&self, model: &Model, texts: Vec<(&Text, Vec<u32>)>, context: usize) -> Result<Vec<BaseText>> {
+        let total = texts.iter().map(|(_, tokens)| tokens.len()).sum();
+        let mut done = 0;
+        let mut ready = Vec::with_capacity(texts.len());
+        for (text, tokens) in texts {
+            let key = self.key("hidden states", |h| {
+                h.field(&(context as u64).to_le_bytes());
+                h.field(bytemuck::cast_slice(&tokens));
+            });
+            let name = format!("{}-{}-{context}.hidden", file_name(&text.name), key.short());
+            let hidden = self.entry(&name, key, |writer| {
+                let first = scored(context).start * model.config().embedding_length;
+                let mut session = model.session(context);
+                for (i, chunk) in tokens.chunks(context).enumerate() {
+                    self.progress.update("base", done + i * context, total, "tokens");
+                    session.truncate(0);
+                    let hidden = session.forward(&chunk[..context - 1])?;
+                    writer.write(bytemuck::cast_slice(&hidden[first..]))?;
+                }
+                Ok(())
+            })?;
+            done += tokens.len();
+            ready.push(BaseText { text: text.clone(), tokens, hidden });
+        }
+        self.progress.update("base", total, total, "tokens");
+        Ok(ready)
+    }
+
+    fn answers(&self, model: &Model, path: &Path, tokenizer: &Tokenizer, task: &Task) -> Result<Vec<u32>> {
+        let key = self.key("answers", |h| {
+            for question in &task.questions {
+                h.field(question.prompt.as_bytes());
+                h.field(&(question.options.len() as u64).to_le_bytes());
+                question.options.iter().for_each(|option| h.field(option.as_bytes()));
+            }
+        });
+        let name = format!("{}-{}.answers", file_name(&task.name), key.short());
+        let mut entry = self.entry(&name, key, |writer| {
+            writer.write(bytemuck::cast_slice(&choice::answers(model, path, tokenizer, task, self.progress)?))
+        })?;
+        let mut answers = vec![0; task.questions.len()];
+        entry.read(0, bytemuck::cast_slice_mut(&mut answers))?;
+        Ok(answers)
+    }
+
+    fn samples(&self, model: &Model, tokenizer: &Tokenizer) -> Result<Vec<(String, String)>> {
+        let key = self.key("samples", |h| {
+            h.field(&(samples::LENGTH as u64).to_le_bytes());
+            samples::PROMPTS.iter().for_each(|prompt| h.field(prompt.as_bytes()));
+        });
+        let mut entry = self.entry("samples.json", key, |writer| {
+            let samples = samples::PROMPTS.iter().map(|prompt| samples::continuation(model, tokenizer, prompt));
+            let samples: Vec<String> = samples.collect::<Result<_>>()?;
+            writer.write(&serde_json::to_vec(&samples).expect("strings are JSON"))
+        })?;
+        let mut json = vec![0; entry.len() as usize];
+        entry.read(0, &mut json)?;
+        let samples: Vec<String> = serde_json::from_slice(&json).expect("the checksum held");
+        Ok(samples::PROMPTS.iter().map(|&prompt| prompt.to_owned()).zip(samples).collect())
+    }
+
+    /// The entry from the store, or computed by `write`.
+    fn entry(
+        &self,
+        name: &str,
+        key: Key,
+        write: impl FnOnce(&mut crate::cache::Writer) -> Result<()>,
+    ) -> Result<Entry> {
+        let name = format!("{}/{name}", self.folder);
+        match self.store.open(&name, key) {
+            Lookup::Found(entry) => return Ok(entry),
+            Lookup::Unusable(why) => self.progress.note(&format!("computing the base's outputs again: {why}")),
+            Lookup::Absent => {}
+        }
+        let (mut writer, note) = self.store.create(&name, key)?;
+        if let Some(why) = note {
+            self.progress.note(&format!("the base's outputs are not kept for the next time: {why}"));
+        }
+        write(&mut writer)?;
+        writer.finish()
+    }
+
+    fn key(&self, what: &str, feed: impl FnOnce(&mut KeyHasher)) -> Key {
+        Key::of(|h| {
+            h.field(env!("CARGO_PKG_VERSION").as_bytes());
+            h.field(&self.identity.bytes());
+            h.field(what.as_bytes());
+            feed(h);
+        })
+    }
+}
+
+/// The folder of a base's entries: by its path, so that a changed base replaces what was kept of its former self.
+fn folder(path: &Path) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    format!("{}-{}", file_name(&name), Key::of(|h| h.field(absolute.as_os_str().as_encoded_bytes())).short())
+}
+
+/// `name` with only characters that every file system takes, and not too many.
+fn file_name(name: &str) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    name.chars().map(safe).take(64).collect()
+}
+
+/// Tensors sampled, and bytes sampled of each.
+const SAMPLED_TENSORS: usize = 64;
+const SAMPLED_BYTES: usize = 4096;
+
+/// A hash of what a model is, without reading all of it.
+fn identity(checkpoint: &Checkpoint) -> Result<Key> {
+    let files = summary::files(checkpoint.path())?;
+    let tensors = checkpoint.tensors();
+    let mut samples = Vec::new();
+    for tensor in tensors.iter().step_by(tensors.len().div_ceil(SAMPLED_TENSORS).max(1)) {
+        let data: TensorData = checkpoint.data(&tensor.name)?;
+        let middle = data.len() / 2;
+        samples.push(data[middle..data.len().min(middle + SAMPLED_BYTES)].to_vec());
+    }
+    Ok(Key::of(|h| {
+        for file in files {
+            h.field(file.name.as_bytes());
+            h.field(&file.bytes.to_le_bytes());
+            h.field(&file.modified.to_le_bytes());
+        }
+        for (key, value) in checkpoint.metadata().iter() {
+            let _ = write!(h, "{value:?}"); // The hasher takes all that is written.
+            h.field(key.as_bytes());
+        }
+        for tensor in tensors {
+            h.field(format!("{} {:?} {}", tensor.name, tensor.shape, tensor.format).as_bytes());
+        }
+        samples.iter().for_each(|sample| h.field(sample));
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_entries_are_safe() {
+        assert_eq!(file_name("../etc/päss wd"), ".._etc_p_ss_wd");
+        assert_eq!(file_name(&"x".repeat(500)).len(), 64);
+        let (a, b) = (folder(Path::new("a/model.gguf")), folder(Path::new("b/model.gguf")));
+        assert!(a.starts_with("model.gguf-") && a != b, "two models of one name are kept apart: {a} {b}");
+    }
+
+    #[test]
+    fn contexts_that_make_no_sense_are_refused() {
+        assert!(check_context(512, 2048).is_ok());
+        assert!(check_context(2, 2048).unwrap_err().to_string().contains("at least 16"));
+        assert!(check_context(4096, 2048).unwrap_err().to_string().contains("trained for 2048"));
+    }
+}

@@ -1,0 +1,152 @@
+//! A candidate against its base.
+
+use crate::base::{Base, BaseText};
+use crate::divergence::{Chunk, score, scored, summarize};
+use crate::results::{Category, Evaluation, Sample};
+use crate::softmax::Broken;
+use crate::{Error, Progress, Result, choice, samples, summary};
+use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::tokenizer::{Special, Tokenizer};
+use bantam_nn::{Model, Session};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Measures a candidate: divergence from the base by category, multiple choice, sample continuations. Speed and how the
+/// candidate was made are left for the caller to fill in.
+///
+/// Memory is bounded by one chunk's hidden states and [`LOGITS`] logits of each model.
+///
+/// # Errors
+/// If the candidate cannot be loaded or run, its tokenizer or vocabulary is not the base's, or logits are not finite.
+pub fn evaluate(candidate: &Checkpoint, base: &mut Base, progress: &dyn Progress) -> Result<Evaluation> {
+    let path = candidate.path();
+    let tokenizer = Tokenizer::of(candidate)?;
+    let model = Model::load(candidate)?;
+    same_tokenizer(path, &tokenizer, &model, base)?;
+    let categories = divergences(path, &model, base, progress)?;
+    let choices = base.tasks.iter().map(|(task, base_answers)| {
+        Ok(choice::mark(task, &choice::answers(&model, path, &tokenizer, task, progress)?, base_answers))
+    });
+    let samples = base.samples.iter().map(|(prompt, continuation)| {
+        let candidate = samples::continuation(&model, &tokenizer, prompt)?;
+        Ok(Sample { prompt: prompt.clone(), base: continuation.clone(), candidate })
+    });
+    Ok(Evaluation {
+        candidate: summary::of(candidate)?,
+        choices: choices.collect::<Result<_>>()?,
+        samples: samples.collect::<Result<_>>()?,
+        overall: summarize(categories.values().map(Vec::as_slice)),
+        categories: categories.iter().map(|(&c, chunks)| (c, summarize([chunks.as_slice()]))).collect(),
+        speed: None,
+        made_by: Vec::new(),
+        seconds_to_make: None,
+    })
+}
+
+/// The chunks' scores by category.
+fn divergences(
+    path: &Path,
+    model: &Model,
+    base: &mut Base,
+    progress: &dyn Progress,
+) -> Result<BTreeMap<Category, Vec<Chunk>>> {
+    let context = base.context();
+    let total = base.texts.iter().map(|text| text.tokens.len()).sum();
+    let mut done = 0;
+    let mut categories = BTreeMap::<Category, Vec<Chunk>>::new();
+    let mut pair = Pair {
+        paths: (path, &base.path),
+        session: model.session(context),
+        base_head: base.model.session(context),
+        vocab: model.config().vocab_size,
+        widths: (model.config().embedding_length, base.model.config().embedding_length),
+        logits: [Vec::new(), Vec::new()],
+    };
+    for text in &mut base.texts {
+        for i in 0..text.tokens.len() / context {
+            progress.update("text", done, total, "tokens");
+            let chunk = pair.chunk(text, i, context)?;
+            categories.entry(text.text.category).or_default().push(chunk);
+            done += context;
+        }
+    }
+    progress.update("text", total, total, "tokens");
+    Ok(categories)
+}
+
+/// Logits of each model held at once: 64 MB.
+pub const LOGITS: usize = 1 << 24;
+
+/// Candidate and base on the same chunk.
+struct Pair<'m> {
+    paths: (&'m Path, &'m Path),
+    session: Session<'m>,
+    /// A session of the base whose head alone is used.
+    base_head: Session<'m>,
+    vocab: usize,
+    widths: (usize, usize),
+    logits: [Vec<f32>; 2],
+}
+
+impl Pair<'_> {
+    /// The scores of chunk `i`.
+    fn chunk(&mut self, text: &mut BaseText, i: usize, context: usize) -> Result<Chunk> {
+        let positions = scored(context);
+        let (width, base_width) = self.widths;
+        let mut base_hidden = vec![0.0; positions.len() * base_width];
+        text.hidden(i, &mut base_hidden)?;
+        let tokens = &text.tokens[i * context..(i + 1) * context];
+        self.session.truncate(0);
+        let hidden = self.session.forward(&tokens[..context - 1])?[positions.start * width..].to_vec();
+
+        let rows = (LOGITS / self.vocab).max(1);
+        let mut chunk = Chunk::with_capacity(positions.len());
+        let targets = tokens[positions.start + 1..].chunks(rows);
+        for ((targets, hidden), base_hidden) in
+            targets.zip(hidden.chunks(rows * width)).zip(base_hidden.chunks(rows * base_width))
+        {
+            let [logits, base_logits] = &mut self.logits;
+            logits.resize(targets.len() * self.vocab, 0.0);
+            base_logits.resize(targets.len() * self.vocab, 0.0);
+            self.session.logits(hidden, logits);
+            self.base_head.logits(base_hidden, base_logits);
+            let scores = score(base_logits, logits, targets).map_err(|(row, broken)| Error::NotFinite {
+                model: if broken == Broken::Base { self.paths.1 } else { self.paths.0 }.to_owned(),
+                text: text.text.name.clone(),
+                token: i * context + positions.start + chunk.len() + row,
+            })?;
+            chunk.extend(scores);
+        }
+        Ok(chunk)
+    }
+}
+
+/// Predictions can be compared only token by token: vocabulary, and the way text is split, must be the same.
+fn same_tokenizer(path: &Path, tokenizer: &Tokenizer, model: &Model, base: &Base) -> Result<()> {
+    match difference(tokenizer, &base.tokenizer, model, base)? {
+        None => Ok(()),
+        Some(difference) => Err(Error::Tokenizers { candidate: path.to_owned(), base: base.path.clone(), difference }),
+    }
+}
+
+fn difference(candidate: &Tokenizer, base: &Tokenizer, model: &Model, reference: &Base) -> Result<Option<String>> {
+    let (ours, theirs) = (model.config().vocab_size, reference.model.config().vocab_size);
+    if ours != theirs {
+        return Ok(Some(format!("{ours} tokens and {theirs}")));
+    }
+    if let Some(id) = (0..ours as u32).find(|&id| candidate.token_text(id) != base.token_text(id)) {
+        let text = |tokenizer: &Tokenizer| format!("{:?}", tokenizer.token_text(id).unwrap_or(""));
+        return Ok(Some(format!("token {id} is {} and {}", text(candidate), text(base))));
+    }
+    // Equal tokens may still be put together differently; the texts themselves show it.
+    let bos = |tokenizer: &Tokenizer| tokenizer.bos().filter(|_| tokenizer.add_bos());
+    if bos(candidate) != bos(base) {
+        return Ok(Some("they begin a text with different tokens".to_owned()));
+    }
+    for text in &reference.texts {
+        if candidate.encode(&text.text.text, Special::DOCUMENT)? != base.encode(&text.text.text, Special::DOCUMENT)? {
+            return Ok(Some(format!("they split {} differently", text.text.name)));
+        }
+    }
+    Ok(None)
+}
