@@ -6,7 +6,8 @@ use crate::results::Report;
 use std::fmt::Write;
 
 /// The tables of a report as text of at most `width` columns where that is possible: a table too wide is continued in
-/// another block of columns under the same labels. The chosen candidate is marked with `*`.
+/// another block of columns under the same labels, and only its first estimates keep their standard errors. The chosen
+/// candidate is marked with `*`.
 pub fn table(report: &Report, width: usize) -> String {
     let mut text = String::new();
     let grids = [Some(grid::quality(report)), grid::choices(report), Some(grid::cost(report))];
@@ -23,19 +24,16 @@ pub fn table(report: &Report, width: usize) -> String {
 fn write_grid(text: &mut String, grid: &Grid, width: usize) {
     let labels: Vec<String> = grid.rows.iter().map(|row| label(&row.label, row.role, width)).collect();
     let label_width = labels.iter().map(|label| columns(label)).chain([columns(grid.title)]).max().unwrap_or(0);
-    let cell = |row: usize, column: usize| {
-        let cell = &grid.rows[row].cells[column];
-        if cell.error.is_empty() { cell.text.clone() } else { format!("{} {}", cell.text, cell.error) }
-    };
-    let widths: Vec<usize> = (0..grid.heads.len())
-        .map(|column| {
-            let cells = (0..grid.rows.len()).map(|row| columns(&cell(row, column)));
-            cells.chain([columns(&grid.heads[column].text)]).max().unwrap_or(0)
-        })
-        .collect();
+    let room = width.saturating_sub(label_width);
+    let has_error = |column: &usize| grid.rows.iter().any(|row| !row.cells[*column].error.is_empty());
+    let first_error = (0..grid.heads.len()).find(has_error);
+    let fits = column_widths(grid, None).iter().map(|width| width + 2).sum::<usize>() <= room;
+    let errors = if fits { None } else { first_error };
+    let widths = column_widths(grid, errors);
+    let cell = |row: usize, column: usize| words(grid, errors, row, column);
     let mut first = 0;
     while first < widths.len() {
-        let end = block_end(&widths, first, width.saturating_sub(label_width));
+        let end = block_end(&widths, first, room);
         let title = if first == 0 { grid.title } else { "" };
         let heads: Vec<String> = (first..end).map(|column| grid.heads[column].text.clone()).collect();
         write_row(text, title, label_width, &heads, &widths[first..end]);
@@ -48,6 +46,21 @@ fn write_grid(text: &mut String, grid: &Grid, width: usize) {
             text.push('\n');
         }
     }
+}
+
+/// A cell in words: with its standard error, or with it in the column `errors` only.
+fn words(grid: &Grid, errors: Option<usize>, row: usize, column: usize) -> String {
+    let cell = &grid.rows[row].cells[column];
+    let bare = cell.error.is_empty() || errors.is_some_and(|only| only != column);
+    if bare { cell.text.clone() } else { format!("{} {}", cell.text, cell.error) }
+}
+
+fn column_widths(grid: &Grid, errors: Option<usize>) -> Vec<usize> {
+    let width = |column: usize| {
+        let cells = (0..grid.rows.len()).map(|row| columns(&words(grid, errors, row, column)));
+        cells.chain([columns(&grid.heads[column].text)]).max().unwrap_or(0)
+    };
+    (0..grid.heads.len()).map(width).collect()
 }
 
 /// One past the last column that fits beside the labels, at least one.
