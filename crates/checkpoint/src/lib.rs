@@ -11,14 +11,17 @@
 //!
 //! Invariant: this crate uses `formats` and knows nothing of execution.
 
+pub mod chat_template;
 pub mod checkpoint;
 pub mod config;
 pub mod error;
 pub mod gguf;
+pub mod hf;
 mod mapped;
 pub mod metadata;
 pub mod output;
 pub mod provenance;
+pub mod safetensors;
 pub mod tokenizer;
 
 pub use checkpoint::{Checkpoint, TensorData, TensorInfo};

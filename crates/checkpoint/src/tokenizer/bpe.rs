@@ -48,8 +48,13 @@ impl Bpe {
                 continue;
             }
             symbols.clear();
-            symbols.extend(word.bytes().filter_map(|byte| self.bytes[byte as usize]));
-            tokens.extend(merge(&symbols, |left, right| self.merges.get(&(left, right)).copied()));
+            symbols.extend(word.bytes().map(|byte| self.bytes[byte as usize]));
+            let pair = |left: Option<u32>, right: Option<u32>| {
+                let &(rank, merged) = self.merges.get(&(left?, right?))?;
+                Some((rank, Some(merged)))
+            };
+            // A byte without a token keeps its neighbours apart until the end.
+            tokens.extend(merge(&symbols, pair).flatten());
         }
     }
 }

@@ -1,0 +1,37 @@
+//! Chat templates render what transformers renders. Fixtures by `scripts/fixtures/chat_templates.py`.
+
+use bantam_checkpoint::chat_template::{ChatTemplate, Message};
+use serde::Deserialize;
+use std::path::Path;
+
+#[derive(Deserialize)]
+struct Fixture {
+    name: String,
+    template: String,
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    messages: Vec<Message>,
+    add_generation_prompt: bool,
+    /// What transformers renders; none if it or the template refuses.
+    text: Option<String>,
+}
+
+#[test]
+fn renders_as_transformers_does() {
+    let path = std::env::var_os("BANTAM_CHAT_TEMPLATES").unwrap_or_else(|| "tests/fixtures/chat_templates.json".into());
+    let fixtures: Vec<Fixture> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let mut differ = Vec::new();
+    for Fixture { name, template, cases } in fixtures {
+        let template = ChatTemplate::new(&template, "<s>".into(), "</s>".into(), Path::new(&name)).unwrap();
+        for (i, case) in cases.iter().enumerate() {
+            let ours = template.render(&case.messages, case.add_generation_prompt);
+            if ours.as_ref().ok() != case.text.as_ref() {
+                differ.push(format!("{name} case {i}:\n  ours   {ours:?}\n  theirs {:?}", case.text));
+            }
+        }
+    }
+    assert!(differ.is_empty(), "{}", differ.join("\n"));
+}
