@@ -1,7 +1,7 @@
 //! What a number format is: one row of the [`FORMATS`] table.
 
 use crate::blocks;
-use crate::kernels::RowDot;
+use crate::kernels::Product;
 
 /// A number format: how weights along a row lie in bytes, and what can be done with them.
 ///
@@ -23,7 +23,7 @@ pub struct Format {
     /// without it each element counts by the format's own rule. Deterministic: the same bytes on every machine.
     pub encode: Option<Encode>,
     /// How to multiply a row by activations.
-    pub dot: RowDot,
+    pub product: Product,
 }
 
 /// Encodes `src` (whole blocks) into `dst`, weighing errors by `importance` where given.
@@ -40,24 +40,8 @@ pub enum Activation {
     Int8x256,
 }
 
-/// A block's weights as small unsigned integers with a scale and an offset per group, the one form that the integer
-/// matrix product works on: `weight = scale * quant - min`.
-///
-/// Symmetric formats become unsigned by an offset: `min = scale * 128`, for example.
-pub struct Unpacked<'a> {
-    /// One unsigned quant per weight.
-    pub quants: &'a mut [u8],
-    /// One scale per group of [`GROUP`] weights.
-    pub scales: &'a mut [f32],
-    /// One offset per group of [`GROUP`] weights.
-    pub mins: &'a mut [f32],
-}
-
-/// Weights per group in [`Unpacked`]: the finest that any format has.
+/// The fewest weights that share a scale in any format.
 pub const GROUP: usize = 16;
-
-/// Unpacks whole blocks from `src`.
-pub type Unpack = fn(src: &[u8], dst: Unpacked<'_>);
 
 impl Format {
     /// The format with this ggml type id.

@@ -1,7 +1,7 @@
 //! Number formats for model weights, and the arithmetic on them.
 //!
 //! A *format* says how a row of weights is laid out in bytes: its block size, its bytes per block, how to encode
-//! and decode a block, and how to unpack it for integer arithmetic. Each format is one row, a [`Format`] value, in
+//! and decode a block, and how to multiply by it. Each format is one row, a [`Format`] value, in
 //! [`FORMATS`]; everything above this crate (files, quantization, execution, reports) goes through that row, so that
 //! adding a format is adding one value.
 //!
@@ -16,4 +16,4 @@ pub mod kernels;
 
 pub use blocks::ggml_type_name;
 pub use format::{Activation, FORMATS, Format};
-pub use kernels::{Matrix, Scratch, matmul};
+pub use kernels::{Matrix, Scratch, matmul, matmul_each};

@@ -1,17 +1,17 @@
 //! Floating point: F32, F16, BF16. A block is one weight.
 
 use crate::format::Format;
-use crate::kernels::{Isa, Kernel, Level, RowDot};
+use crate::kernels::{Isa, Kernel, Level, Product, layouts};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 /// IEEE single precision.
 pub static F32: Format =
-    Format { name: "F32", id: 0, block: 1, bytes: 4, decode: decode_f32, encode: Some(encode_f32), dot: RowDot::Float };
+    Format { name: "F32", id: 0, block: 1, bytes: 4, decode: decode_f32, encode: Some(encode_f32), product: Product::float::<layouts::F32>() };
 
 /// IEEE half precision.
 pub static F16: Format =
-    Format { name: "F16", id: 1, block: 1, bytes: 2, decode: decode_f16, encode: Some(encode_f16), dot: RowDot::Float };
+    Format { name: "F16", id: 1, block: 1, bytes: 2, decode: decode_f16, encode: Some(encode_f16), product: Product::float::<layouts::F16>() };
 
 /// The upper half of an f32.
 pub static BF16: Format = Format {
@@ -21,7 +21,7 @@ pub static BF16: Format = Format {
     bytes: 2,
     decode: decode_bf16,
     encode: Some(encode_bf16),
-    dot: RowDot::Float,
+    product: Product::float::<layouts::BF16>(),
 };
 
 fn decode_f32(src: &[u8], dst: &mut [f32]) {

@@ -6,11 +6,11 @@ use crate::kernels::Isa;
 
 block_format! {
     /// 32 weights, one f16 scale.
-    IQ4_NL = Iq4Nl, 20, Int8x32, Some(encode::<Iq4Nl>)
+    IQ4_NL = Iq4Nl, 20, Some(encode::<Iq4Nl>)
 }
 block_format! {
     /// 256 weights, an f16 scale and eight 6-bit scales.
-    IQ4_XS = Iq4Xs, 23, Int8x256, Some(encode::<Iq4Xs>)
+    IQ4_XS = Iq4Xs, 23, Some(encode::<Iq4Xs>)
 }
 
 /// The levels, denser near zero as weights are (ggml's `kvalues_iq4nl`).

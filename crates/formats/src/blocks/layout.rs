@@ -1,6 +1,6 @@
-//! What a block format must say about its bytes; decoding and unpacking follow from it for all formats alike.
+//! What a block format must say about its bytes; decoding follows from it for all formats alike.
 
-use crate::format::{GROUP, Unpacked};
+use crate::format::GROUP;
 use crate::kernels::{Isa, Kernel, Level};
 use std::marker::PhantomData;
 
@@ -35,11 +35,6 @@ pub(crate) trait Encoder: Layout {
 /// bit agrees.
 pub fn decode<L: Layout>(src: &[u8], dst: &mut [f32]) {
     Level::best().dispatch(Decode::<L> { src, dst, layout: PhantomData });
-}
-
-/// Unpacks whole blocks (a [`Unpack`](crate::format::Unpack)).
-pub fn unpack<L: Layout>(src: &[u8], dst: Unpacked<'_>) {
-    Level::best().dispatch(UnpackBlocks::<L> { src, dst, layout: PhantomData });
 }
 
 /// Encodes whole blocks (a [`Encode`](crate::format::Encode)). Blocks do not depend on each other, and every instruction
@@ -79,32 +74,6 @@ impl<L: Layout> Kernel for Decode<'_, L> {
                             w[i] = scale * f32::from(q[i]) - min;
                         }
                     }
-                }
-            }
-        }
-    }
-}
-
-struct UnpackBlocks<'a, L> {
-    src: &'a [u8],
-    dst: Unpacked<'a>,
-    layout: PhantomData<L>,
-}
-
-impl<L: Layout> Kernel for UnpackBlocks<'_, L> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Isa>(self, _: S) {
-        let groups = L::BLOCK / GROUP;
-        let quants = self.dst.quants.chunks_exact_mut(L::BLOCK);
-        let scales = self.dst.scales.chunks_exact_mut(groups).zip(self.dst.mins.chunks_exact_mut(groups));
-        for ((block, quants), (scales, mins)) in self.src.chunks_exact(L::BYTES).zip(quants).zip(scales) {
-            L::quants(block, quants);
-            L::scales(block, scales, mins);
-            if let Some(zero) = L::ZERO {
-                for (min, scale) in mins.iter_mut().zip(scales) {
-                    *min = *scale * f32::from(zero);
                 }
             }
         }
@@ -164,7 +133,7 @@ pub fn put_nibbles(quants: &[u8], bytes: &mut [u8]) {
 
 /// Declares a block format's row from its [`Layout`].
 macro_rules! block_format {
-    ($(#[$doc:meta])* $row:ident = $layout:ident, $id:literal, $activation:ident, $encode:expr) => {
+    ($(#[$doc:meta])* $row:ident = $layout:ident, $id:literal, $encode:expr) => {
         $(#[$doc])*
         pub static $row: $crate::format::Format = $crate::format::Format {
             name: stringify!($row),
@@ -173,10 +142,7 @@ macro_rules! block_format {
             bytes: <$layout as $crate::blocks::layout::Layout>::BYTES,
             decode: $crate::blocks::layout::decode::<$layout>,
             encode: $encode,
-            dot: $crate::kernels::RowDot::Integer {
-                activation: $crate::format::Activation::$activation,
-                unpack: $crate::blocks::layout::unpack::<$layout>,
-            },
+            product: $crate::kernels::Product::integer::<$crate::kernels::layouts::$row>(),
         };
     };
 }

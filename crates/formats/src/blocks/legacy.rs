@@ -6,23 +6,23 @@ use crate::kernels::Isa;
 
 block_format! {
     /// 4 bits, symmetric: `d * (q - 8)`.
-    Q4_0 = Q40, 2, Int8x32, Some(encode::<Q40>)
+    Q4_0 = Q40, 2, Some(encode::<Q40>)
 }
 block_format! {
     /// 4 bits, affine: `d * q + m`.
-    Q4_1 = Q41, 3, Int8x32, Some(encode::<Q41>)
+    Q4_1 = Q41, 3, Some(encode::<Q41>)
 }
 block_format! {
     /// 5 bits, symmetric: `d * (q - 16)`.
-    Q5_0 = Q50, 6, Int8x32, Some(encode::<Q50>)
+    Q5_0 = Q50, 6, Some(encode::<Q50>)
 }
 block_format! {
     /// 5 bits, affine: `d * q + m`.
-    Q5_1 = Q51, 7, Int8x32, Some(encode::<Q51>)
+    Q5_1 = Q51, 7, Some(encode::<Q51>)
 }
 block_format! {
     /// 8 bits, symmetric: `d * q`.
-    Q8_0 = Q80, 8, Int8x32, Some(encode::<Q80>)
+    Q8_0 = Q80, 8, Some(encode::<Q80>)
 }
 
 /// Bytes: d, 16 of nibbles.

@@ -6,11 +6,11 @@ use crate::kernels::Isa;
 
 block_format! {
     /// 128 weights of one bit: `-d` or `d`. Read only: models come trained in it.
-    Q1_0 = Q10, 41, Int8x32, None
+    Q1_0 = Q10, 41, None
 }
 block_format! {
     /// 64 weights of two bits: `d * (q - 1)`, that is -1, 0, 1 or 2 times the scale.
-    Q2_0 = Q20, 42, Int8x32, Some(encode::<Q20>)
+    Q2_0 = Q20, 42, Some(encode::<Q20>)
 }
 
 /// Bytes: d, 16 of bits.

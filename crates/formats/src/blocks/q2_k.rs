@@ -6,7 +6,7 @@ use crate::kernels::Isa;
 
 block_format! {
     /// `d * scale * q - dmin * min`, 2.625 bits per weight.
-    Q2_K = Q2K, 10, Int8x256, Some(encode::<Q2K>)
+    Q2_K = Q2K, 10, Some(encode::<Q2K>)
 }
 
 /// Bytes: 16 of scales (low nibble) and mins (high nibble), 64 of quants, d, dmin.

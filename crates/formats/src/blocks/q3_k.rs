@@ -7,7 +7,7 @@ use crate::kernels::Isa;
 
 block_format! {
     /// `d * (scale - 32) * (q - 4)`, 3.4375 bits per weight.
-    Q3_K = Q3K, 11, Int8x256, Some(encode::<Q3K>)
+    Q3_K = Q3K, 11, Some(encode::<Q3K>)
 }
 
 /// Bytes: 32 of the quants' third bits, 64 of their lower two, 12 of scales, d.

@@ -6,7 +6,7 @@ use crate::kernels::Isa;
 
 block_format! {
     /// `d * scale * q - dmin * min`, 4.5 bits per weight.
-    Q4_K = Q4K, 12, Int8x256, Some(encode::<Q4K>)
+    Q4_K = Q4K, 12, Some(encode::<Q4K>)
 }
 
 /// Bytes: d, dmin, 12 of scales and mins, 128 of nibbles.

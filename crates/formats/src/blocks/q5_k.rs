@@ -7,7 +7,7 @@ use crate::kernels::Isa;
 
 block_format! {
     /// `d * scale * q - dmin * min`, 5.5 bits per weight.
-    Q5_K = Q5K, 13, Int8x256, Some(encode::<Q5K>)
+    Q5_K = Q5K, 13, Some(encode::<Q5K>)
 }
 
 /// Bytes: d, dmin, 12 of scales and mins, 32 of the quants' fifth bits, 128 of nibbles.

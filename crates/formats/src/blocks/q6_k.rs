@@ -7,7 +7,7 @@ use crate::kernels::Isa;
 
 block_format! {
     /// `d * scale * (q - 32)`, 6.5625 bits per weight.
-    Q6_K = Q6K, 14, Int8x256, Some(encode::<Q6K>)
+    Q6_K = Q6K, 14, Some(encode::<Q6K>)
 }
 
 /// Bytes: 128 of the quants' lower four bits, 64 of their upper two, 16 of scales (i8), d.

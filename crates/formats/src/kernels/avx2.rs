@@ -35,6 +35,22 @@ macro_rules! simd {
     };
 }
 
+/// An expression of each half. Not a closure: that would be compiled without the instruction set if not inlined.
+macro_rules! both {
+    ($v:expr, |$x:ident| $body:expr) => {{
+        let [a, b] = $v;
+        let low = {
+            let $x = a;
+            $body
+        };
+        let high = {
+            let $x = b;
+            $body
+        };
+        [low, high]
+    }};
+}
+
 /// The products of four neighbouring bytes of `w` (unsigned, or with `WIDE` offset by 128) and `x`, summed.
 ///
 /// # Safety
@@ -54,36 +70,33 @@ unsafe fn dot<const WIDE: bool>(acc: __m256i, w: __m256i, x: __m256i) -> __m256i
     }
 }
 
-/// The transpose of two 8 × 8 blocks, rows `from..from + 8` of which the halves `half` are taken.
+/// The transpose of an 8 × 8 block: the half `half` of eight rows.
 ///
 /// # Safety
 /// The machine must have AVX2.
 #[inline(always)]
-unsafe fn transpose8(rows: &[[__m256i; 2]; 16], from: usize, half: usize) -> [__m256i; 8] {
+unsafe fn transpose8(rows: &[[__m256i; 2]], half: usize) -> [__m256i; 8] {
+    let mut out = [rows[0][half]; 8];
     // SAFETY: the caller's.
     unsafe {
-        let r = |i: usize| rows[from + i][half];
-        let lo = |i: usize| _mm256_unpacklo_epi32(r(i), r(i + 1));
-        let hi = |i: usize| _mm256_unpackhi_epi32(r(i), r(i + 1));
-        let (a0, a1, a2, a3) = (lo(0), hi(0), lo(2), hi(2));
-        let (a4, a5, a6, a7) = (lo(4), hi(4), lo(6), hi(6));
-        // b[j] holds columns j and j + 4 of rows 0..4, c[j] of rows 4..8.
-        let b = [
-            _mm256_unpacklo_epi64(a0, a2),
-            _mm256_unpackhi_epi64(a0, a2),
-            _mm256_unpacklo_epi64(a1, a3),
-            _mm256_unpackhi_epi64(a1, a3),
-        ];
-        let c = [
-            _mm256_unpacklo_epi64(a4, a6),
-            _mm256_unpackhi_epi64(a4, a6),
-            _mm256_unpacklo_epi64(a5, a7),
-            _mm256_unpackhi_epi64(a5, a7),
-        ];
-        let low = |j: usize| _mm256_permute2x128_si256::<0x20>(b[j], c[j]);
-        let high = |j: usize| _mm256_permute2x128_si256::<0x31>(b[j], c[j]);
-        [low(0), low(1), low(2), low(3), high(0), high(1), high(2), high(3)]
+        // quads[q][j]: the columns j and j + 4 of the rows 4 q .. 4 q + 4.
+        let mut quads = [[rows[0][half]; 4]; 2];
+        for (quad, rows) in quads.iter_mut().zip(rows.chunks_exact(4)) {
+            let low = _mm256_unpacklo_epi32(rows[0][half], rows[1][half]);
+            let high = _mm256_unpackhi_epi32(rows[0][half], rows[1][half]);
+            let low2 = _mm256_unpacklo_epi32(rows[2][half], rows[3][half]);
+            let high2 = _mm256_unpackhi_epi32(rows[2][half], rows[3][half]);
+            quad[0] = _mm256_unpacklo_epi64(low, low2);
+            quad[1] = _mm256_unpackhi_epi64(low, low2);
+            quad[2] = _mm256_unpacklo_epi64(high, high2);
+            quad[3] = _mm256_unpackhi_epi64(high, high2);
+        }
+        for j in 0..4 {
+            out[j] = _mm256_permute2x128_si256::<0x20>(quads[0][j], quads[1][j]);
+            out[4 + j] = _mm256_permute2x128_si256::<0x31>(quads[0][j], quads[1][j]);
+        }
     }
+    out
 }
 
 impl Isa for Avx2 {
@@ -92,7 +105,7 @@ impl Isa for Avx2 {
     type F = [__m256; 2];
 
     const CENTERED: bool = true;
-    const COLUMNS: usize = 4;
+    const COLUMNS: usize = 3;
 
     #[inline(always)]
     fn load(self, p: &[u8; 64]) -> [__m256i; 2] {
@@ -106,13 +119,13 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn nibbles(self, a: &[u8; 16], b: &[u8; 16]) -> [__m256i; 2] {
-        [a, b].map(|p| {
-            simd! {
+        simd! {
+            both!([a, b], |p| {
                 let v = _mm_loadu_si128(p.as_ptr().cast());
                 let v = _mm256_set_m128i(_mm_srli_epi16::<4>(v), v);
                 _mm256_and_si256(v, _mm256_set1_epi8(0x0f))
-            }
-        })
+            })
+        }
     }
 
     #[inline(always)]
@@ -134,14 +147,15 @@ impl Isa for Avx2 {
     fn shift_halves(self, v: [__m256i; 2], lo: u32, hi: u32, mask: u8) -> [__m256i; 2] {
         simd! {
             let mask = _mm256_set1_epi8(mask as i8);
-            let shift = |v, n: u32| _mm256_and_si256(_mm256_srl_epi16(v, _mm_cvtsi32_si128(n as i32)), mask);
-            [shift(v[0], lo), shift(v[1], hi)]
+            both!([(v[0], lo), (v[1], hi)], |v| {
+                _mm256_and_si256(_mm256_srl_epi16(v.0, _mm_cvtsi32_si128(v.1 as i32)), mask)
+            })
         }
     }
 
     #[inline(always)]
     fn shift_left<const N: i32>(self, v: [__m256i; 2]) -> [__m256i; 2] {
-        simd!(v.map(|v| _mm256_slli_epi16::<N>(v)))
+        simd!(both!(v, |v| _mm256_slli_epi16::<N>(v)))
     }
 
     #[inline(always)]
@@ -149,7 +163,7 @@ impl Isa for Avx2 {
         simd! {
             let v = _mm_loadu_si128(p.as_ptr().cast());
             // Each byte to the low byte of a 32-bit lane, copied so that each byte of the lane finds its crumb lowest.
-            [v, _mm_srli_si128::<8>(v)].map(|v| {
+            both!([v, _mm_srli_si128::<8>(v)], |v| {
                 let v = _mm256_cvtepu8_epi32(v);
                 let pairs = _mm256_or_si256(v, _mm256_slli_epi32::<12>(v));
                 let all = _mm256_or_si256(pairs, _mm256_slli_epi32::<6>(pairs));
@@ -160,8 +174,8 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn bits(self, mask: u64, value: u8) -> [__m256i; 2] {
-        [mask as i32, (mask >> 32) as i32].map(|mask| {
-            simd! {
+        simd! {
+            both!([mask as i32, (mask >> 32) as i32], |mask| {
                 // Byte i of the mask to the eight bytes whose bits it has, then each byte's own bit.
                 let from = _mm256_set_epi64x(
                     0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0x0000000000000000,
@@ -170,24 +184,29 @@ impl Isa for Avx2 {
                 let bit = _mm256_set1_epi64x(0x8040201008040201u64 as i64);
                 let set = _mm256_cmpeq_epi8(_mm256_and_si256(v, bit), bit);
                 _mm256_and_si256(set, _mm256_set1_epi8(value as i8))
-            }
-        })
+            })
+        }
     }
 
     #[inline(always)]
     fn lookup(self, table: &[u8; 16], v: [__m256i; 2]) -> [__m256i; 2] {
         simd! {
             let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
-            v.map(|v| _mm256_shuffle_epi8(table, v))
+            both!(v, |v| _mm256_shuffle_epi8(table, v))
         }
     }
 
     #[inline(always)]
     fn transpose(self, rows: [[__m256i; 2]; 16]) -> [[__m256i; 2]; 16] {
         simd! {
-            let (a, b) = (transpose8(&rows, 0, 0), transpose8(&rows, 8, 0));
-            let (c, d) = (transpose8(&rows, 0, 1), transpose8(&rows, 8, 1));
-            std::array::from_fn(|i| if i < 8 { [a[i], b[i]] } else { [c[i - 8], d[i - 8]] })
+            let mut out = rows;
+            for half in 0..2 {
+                let (a, b) = (transpose8(&rows[..8], half), transpose8(&rows[8..], half));
+                for i in 0..8 {
+                    out[8 * half + i] = [a[i], b[i]];
+                }
+            }
+            out
         }
     }
 
@@ -223,7 +242,7 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn to_f(self, v: [__m256i; 2]) -> [__m256; 2] {
-        simd!(v.map(|v| _mm256_cvtepi32_ps(v)))
+        simd!(both!(v, |v| _mm256_cvtepi32_ps(v)))
     }
 
     #[inline(always)]
@@ -239,19 +258,17 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn load_f16(self, p: &[u8; 32]) -> [__m256; 2] {
         simd! {
-            let half = |i: usize| _mm256_cvtph_ps(_mm_loadu_si128(p.as_ptr().add(16 * i).cast()));
-            [half(0), half(1)]
+            both!([0, 16], |at| _mm256_cvtph_ps(_mm_loadu_si128(p.as_ptr().add(at).cast())))
         }
     }
 
     #[inline(always)]
     fn load_bf16(self, p: &[u8; 32]) -> [__m256; 2] {
         simd! {
-            let half = |i: usize| {
-                let v = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.as_ptr().add(16 * i).cast()));
+            both!([0, 16], |at| {
+                let v = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.as_ptr().add(at).cast()));
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(v))
-            };
-            [half(0), half(1)]
+            })
         }
     }
 
@@ -259,7 +276,7 @@ impl Isa for Avx2 {
     fn load_u8(self, p: [u8; 16]) -> [__m256; 2] {
         simd! {
             let v = _mm_loadu_si128(p.as_ptr().cast());
-            [v, _mm_srli_si128::<8>(v)].map(|v| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(v)))
+            both!([v, _mm_srli_si128::<8>(v)], |v| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(v)))
         }
     }
 
@@ -267,7 +284,16 @@ impl Isa for Avx2 {
     fn load_i8(self, p: [i8; 16]) -> [__m256; 2] {
         simd! {
             let v = _mm_loadu_si128(p.as_ptr().cast());
-            [v, _mm_srli_si128::<8>(v)].map(|v| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)))
+            both!([v, _mm_srli_si128::<8>(v)], |v| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)))
+        }
+    }
+
+    #[inline(always)]
+    fn twice_u8(self, p: [u8; 8]) -> [__m256; 2] {
+        simd! {
+            let v = _mm_loadl_epi64(p.as_ptr().cast());
+            let v = _mm_unpacklo_epi8(v, v);
+            both!([v, _mm_srli_si128::<8>(v)], |v| _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(v)))
         }
     }
 
@@ -301,12 +327,12 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn to_bits(self, v: [__m256; 2]) -> [__m256i; 2] {
-        simd!(v.map(|v| _mm256_castps_si256(v)))
+        simd!(both!(v, |v| _mm256_castps_si256(v)))
     }
 
     #[inline(always)]
     fn from_bits(self, v: [__m256i; 2]) -> [__m256; 2] {
-        simd!(v.map(|v| _mm256_castsi256_ps(v)))
+        simd!(both!(v, |v| _mm256_castsi256_ps(v)))
     }
 
     #[inline(always)]
@@ -357,12 +383,10 @@ impl Isa for Avx2 {
     fn spread(self, v: [__m256; 2], chunk: usize) -> [__m256; 2] {
         simd! {
             let base = 4 * (chunk % 2) as i32;
-            let lanes = |i: i32| {
-                let (a, b) = (base + 2 * i, base + 2 * i + 1);
-                _mm256_set_epi32(b, b, b, b, a, a, a, a)
-            };
-            let v = v[chunk / 2];
-            [_mm256_permutevar8x32_ps(v, lanes(0)), _mm256_permutevar8x32_ps(v, lanes(1))]
+            both!([base, base + 2], |l| {
+                let lanes = _mm256_set_epi32(l + 1, l + 1, l + 1, l + 1, l, l, l, l);
+                _mm256_permutevar8x32_ps(v[chunk / 2], lanes)
+            })
         }
     }
 

@@ -216,6 +216,14 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn twice_u8(self, p: [u8; 8]) -> __m512 {
+        simd! {
+            let v = _mm_loadl_epi64(p.as_ptr().cast());
+            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(v, v)))
+        }
+    }
+
+    #[inline(always)]
     fn twice_f16(self, p: [u16; 8]) -> __m512 {
         simd! {
             let v = _mm_loadu_si128(p.as_ptr().cast());

@@ -80,6 +80,8 @@ pub(crate) trait Isa: Copy {
     fn load_u8(self, p: [u8; 16]) -> Self::F;
     /// 16 signed bytes to floats.
     fn load_i8(self, p: [i8; 16]) -> Self::F;
+    /// Eight bytes to floats, each twice.
+    fn twice_u8(self, p: [u8; 8]) -> Self::F;
     /// Eight half-precision floats, each twice.
     fn twice_f16(self, p: [u16; 8]) -> Self::F;
     /// Writes the lowest byte of each 32-bit lane.

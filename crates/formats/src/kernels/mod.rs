@@ -27,28 +27,16 @@ mod scalar;
 mod tests;
 mod tiles;
 
-use crate::format::{Activation, Format, Unpack};
+use crate::format::{Activation, Format};
 use activations::Activations;
 pub use isa::Level;
 pub(crate) use isa::{Isa, Kernel};
 use out::Out;
-use product::{Product, Task};
+use panels::{PANEL, Panel};
+pub use product::Product;
+use product::Task;
 use std::sync::Mutex;
 use tiles::Starts;
-use panels::{PANEL, Panel};
-
-/// How a format's rows are multiplied with activations.
-pub enum RowDot {
-    /// By decoding to f32.
-    Float,
-    /// By integer products of unpacked quants with int8 activations.
-    Integer {
-        /// The form of the activations.
-        activation: Activation,
-        /// To the common form of the tiled product.
-        unpack: Unpack,
-    },
-}
 
 /// A weight matrix where it lies: `rows` rows of `cols` weights, row-major.
 #[derive(Clone, Copy)]
@@ -117,7 +105,7 @@ pub fn matmul_each(ws: &[Matrix<'_>], x: &[f32], ys: &mut [&mut [f32]], scratch:
         return;
     }
     for kind in [Activation::Int8x32, Activation::Int8x256] {
-        if ws.iter().any(|w| Product::of(w.format).activation == kind) {
+        if ws.iter().any(|w| w.format.product.activation == kind) {
             let level = scratch.level;
             scratch.activations(kind).quantize(level, kind, x, cols);
         }
@@ -145,7 +133,7 @@ fn by_rows(ws: &[Matrix<'_>], x: &[f32], ys: &mut [&mut [f32]], scratch: &Scratc
             for (w, out) in ws.iter().zip(&outs) {
                 let tasks = w.rows.div_ceil(w.rows_per_task());
                 if let (true, Some(out)) = (i < tasks, out) {
-                    let product = Product::of(w.format);
+                    let product = &w.format.product;
                     let task = w.task(i * w.rows_per_task(), w.rows_per_task(), x, scratch, out);
                     return (product.rows)(scratch.level, &task);
                 }
@@ -157,7 +145,7 @@ fn by_rows(ws: &[Matrix<'_>], x: &[f32], ys: &mut [&mut [f32]], scratch: &Scratc
 
 /// Panel by panel.
 fn by_tiles(w: &Matrix<'_>, x: &[f32], y: &mut [f32], scratch: &mut Scratch) {
-    let product = Product::of(w.format);
+    let product = &w.format.product;
     // SAFETY: each task below has rows of its own, and each task is worked once.
     let out = unsafe { Out::new(y, w.rows) };
     let mut starts = std::mem::take(&mut scratch.starts);
@@ -188,7 +176,7 @@ impl<'a> Matrix<'a> {
     {
         let row_bytes = self.data.len() / self.rows;
         let data = &self.data[first * row_bytes..(first + count).min(self.rows) * row_bytes];
-        let quantized = match Product::of(self.format).activation {
+        let quantized = match self.format.product.activation {
             Activation::Int8x256 => &scratch.int8x256,
             _ => &scratch.int8x32,
         };

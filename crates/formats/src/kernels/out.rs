@@ -7,6 +7,7 @@ pub(super) struct Out<'a> {
     y: *mut f32,
     len: usize,
     rows: usize,
+    columns: usize,
     lifetime: PhantomData<&'a mut [f32]>,
 }
 
@@ -19,7 +20,7 @@ impl<'a> Out<'a> {
     /// # Safety
     /// No two threads may write the same row at the same time.
     pub unsafe fn new(y: &'a mut [f32], rows: usize) -> Self {
-        Out { y: y.as_mut_ptr(), len: y.len(), rows, lifetime: PhantomData }
+        Out { rows, columns: y.len() / rows.max(1), len: y.len(), y: y.as_mut_ptr(), lifetime: PhantomData }
     }
 
     /// The elements of `count` rows from `row` in `column`.
@@ -36,7 +37,7 @@ impl<'a> Out<'a> {
     /// Sets `row` in the columns from `column` on, those that there are.
     #[inline(always)]
     pub fn set<const N: usize>(&self, row: usize, column: usize, values: [f32; N]) {
-        for (n, v) in values.into_iter().enumerate().take(self.len / self.rows - column) {
+        for (n, v) in values.into_iter().enumerate().take(self.columns - column) {
             self.elements(row, column + n, 1)[0] = v;
         }
     }

@@ -30,7 +30,7 @@ macro_rules! each_few_columns {
     };
 }
 
-/// The kernels for one format, as functions of the instruction set.
+/// How a format's rows are multiplied with activations: the kernels compiled for its layout.
 pub struct Product {
     /// The form that the activations must have.
     pub activation: Activation,
@@ -107,34 +107,5 @@ impl<'a> Task<'a> {
     /// The rows by the columns `x`, the first of them `column`.
     fn by<X, const N: usize>(&self, x: [X; N], column: usize) -> rows::Rows<'a, X, N> {
         rows::Rows { data: self.data, row_bytes: self.row_bytes, x, out: self.out, first: self.first, column }
-    }
-}
-
-impl Product {
-    /// Until the format table holds them.
-    pub(super) fn of(format: &crate::Format) -> &'static Product {
-        use super::layouts::{codebook::*, float::*, k_quants::*, legacy::*};
-        static ALL: &[(u32, Product)] = &[
-            (0, Product::float::<F32>()),
-            (1, Product::float::<F16>()),
-            (2, Product::integer::<Q4_0>()),
-            (3, Product::integer::<Q4_1>()),
-            (6, Product::integer::<Q5_0>()),
-            (7, Product::integer::<Q5_1>()),
-            (8, Product::integer::<Q8_0>()),
-            (10, Product::integer::<Q2K>()),
-            (11, Product::integer::<Q3K>()),
-            (12, Product::integer::<Q4K>()),
-            (13, Product::integer::<Q5K>()),
-            (14, Product::integer::<Q6K>()),
-            (20, Product::integer::<Iq4Nl>()),
-            (23, Product::integer::<Iq4Xs>()),
-            (30, Product::float::<BF16>()),
-            (39, Product::integer::<Mxfp4>()),
-            (40, Product::integer::<Nvfp4>()),
-            (41, Product::integer::<Q1_0>()),
-            (42, Product::integer::<Q2_0>()),
-        ];
-        &ALL.iter().find(|(id, _)| *id == format.id).expect("a known format").1
     }
 }

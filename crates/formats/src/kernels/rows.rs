@@ -1,4 +1,7 @@
 //! A few columns: each row is unpacked in registers and multiplied at once, straight from the mapped bytes.
+//!
+//! Here and wherever vectors are in registers there are plain loops and no closures: a closure that is not inlined
+//! would be compiled without the instruction set.
 
 use super::activations::Column;
 use super::isa::{Isa, Kernel};
@@ -66,12 +69,24 @@ fn dot<S: Isa, L: Layout, const N: usize>(s: S, row: &[u8], x: &[Column<'_>; N])
         let mut padded = [0; MAX_STEP_BYTES];
         let tail = whole_pieces::<L>(tail, &mut padded);
         let scales = scales::<S, L, N>(s, tail, i, x, &mut sums);
-        for c in 0..tail.len() / L::PIECE_BYTES * L::CHUNKS {
-            chunk::<S, L, N>(s, tail, i, c, x, &scales, &mut sums);
+        let chunks = tail.len() / L::PIECE_BYTES * L::CHUNKS;
+        chunk::<S, L, N>(s, tail, i, 0, x, &scales, &mut sums);
+        if chunks > 1 {
+            chunk::<S, L, N>(s, tail, i, 1, x, &scales, &mut sums);
+        }
+        if chunks > 2 {
+            chunk::<S, L, N>(s, tail, i, 2, x, &scales, &mut sums);
+        }
+        if chunks > 3 {
+            chunk::<S, L, N>(s, tail, i, 3, x, &scales, &mut sums);
         }
     }
     let offset = if L::MINS { 1.0 } else { offset::<S, L>() };
-    sums.map(|sums| s.sum(s.add(sums.products[0], sums.products[1])) - offset * s.sum(sums.subtracted))
+    let mut y = [0.0; N];
+    for n in 0..N {
+        y[n] = s.sum(s.add(sums[n].products[0], sums[n].products[1])) - offset * s.sum(sums[n].subtracted);
+    }
+    y
 }
 
 /// The most that a layout's step takes.
@@ -103,13 +118,15 @@ fn scales<S: Isa, L: Layout, const N: usize>(
     sums: &mut [Sums<S::F>; N],
 ) -> [S::F; N] {
     let (scales, mins) = L::scales(s, step);
-    std::array::from_fn(|n| {
+    let mut products = [scales; N];
+    for n in 0..N {
         if L::MINS || offset::<S, L>() != 0.0 {
             let subtracted = if L::MINS { mins } else { scales };
             sums[n].subtracted = s.fma(subtracted, s.load_f(&x[n].sums[i]), sums[n].subtracted);
         }
-        s.mul(scales, s.load_f(&x[n].scales[i]))
-    })
+        products[n] = s.mul(scales, s.load_f(&x[n].scales[i]));
+    }
+    products
 }
 
 /// Adds the products of chunk `c` of step `i`.
@@ -179,7 +196,12 @@ fn float_dot<S: Isa, L: FloatLayout, const N: usize>(s: S, row: &[u8], x: &[&[f3
             sums[n][i] = s.fma(w, s.load_f(x), sums[n][i]);
         }
     }
-    sums.map(|[a, b, c, d]| s.sum(s.add(s.add(a, b), s.add(c, d))))
+    let mut y = [0.0; N];
+    for n in 0..N {
+        let [a, b, c, d] = sums[n];
+        y[n] = s.sum(s.add(s.add(a, b), s.add(c, d)));
+    }
+    y
 }
 
 const _: () = assert!(STEP == 4 * super::layouts::CHUNK);

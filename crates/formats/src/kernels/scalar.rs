@@ -140,6 +140,11 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn twice_u8(self, p: [u8; 8]) -> [f32; 16] {
+        from_fn(|i| f32::from(p[i / 2]))
+    }
+
+    #[inline(always)]
     fn twice_f16(self, p: [u16; 8]) -> [f32; 16] {
         from_fn(|i| self.f16(p[i / 2]))
     }

@@ -56,7 +56,7 @@ fn dequantized(activation: Activation, x: &[f32]) -> Vec<f32> {
 fn reference(w: &Matrix<'_>, x: &[f32]) -> Vec<(f64, f64)> {
     let mut weights = vec![0.0; w.rows * w.cols];
     (w.format.decode)(w.data, &mut weights);
-    let x = dequantized(Product::of(w.format).activation, x);
+    let x = dequantized(w.format.product.activation, x);
     let mut sums = Vec::new();
     for x in x.chunks_exact(w.cols) {
         for w in weights.chunks_exact(w.cols) {

@@ -131,7 +131,12 @@ impl<const G: usize, const MINS: bool, const WIDE: bool> Integer<'_, G, MINS, WI
 
         let mut sums = [s.splat_f(0.0); N];
         for g in 0..self.starts.per_column {
-            let mut products: [_; N] = std::array::from_fn(|n| s.splat_i(if MINS { 0 } else { x[n].2[g] }));
+            let mut products = [s.splat_i(0); N];
+            if !MINS {
+                for n in 0..N {
+                    products[n] = s.splat_i(x[n].2[g]);
+                }
+            }
             for k in 0..G {
                 let w = s.load(&quants[g][k].0);
                 for n in 0..N {
@@ -140,7 +145,7 @@ impl<const G: usize, const MINS: bool, const WIDE: bool> Integer<'_, G, MINS, WI
             }
             // Scales come for every 16 weights, with their minimums.
             let at = g * G * 4 / SCALED;
-            let [scale, min] = scales[at].each_ref().map(|line| s.load_f(&line.0));
+            let (scale, min) = (s.load_f(&scales[at][0].0), s.load_f(&scales[at][1].0));
             for n in 0..N {
                 let scale = s.mul(scale, s.splat_f(x[n].1[at]));
                 sums[n] = s.fma(s.to_f(products[n]), scale, sums[n]);

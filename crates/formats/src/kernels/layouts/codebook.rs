@@ -12,9 +12,9 @@ const IQ4: [u8; 16] = [1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181,
 const FP4: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 
 /// `d: f16, nibbles: [u8; 16]`
-pub(crate) struct Iq4Nl;
+pub(crate) struct IQ4_NL;
 
-impl Layout for Iq4Nl {
+impl Layout for IQ4_NL {
     const ACTIVATION: Activation = Activation::Int8x32;
     const STEP_BYTES: usize = 8 * 18;
     const PIECE_BYTES: usize = 2 * 18;
@@ -34,9 +34,9 @@ impl Layout for Iq4Nl {
 }
 
 /// `d: f16, upper bits of eight scales: u16, lower bits of the scales: [u8; 4], nibbles: [u8; 128]`, 256 weights
-pub(crate) struct Iq4Xs;
+pub(crate) struct IQ4_XS;
 
-impl Layout for Iq4Xs {
+impl Layout for IQ4_XS {
     const ACTIVATION: Activation = Activation::Int8x256;
     const STEP_BYTES: usize = 136;
     const PIECE_BYTES: usize = 136;
@@ -53,21 +53,21 @@ impl Layout for Iq4Xs {
     #[inline(always)]
     fn scales<S: Isa>(s: S, step: &[u8]) -> (S::F, S::F) {
         let (high, low) = (u16_at(step, 2), array::<4>(step, 4));
-        let scales = std::array::from_fn(|i| {
-            let group = i / 2;
+        let mut scales = [0; 8];
+        for (group, scale) in scales.iter_mut().enumerate() {
             let low = low[group / 2] >> (4 * (group % 2)) & 0x0f;
             let high = (high >> (2 * group) & 3) as u8;
-            (low | high << 4) as i8 - 32
-        });
+            *scale = low | high << 4;
+        }
         let d = s.splat_f(s.f16(u16_at(step, 0)));
-        (s.mul(d, s.load_i8(scales)), s.splat_f(0.0))
+        (s.mul(d, s.sub(s.twice_u8(scales), s.splat_f(32.0))), s.splat_f(0.0))
     }
 }
 
 /// `exponent: u8, nibbles: [u8; 16]`, as in the OCP microscaling specification
-pub(crate) struct Mxfp4;
+pub(crate) struct MXFP4;
 
-impl Layout for Mxfp4 {
+impl Layout for MXFP4 {
     const ACTIVATION: Activation = Activation::Int8x32;
     const STEP_BYTES: usize = 8 * 17;
     const PIECE_BYTES: usize = 2 * 17;
@@ -97,9 +97,9 @@ fn half_power(e: u8) -> f32 {
 }
 
 /// `scales of four bits of exponent and three of mantissa: [u8; 4], nibbles: [[u8; 8]; 4]`, 64 weights
-pub(crate) struct Nvfp4;
+pub(crate) struct NVFP4;
 
-impl Layout for Nvfp4 {
+impl Layout for NVFP4 {
     const ACTIVATION: Activation = Activation::Int8x32;
     const STEP_BYTES: usize = 4 * 36;
     const PIECE_BYTES: usize = 36;
@@ -108,11 +108,13 @@ impl Layout for Nvfp4 {
 
     #[inline(always)]
     fn quants<S: Isa>(s: S, step: &[u8], chunk: usize) -> S::V {
-        let words = std::array::from_fn::<u64, 8, _>(|i| {
-            let word = u64::from_le_bytes(*array(step, 36 * chunk + 4 + 8 * (i / 2)));
-            word >> (4 * (i % 2)) & 0x0f0f_0f0f_0f0f_0f0f
-        });
-        s.lookup(&FP4, s.load(&bytemuck::cast(words.map(u64::to_le_bytes))))
+        let mut words = [[0; 8]; 8];
+        for (i, words) in words.chunks_exact_mut(2).enumerate() {
+            let word = u64::from_le_bytes(*array(step, 36 * chunk + 4 + 8 * i));
+            words[0] = (word & 0x0f0f_0f0f_0f0f_0f0f).to_le_bytes();
+            words[1] = (word >> 4 & 0x0f0f_0f0f_0f0f_0f0f).to_le_bytes();
+        }
+        s.lookup(&FP4, s.load(&bytemuck::cast(words)))
     }
 
     #[inline(always)]

@@ -33,21 +33,18 @@ fn nibbles32<S: Isa>(s: S, nibbles: &[u8], chunk: usize) -> S::V {
 fn six_bit_scales<S: Isa>(s: S, step: &[u8]) -> (S::F, S::F) {
     let (a, b, c) = (u32_at(step, 4), u32_at(step, 8), u32_at(step, 12));
     let upper = |v: u32| (v >> 6 & 0x0303_0303) << 4;
-    let join = |low: u32, high: u32| {
-        let bytes = (u64::from(low) | u64::from(high) << 32).to_le_bytes();
-        std::array::from_fn(|i| bytes[i / 2])
-    };
+    let join = |low: u32, high: u32| (u64::from(low) | u64::from(high) << 32).to_le_bytes();
     let scales = join(a & 0x3f3f_3f3f, c & 0x0f0f_0f0f | upper(a));
     let mins = join(b & 0x3f3f_3f3f, c >> 4 & 0x0f0f_0f0f | upper(b));
     let d = s.splat_f(s.f16(u16_at(step, 0)));
     let dmin = s.splat_f(s.f16(u16_at(step, 2)));
-    (s.mul(d, s.load_u8(scales)), s.mul(dmin, s.load_u8(mins)))
+    (s.mul(d, s.twice_u8(scales)), s.mul(dmin, s.twice_u8(mins)))
 }
 
 /// `scales and mins: [u8; 16], two bits: [u8; 64], d: f16, dmin: f16`
-pub(crate) struct Q2K;
+pub(crate) struct Q2_K;
 
-impl Layout for Q2K {
+impl Layout for Q2_K {
     const ACTIVATION: Activation = Activation::Int8x256;
     const STEP_BYTES: usize = 84;
     const PIECE_BYTES: usize = 84;
@@ -72,9 +69,9 @@ impl Layout for Q2K {
 }
 
 /// `third bits: [u8; 32], two bits: [u8; 64], scales: [u8; 12], d: f16`
-pub(crate) struct Q3K;
+pub(crate) struct Q3_K;
 
-impl Layout for Q3K {
+impl Layout for Q3_K {
     const ACTIVATION: Activation = Activation::Int8x256;
     const STEP_BYTES: usize = 110;
     const PIECE_BYTES: usize = 110;
@@ -102,9 +99,9 @@ impl Layout for Q3K {
 }
 
 /// `d: f16, dmin: f16, scales and mins: [u8; 12], nibbles: [u8; 128]`
-pub(crate) struct Q4K;
+pub(crate) struct Q4_K;
 
-impl Layout for Q4K {
+impl Layout for Q4_K {
     const ACTIVATION: Activation = Activation::Int8x256;
     const STEP_BYTES: usize = 144;
     const PIECE_BYTES: usize = 144;
@@ -123,9 +120,9 @@ impl Layout for Q4K {
 }
 
 /// `d: f16, dmin: f16, scales and mins: [u8; 12], fifth bits: [u8; 32], nibbles: [u8; 128]`
-pub(crate) struct Q5K;
+pub(crate) struct Q5_K;
 
-impl Layout for Q5K {
+impl Layout for Q5_K {
     const ACTIVATION: Activation = Activation::Int8x256;
     const STEP_BYTES: usize = 176;
     const PIECE_BYTES: usize = 176;
@@ -145,9 +142,9 @@ impl Layout for Q5K {
 }
 
 /// `low nibbles: [u8; 128], upper two bits: [u8; 64], scales: [i8; 16], d: f16`
-pub(crate) struct Q6K;
+pub(crate) struct Q6_K;
 
-impl Layout for Q6K {
+impl Layout for Q6_K {
     const ACTIVATION: Activation = Activation::Int8x256;
     const STEP_BYTES: usize = 210;
     const PIECE_BYTES: usize = 210;
@@ -165,7 +162,6 @@ impl Layout for Q6K {
     #[inline(always)]
     fn scales<S: Isa>(s: S, step: &[u8]) -> (S::F, S::F) {
         let d = s.splat_f(s.f16(u16_at(step, 208)));
-        let scales = array::<16>(step, 192).map(|b| b as i8);
-        (s.mul(d, s.load_i8(scales)), s.splat_f(0.0))
+        (s.mul(d, s.load_i8(bytemuck::cast(*array::<16>(step, 192)))), s.splat_f(0.0))
     }
 }

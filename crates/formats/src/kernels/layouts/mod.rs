@@ -3,10 +3,17 @@
 //! [`Layout`] is for quantized formats, [`FloatLayout`] for floating point. The layouts are ggml's
 //! (`ggml-common.h` says where the fields lie, `dequantize_row_*` what they mean).
 
-pub(crate) mod codebook;
-pub(crate) mod float;
-pub(crate) mod k_quants;
-pub(crate) mod legacy;
+#![allow(non_camel_case_types, reason = "layouts have the names of their formats")]
+
+mod codebook;
+mod float;
+mod k_quants;
+mod legacy;
+
+pub(crate) use codebook::{IQ4_NL, IQ4_XS, MXFP4, NVFP4};
+pub(crate) use float::{BF16, F16, F32};
+pub(crate) use k_quants::{Q2_K, Q3_K, Q4_K, Q5_K, Q6_K};
+pub(crate) use legacy::{Q1_0, Q2_0, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 
 use super::isa::Isa;
 use crate::format::Activation;
