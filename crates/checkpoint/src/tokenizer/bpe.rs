@@ -59,14 +59,15 @@ impl Bpe {
     }
 }
 
+/// The two parts of a merge. The first may begin with a space, as some exports write it.
+pub fn split_merge(line: &str) -> Option<(&str, &str)> {
+    let (space, _) = line.char_indices().skip(1).find(|&(_, c)| c == ' ')?;
+    Some((&line[..space], &line[space + 1..]))
+}
+
 /// The ids of a merge's two parts and of the token they make.
 fn parse_merge(line: &str, vocab: &Vocab) -> std::result::Result<((u32, u32), u32), String> {
-    // The first part may itself be a space, never empty.
-    let space = line.char_indices().skip(1).find(|&(_, c)| c == ' ').map(|(i, _)| i);
-    let (left, right) = match space {
-        Some(space) => (&line[..space], &line[space + 1..]),
-        None => return Err(format!("`{line}` is not two tokens with a space between")),
-    };
+    let (left, right) = split_merge(line).ok_or_else(|| format!("`{line}` is not two tokens with a space between"))?;
     let id = |text: &str| vocab.id(text).ok_or_else(|| format!("`{text}` of the merge `{line}` is not a token"));
     Ok(((id(left)?, id(right)?), id(&format!("{left}{right}"))?))
 }

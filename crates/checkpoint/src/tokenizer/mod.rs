@@ -10,14 +10,18 @@
 
 mod bpe;
 mod byte_level;
+mod from_hf;
 mod merge;
 mod partition;
 mod pre_tokenizer;
 mod spm;
 mod stream;
+mod to_hf;
 mod vocab;
 
+pub use from_hf::gguf_metadata_from_hf;
 pub use stream::DecodeStream;
+pub use to_hf::write_hf_tokenizer;
 pub use vocab::TokenType;
 
 use crate::{Checkpoint, Error, Metadata, Result};

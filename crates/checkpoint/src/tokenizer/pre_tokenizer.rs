@@ -22,10 +22,13 @@ pub struct PreTokenizer {
 }
 
 /// GPT-2's pattern: English contractions, letters, digits, the rest, white space (the last space goes to the next word).
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+pub const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
-/// GPT-2's where nothing matches a single space, which comes to the same.
+/// The same with every digit a word.
 const GPT2_DIGITS: &[&str] = &[r"\p{N}", GPT2];
+
+/// English contractions in either case.
+pub const CONTRACTIONS: &str = "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])";
 
 /// GPT-4's pattern (`cl100k_base`), with up to three digits in a word.
 const LLAMA3: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";

@@ -49,6 +49,11 @@ impl Spm {
         Ok(Spm { scores: scores.iter().map(|&score| sortable(score)).collect(), bytes, add_space_prefix })
     }
 
+    /// A token's score as an integer that sorts in the same order.
+    pub fn score(&self, id: u32) -> i32 {
+        self.scores[id as usize]
+    }
+
     /// Appends the tokens of `text`, in which spaces are already written as [`SPACE`].
     pub fn encode(&self, text: &str, vocab: &Vocab, tokens: &mut Vec<u32>) {
         let symbols: Vec<(u32, u32)> =
