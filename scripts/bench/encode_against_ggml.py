@@ -20,22 +20,9 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fixtures"))
-from ggml import FORMATS, Ggml  # noqa: E402
+from ggml import ENCODED, FORMATS, Ggml, rule  # noqa: E402
 
 ROWS, WIDTH = 512, 2048
-ENCODED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "Q2_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"]
-
-
-def rule(name, x):
-    """What a weight's squared error counts without importance."""
-    if name in ("Q3_K", "Q6_K", "IQ4_NL", "IQ4_XS"):
-        return x * x
-    if name == "Q2_K":
-        return np.abs(x)
-    if name in ("Q4_K", "Q5_K"):
-        groups = x.reshape(-1, 32)
-        return (np.sqrt((groups**2).mean(1, keepdims=True)) + np.abs(groups)).reshape(x.shape)
-    return np.ones_like(x)
 
 
 def inputs(args):

@@ -6,12 +6,26 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 /// IEEE single precision.
-pub static F32: Format =
-    Format { name: "F32", id: 0, block: 1, bytes: 4, decode: decode_f32, encode: Some(encode_f32), product: Product::float::<layouts::F32>() };
+pub static F32: Format = Format {
+    name: "F32",
+    id: 0,
+    block: 1,
+    bytes: 4,
+    decode: decode_f32,
+    encode: Some(encode_f32),
+    product: Product::float::<layouts::F32>(),
+};
 
 /// IEEE half precision.
-pub static F16: Format =
-    Format { name: "F16", id: 1, block: 1, bytes: 2, decode: decode_f16, encode: Some(encode_f16), product: Product::float::<layouts::F16>() };
+pub static F16: Format = Format {
+    name: "F16",
+    id: 1,
+    block: 1,
+    bytes: 2,
+    decode: decode_f16,
+    encode: Some(encode_f16),
+    product: Product::float::<layouts::F16>(),
+};
 
 /// The upper half of an f32.
 pub static BF16: Format = Format {

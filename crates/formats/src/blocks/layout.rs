@@ -34,13 +34,22 @@ pub(crate) trait Encoder: Layout {
 /// Decodes whole blocks (a [`Format::decode`](crate::Format::decode)). Multiplies in the order ggml does, so that every
 /// bit agrees.
 pub fn decode<L: Layout>(src: &[u8], dst: &mut [f32]) {
-    Level::best().dispatch(Decode::<L> { src, dst, layout: PhantomData });
+    level().dispatch(Decode::<L> { src, dst, layout: PhantomData });
 }
 
 /// Encodes whole blocks (a [`Encode`](crate::format::Encode)). Blocks do not depend on each other, and every instruction
 /// set gives the same bytes: the search never fuses a product and a sum, and its sums have one order.
 pub fn encode<E: Encoder>(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
-    Level::best().dispatch(EncodeBlocks::<E> { src, importance, dst, layout: PhantomData });
+    level().dispatch(EncodeBlocks::<E> { src, importance, dst, layout: PhantomData });
+}
+
+/// The instruction set to run with; a test may set another.
+fn level() -> Level {
+    #[cfg(test)]
+    if let Some(level) = tests::LEVEL.get() {
+        return level;
+    }
+    Level::best()
 }
 
 struct Decode<'a, L> {
@@ -147,3 +156,50 @@ macro_rules! block_format {
     };
 }
 pub(crate) use block_format;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::FORMATS;
+    use std::cell::Cell;
+
+    thread_local! {
+        pub static LEVEL: Cell<Option<Level>> = const { Cell::new(None) };
+    }
+
+    /// Weights of many magnitudes, and an importance for each.
+    fn sample(n: usize) -> (Vec<f32>, Vec<f32>) {
+        let mut state = 7u64;
+        let mut uniform = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u64 << 24) as f32
+        };
+        let weights = (0..n).map(|i| (uniform() - 0.5) * (uniform() * 4.0).exp() * [0.01, 1e-6, 30.0][i / 512 % 3]);
+        (weights.collect(), (0..n).map(|i| if i / 32 % 7 == 0 { 0.0 } else { (i % 13) as f32 }).collect())
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bytes_and_weights() {
+        let (weights, importance) = sample(4096);
+        for format in FORMATS {
+            let Some(encode) = format.encode else { continue };
+            let outcomes = Level::all().into_iter().map(|level| {
+                LEVEL.set(Some(level));
+                let mut bytes = vec![0; format.bytes_of(weights.len()).expect("whole blocks")];
+                let mut outcome = Vec::new();
+                for importance in [None, Some(importance.as_slice())] {
+                    encode(&weights, importance, &mut bytes);
+                    let mut decoded = vec![0f32; weights.len()];
+                    (format.decode)(&bytes, &mut decoded);
+                    outcome.push((bytes.clone(), decoded));
+                }
+                LEVEL.set(None);
+                (level, outcome)
+            });
+            let outcomes: Vec<_> = outcomes.collect();
+            for (level, outcome) in &outcomes[1..] {
+                assert!(*outcome == outcomes[0].1, "{format} with {level:?} differs from {:?}", outcomes[0].0);
+            }
+        }
+    }
+}

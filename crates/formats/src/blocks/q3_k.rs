@@ -43,7 +43,7 @@ impl Encoder for Q3K {
     #[inline(always)]
     fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let (x, w) = weights::block::<256>(x, importance, &weights::Q3_K);
-        let fit = superblock::symmetric::<S, Uniform<-4, 3>, -32, 31, 16, 16>(s, &x, &w);
+        let fit = superblock::symmetric_sixteen::<S, Uniform<-4, 3>, -32, 31>(s, &x, &w);
         block.fill(0);
         for (k, quants) in fit.quants.chunks_exact(32).enumerate() {
             for (quant, byte) in quants.iter().zip(&mut block[..32]) {

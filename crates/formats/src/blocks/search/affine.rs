@@ -35,20 +35,17 @@ pub struct Line {
 pub fn encode_block<S: Isa, const HIGH: i32, const N: usize>(s: S, x: &[f32; N], w: &[f32; N]) -> Fit<N> {
     let line = best_line::<S, HIGH, N>(s, x, w, f32::MAX);
     let (low, high) = range(x);
-    // Four scales by four offsets around the best; in place of the last, the plain choice: the range's ends.
-    let fine = |i: usize| i as f32 * 0.1 - 0.1;
-    let mut scales: [f32; LANES] = from_fn(|i| line.scale + line.scale * fine(i / 4) / HIGH as f32);
-    let mut offsets: [f32; LANES] = from_fn(|i| line.offset + line.scale * fine(i % 4));
+    // Four scales by four offsets that can be stored, around the best; in place of the last, the plain choice: the
+    // range's ends.
+    let near = |v: f32, k: usize| v + v * (k as f32 - 1.0) / 1024.0;
+    let mut scales: [f32; LANES] = from_fn(|i| near(line.scale, i / 4));
+    let mut offsets: [f32; LANES] = from_fn(|i| near(line.offset, i % 4));
     scales[LANES - 1] = (high - low) / HIGH as f32;
     offsets[LANES - 1] = low;
     let (scales, offsets) = (scales.map(round_to_f16), offsets.map(round_to_f16));
     let best = cost::<S, HIGH, N>(s, x, w, Lanes::load(s, &scales), Lanes::load(s, &offsets)).argmin();
     let (scale, offset) = (scales[best], offsets[best]);
-    Fit {
-        scale: f16::from_f32(scale),
-        offset: f16::from_f32(offset),
-        quants: codes::<HIGH, N>(x, scale, offset),
-    }
+    Fit { scale: f16::from_f32(scale), offset: f16::from_f32(offset), quants: codes::<HIGH, N>(x, scale, offset) }
 }
 
 /// Weights closer together than this are one weight in every format: the least f16 is 6e-8.
@@ -60,12 +57,7 @@ const NEGLIGIBLE: f32 = 1e-12;
 /// `t = (x - offset) * inverse`, `l` the nearest quant and `e = t - l`, a line is corrected by the `a` and `b` that
 /// minimize `sum w (e - a l - b)²`. Working on `e` keeps the sums accurate.
 #[inline(always)]
-pub fn best_line<S: Isa, const HIGH: i32, const N: usize>(
-    s: S,
-    x: &[f32; N],
-    w: &[f32; N],
-    ceiling: f32,
-) -> Line {
+pub fn best_line<S: Isa, const HIGH: i32, const N: usize>(s: S, x: &[f32; N], w: &[f32; N], ceiling: f32) -> Line {
     let (low, high) = range(x);
     let low = if low < ceiling { low } else { ceiling };
     let width = high - low;

@@ -35,6 +35,13 @@ impl<S: Isa> Lanes<S> {
         Self::load(s, &from_fn(f))
     }
 
+    /// Lane `j` of vector `i` is `rows[j][i]`.
+    #[inline(always)]
+    pub fn transpose(s: S, rows: &[[f32; LANES]]) -> [Self; LANES] {
+        let columns = s.transpose(from_fn(|i| s.to_bits(s.load_f(&rows[i]))));
+        from_fn(|i| Lanes { s, v: s.from_bits(columns[i]) })
+    }
+
     /// The numbers.
     #[inline(always)]
     pub fn array(self) -> [f32; LANES] {
@@ -65,6 +72,12 @@ impl<S: Isa> Lanes<S> {
     #[inline(always)]
     pub fn min(self, bound: Self) -> Self {
         Lanes { v: self.s.min(self.v, bound.v), ..self }
+    }
+
+    /// The greater of each pair of lanes; that of `bound` where a lane is NaN.
+    #[inline(always)]
+    pub fn max(self, bound: Self) -> Self {
+        Lanes { v: self.s.max(self.v, bound.v), ..self }
     }
 
     /// `then` where a lane exceeds `threshold`, else `otherwise`.

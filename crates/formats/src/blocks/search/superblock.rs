@@ -43,6 +43,83 @@ pub fn symmetric<S: Isa, L: Levels, const LOW: i32, const HIGH: i32, const N: us
             (unit, codes) = (refitted, again.0);
         }
     }
+    finish::<L, N, GROUPS>(groups, unit, &codes)
+}
+
+/// As [`symmetric`] for sixteen groups of sixteen, in a third of the time: one group a lane, the candidates in turn, so
+/// that no lanes need be compared with each other.
+#[inline(always)]
+pub fn symmetric_sixteen<S: Isa, L: Levels, const LOW: i32, const HIGH: i32>(
+    s: S,
+    x: &[f32; 256],
+    w: &[f32; 256],
+) -> SymmetricFit<16> {
+    let groups = x.as_chunks::<16>().0;
+    let (x, w) = (Lanes::transpose(s, groups), Lanes::transpose(s, w.as_chunks::<16>().0));
+    let (ideal, curvature) = ideal_sixteen::<S, L>(s, &x, &w);
+    let (scales, curvatures) = (ideal.array(), curvature.array());
+    let unit = round_to_f16(symmetric::best_scale::<S, Uniform<LOW, HIGH>, 16>(s, &scales, &curvatures).scale);
+
+    let zero = Lanes::splat(s, 0.0);
+    let start = (ideal * (1.0 / unit)).at_least(LOW as f32).at_most(HIGH as f32).round();
+    let (mut codes, mut least) = (start, Lanes::splat(s, f32::MAX));
+    for offset in -3..=3 {
+        let code = (start + offset as f32).at_least(LOW as f32).at_most(HIGH as f32);
+        let scale = code * unit;
+        let inverse = scale.reciprocal();
+        let mut cost = zero;
+        for (x, w) in x.iter().zip(&w) {
+            let e = *x - L::nearest(s, *x * inverse) * scale;
+            cost = cost + e * e * *w;
+        }
+        let better = least - cost;
+        codes = better.if_above(0.0, code, codes);
+        least = better.if_above(0.0, cost, least);
+    }
+    finish::<L, 16, 16>(groups, unit, &codes.array())
+}
+
+/// The ideal scales and their curvatures ([`symmetric::best_scale`]) of sixteen groups, one a lane.
+#[inline(always)]
+fn ideal_sixteen<S: Isa, L: Levels>(s: S, x: &[Lanes<S>; 16], w: &[Lanes<S>; 16]) -> (Lanes<S>, Lanes<S>) {
+    let zero = Lanes::splat(s, 0.0);
+    let (mut low, mut high) = (zero, zero);
+    for x in x {
+        low = x.min(low);
+        high = x.max(high);
+    }
+    let extreme = (low + high).if_above(0.0, high, low);
+    let (mut scale, mut curvature, mut least) = (zero, zero, Lanes::splat(s, f32::MAX));
+    for target in symmetric::targets::<L>() {
+        let inverse = Lanes::splat(s, target) / extreme;
+        let (mut el, mut ll, mut ee) = (zero, zero, zero);
+        for (x, w) in x.iter().zip(w) {
+            let t = inverse * *x;
+            let l = L::nearest(s, t);
+            let e = t - l;
+            let (wl, we) = (l * *w, e * *w);
+            el = el + wl * e;
+            ll = ll + wl * l;
+            ee = ee + we * e;
+        }
+        let a = ll.if_above(0.0, el / ll, zero);
+        let unit = extreme * (1.0 / target);
+        let cost = (ee - a * el) * unit * unit;
+        // Not where the group is all zeros: its cost is NaN.
+        let better = least - cost;
+        scale = better.if_above(0.0, unit * (a + 1.0), scale);
+        curvature = better.if_above(0.0, ll, curvature);
+        least = better.if_above(0.0, cost, least);
+    }
+    (scale, curvature)
+}
+
+#[inline(always)]
+fn finish<L: Levels, const N: usize, const GROUPS: usize>(
+    groups: &[[f32; N]],
+    unit: f32,
+    codes: &[f32; GROUPS],
+) -> SymmetricFit<GROUPS> {
     let mut quants = [0; 256];
     for (g, quants) in quants.as_chunks_mut::<N>().0.iter_mut().enumerate() {
         *quants = symmetric::codes::<L, N>(&groups[g], unit * codes[g]);
@@ -131,7 +208,8 @@ pub fn affine<S: Isa, const HIGH: i32, const CODE: i32, const N: usize, const GR
     };
     let mut unit = round_to_f16(unit_of(ideal.map(|l| l.scale), ideal.map(|l| l.scale_curvature)));
     let mut min_unit = round_to_f16(unit_of(ideal.map(|l| -l.offset), ideal.map(|l| l.offset_curvature)));
-    let (mut scales, mut mins, total) = choose_affine::<S, HIGH, CODE, N, GROUPS>(s, groups, weights, &ideal, unit, min_unit);
+    let (mut scales, mut mins, total) =
+        choose_affine::<S, HIGH, CODE, N, GROUPS>(s, groups, weights, &ideal, unit, min_unit);
     let refitted = refit_affine::<S, HIGH, N, GROUPS>(s, groups, weights, unit, min_unit, &scales, &mins);
     if refitted != (unit, min_unit) {
         let again = choose_affine::<S, HIGH, CODE, N, GROUPS>(s, groups, weights, &ideal, refitted.0, refitted.1);

@@ -4,6 +4,7 @@ use super::lanes::{LANES, Lanes, range, round_to_f16, round_to_i32};
 use crate::blocks::iq4;
 use crate::kernels::Isa;
 use half::f16;
+use std::array::from_fn;
 
 /// The levels among which a quant chooses.
 pub trait Levels {
@@ -85,20 +86,17 @@ pub struct Fit<const N: usize> {
 /// Encodes a block whose only scale is an f16.
 #[inline(always)]
 pub fn encode_block<S: Isa, L: Levels, const N: usize>(s: S, x: &[f32; N], w: &[f32; N]) -> Fit<N> {
-    let scale = best_scale::<S, L, N>(s, x, w).scale;
-    // Scales between those already tried, and the plain choice that maps the extreme weight to the lowest level.
-    let plain = extreme(x) / L::LOW;
-    let step = scale * (L::REACH / (50.0 * L::HIGH));
-    let candidates: [f32; LANES] = std::array::from_fn(|i| {
-        round_to_f16(if i == LANES - 1 { plain } else { scale + step * (i as f32 - 7.0) })
-    });
-    let best = candidates[cost::<S, L, N>(s, x, w, Lanes::load(s, &candidates)).argmin()];
-    Fit { scale: f16::from_f32(best), quants: codes::<L, N>(x, best) }
+    let best = round_to_f16(best_scale::<S, L, N>(s, x, w).scale);
+    // The plain choice, that maps the extreme weight to the lowest level, where the search missed a better one.
+    let plain = round_to_f16(extreme(x) / L::LOW);
+    let better = error::<S, L, N>(s, x, w, best) <= error::<S, L, N>(s, x, w, plain);
+    let scale = if better { best } else { plain };
+    Fit { scale: f16::from_f32(scale), quants: codes::<L, N>(x, scale) }
 }
 
 /// The weight of greatest magnitude.
 #[inline(always)]
-fn extreme<const N: usize>(x: &[f32; N]) -> f32 {
+pub fn extreme<const N: usize>(x: &[f32; N]) -> f32 {
     let (low, high) = range(x);
     if -low > high { low } else { high }
 }
@@ -115,6 +113,19 @@ pub struct Scale {
 /// Weights smaller than this are zero in every format: the least f16 is 6e-8.
 const NEGLIGIBLE: f32 = 1e-12;
 
+/// The levels that the extreme weight is tried at: around the lowest, and around the highest.
+#[inline(always)]
+pub fn targets<L: Levels>() -> [f32; LANES] {
+    from_fn(|i| {
+        if L::LOW == 0.0 {
+            L::HIGH + (i as f32 - 7.5) / 7.5 * L::REACH
+        } else {
+            let spread = ((i % 8) as f32 - 3.5) / 3.5 * L::REACH;
+            if i < 8 { L::LOW + spread } else { L::HIGH + spread }
+        }
+    })
+}
+
 /// The scale with the least weighted error; 0 where all weights are negligible.
 ///
 /// Tries inverse scales that put the extreme weight near the lowest level, or near the highest. With `t = inverse * x`,
@@ -126,15 +137,8 @@ pub fn best_scale<S: Isa, L: Levels, const N: usize>(s: S, x: &[f32; N], w: &[f3
     if extreme.abs() < NEGLIGIBLE {
         return Scale::default();
     }
-    let targets = Lanes::from_fn(s, |i| {
-        if L::LOW == 0.0 {
-            L::HIGH + (i as f32 - 7.5) / 7.5 * L::REACH
-        } else {
-            let spread = ((i % 8) as f32 - 3.5) / 3.5 * L::REACH;
-            if i < 8 { L::LOW + spread } else { L::HIGH + spread }
-        }
-    });
-    let inverse = targets / extreme;
+    let targets = Lanes::load(s, &targets::<L>());
+    let inverse = targets * (1.0 / extreme);
     let zero = Lanes::splat(s, 0.0);
     let (mut el, mut ll, mut ee) = (zero, zero, zero);
     for i in 0..N {
@@ -147,7 +151,7 @@ pub fn best_scale<S: Isa, L: Levels, const N: usize>(s: S, x: &[f32; N], w: &[f3
         ee = ee + e * e * w[i];
     }
     let a = ll.if_above(0.0, el / ll, zero);
-    let unit = inverse.reciprocal();
+    let unit = targets.reciprocal() * extreme;
     let cost = (ee - a * el) * unit * unit;
     let best = cost.argmin();
     let scale = unit * (a + 1.0);
@@ -164,6 +168,19 @@ pub fn cost<S: Isa, L: Levels, const N: usize>(s: S, x: &[f32; N], w: &[f32; N],
         cost = cost + e * e * w[i];
     }
     cost
+}
+
+/// The weighted error of one scale.
+#[inline(always)]
+pub fn error<S: Isa, L: Levels, const N: usize>(s: S, x: &[f32; N], w: &[f32; N], scale: f32) -> f32 {
+    let inverse = 1.0 / scale;
+    let mut error = Lanes::splat(s, 0.0);
+    for (x, w) in x.as_chunks().0.iter().zip(w.as_chunks().0) {
+        let x = Lanes::load(s, x);
+        let e = x - L::nearest(s, x * inverse) * scale;
+        error = error + e * e * Lanes::load(s, w);
+    }
+    error.sum()
 }
 
 /// The codes of the levels nearest at this scale.

@@ -17,8 +17,6 @@ pub struct Rule {
 /// What counts without importance.
 #[derive(Clone, Copy)]
 pub enum Bare {
-    /// Every weight alike.
-    Uniform,
     /// `|x|`.
     Magnitude,
     /// `rms + |x|`, the root mean square over 32 weights.
@@ -27,8 +25,9 @@ pub enum Bare {
     Square,
 }
 
-/// Q4_0 to Q8_0, Q2_0.
-pub const LEGACY: Rule = Rule { bare: Bare::Uniform, sigma: Some(1.0) };
+/// Q4_0 to Q8_0, Q2_0. ggml does not search here; with every weight alike, extreme weights are clipped so much that models
+/// diverge more for it.
+pub const LEGACY: Rule = Rule { bare: Bare::RmsPlusMagnitude, sigma: Some(1.0) };
 /// Q2_K.
 pub const Q2_K: Rule = Rule { bare: Bare::Magnitude, sigma: Some(1.0) };
 /// Q3_K.
@@ -78,7 +77,6 @@ fn with_importance<const N: usize>(x: &[f32; N], importance: &[f32], rule: &Rule
 fn bare<const N: usize>(x: &[f32; N], rule: Bare) -> [f32; N] {
     let mut out = [1f32; N];
     match rule {
-        Bare::Uniform => {}
         Bare::Magnitude => {
             for i in 0..N {
                 out[i] = x[i].abs();
