@@ -44,7 +44,7 @@ fn measure(level: Level, format: &'static Format, rows: usize, cols: usize, many
     // Enough matrices that they do not all stay in the caches, as the layers of a model do not.
     let bytes = format.bytes_of(rows * cols).expect("the format divides the columns");
     let copies = (256 << 20) / bytes + 1;
-    let data: Vec<u8> = (0..bytes * copies).map(|i| (i * 2_654_435_761 >> 9) as u8 & 0x3f).collect();
+    let data: Vec<u8> = (0..bytes * copies).map(|i| ((i * 2_654_435_761) >> 9) as u8 & 0x3f).collect();
     let matrices: Vec<_> = data.chunks_exact(bytes).map(|data| Matrix { format, data, rows, cols }).collect();
     let mut scratch = Scratch::with_level(level);
 

@@ -91,6 +91,7 @@ pub(crate) trait Isa: Copy {
     /// The bits of 16 floats.
     fn to_bits(self, v: Self::F) -> Self::V;
     /// The floats of these bits.
+    #[allow(clippy::wrong_self_convention, reason = "`self` is the proof of the instruction set, as everywhere here")]
     fn from_bits(self, v: Self::V) -> Self::F;
     /// `a + b`.
     fn add(self, a: Self::F, b: Self::F) -> Self::F;

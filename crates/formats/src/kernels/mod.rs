@@ -93,7 +93,7 @@ pub fn matmul(w: &Matrix<'_>, x: &[f32], y: &mut [f32], scratch: &mut Scratch) {
 pub fn matmul_each(ws: &[Matrix<'_>], x: &[f32], ys: &mut [&mut [f32]], scratch: &mut Scratch) {
     assert_eq!(ws.len(), ys.len(), "one result for each matrix");
     let Some(cols) = ws.first().map(|w| w.cols) else { return };
-    let n = if cols == 0 { 0 } else { x.len() / cols };
+    let n = x.len().checked_div(cols).unwrap_or(0);
     for (w, y) in ws.iter().zip(&*ys) {
         assert_eq!(w.cols, cols, "the matrices share their activations");
         assert_eq!(x.len(), n * w.cols, "x is not a whole number of rows");

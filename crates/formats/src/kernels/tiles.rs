@@ -3,6 +3,8 @@
 //!
 //! Within a group that shares a scale the sums are integers, exact; groups are added in f32.
 
+#![allow(clippy::needless_range_loop, reason = "plain loops over registers: see `rows`")]
+
 use super::activations::{Activations, Column, SCALED};
 use super::isa::{Isa, Kernel, Level};
 use super::layouts::Layout;
