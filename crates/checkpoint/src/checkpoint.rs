@@ -1,6 +1,6 @@
 //! A model on disk, whichever kind of file holds it.
 
-use crate::{Error, Metadata, Result, gguf, mapped, provenance};
+use crate::{Error, Metadata, Result, gguf, hf, mapped, provenance};
 use bantam_formats::Format;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -85,13 +85,28 @@ impl Deref for TensorData {
     }
 }
 
+/// Where a tensor's bytes come from.
+pub(crate) enum Source {
+    /// They are stored as they are.
+    Stored(TensorData),
+    /// They are computed on reading, from a tensor stored otherwise.
+    Translated {
+        /// What is stored.
+        stored: TensorInfo,
+        /// Its bytes.
+        data: TensorData,
+        /// What is done to it.
+        translation: hf::Translation,
+    },
+}
+
 /// A model on disk: metadata, tensors, and lazily read bytes, in GGUF's terms.
 pub struct Checkpoint {
     path: PathBuf,
     metadata: Metadata,
     tensors: Vec<TensorInfo>,
     /// Where the bytes of each of `tensors` are.
-    sources: Vec<TensorData>,
+    sources: Vec<Source>,
     /// Names to indices of `tensors`.
     index: HashMap<String, usize>,
 }
@@ -103,14 +118,18 @@ impl Checkpoint {
     /// If the path cannot be read, is neither kind of file, is malformed, or needs what bantam does not support.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        if path.is_dir() {
+            return hf::open(path);
+        }
         let map = mapped::map(path)?;
         let header = gguf::read_header(path, &map)?;
-        let sources = header.ranges.into_iter().map(|range| TensorData::Mapped { map: map.clone(), range }).collect();
+        let source = |range| Source::Stored(TensorData::Mapped { map: map.clone(), range });
+        let sources = header.ranges.into_iter().map(source).collect();
         Ok(Self::assemble(path, header.metadata, header.tensors, sources))
     }
 
     /// A checkpoint of these parts; tensor names are unique.
-    fn assemble(path: &Path, metadata: Metadata, tensors: Vec<TensorInfo>, sources: Vec<TensorData>) -> Self {
+    pub(crate) fn assemble(path: &Path, metadata: Metadata, tensors: Vec<TensorInfo>, sources: Vec<Source>) -> Self {
         let index = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
         Self { path: path.to_owned(), metadata, tensors, sources, index }
     }
@@ -141,7 +160,12 @@ impl Checkpoint {
     /// If there is no such tensor.
     pub fn data(&self, name: &str) -> Result<TensorData> {
         match self.index.get(name) {
-            Some(&i) => Ok(self.sources[i].clone()),
+            Some(&i) => Ok(match &self.sources[i] {
+                Source::Stored(data) => data.clone(),
+                Source::Translated { stored, data, translation } => {
+                    TensorData::Owned(translation.apply(stored, data, self.tensors[i].format))
+                }
+            }),
             None => Err(Error::malformed(&self.path, format!("there is no tensor {name}."))),
         }
     }

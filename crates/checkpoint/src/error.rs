@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// The result of reading or writing a model file.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What was wrong, where, and what would be right.
 #[derive(Debug, thiserror::Error)]

@@ -5,6 +5,9 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Bytes of the largest JSON file that is read.
+const MAX_TEXT: usize = 1 << 28;
+
 /// Maps a regular file for reading.
 pub fn map(path: &Path) -> Result<Arc<memmap2::Mmap>> {
     let read = || Error::io(path, "read");
@@ -18,6 +21,21 @@ pub fn map(path: &Path) -> Result<Arc<memmap2::Mmap>> {
     // renaming, which leaves maps of the old content intact.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(read())?;
     Ok(Arc::new(map))
+}
+
+/// The text of a JSON file. The limit keeps a file that is something else from being read into memory.
+pub fn read_text(path: &Path) -> Result<String> {
+    let map = map(path)?;
+    if map.len() > MAX_TEXT {
+        return Err(Error::malformed(
+            path,
+            format!("this file of {} bytes is too large for what it should be.", map.len()),
+        ));
+    }
+    match std::str::from_utf8(&map) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(e) => Err(Error::malformed(path, format!("at byte {}: this is not UTF-8 text.", e.valid_up_to()))),
+    }
 }
 
 /// The bytes of a file, or of all files in a directory.

@@ -1,0 +1,189 @@
+//! Which Hugging Face model is which GGUF architecture, and what its tensors are called on either side.
+
+/// A model family: one row per architecture that bantam translates.
+pub struct Family {
+    /// `general.architecture` in GGUF.
+    pub architecture: &'static str,
+    /// `model_type` values in config.json; the first is written.
+    pub model_types: &'static [&'static str],
+    /// The entry in `architectures` of config.json.
+    pub class: &'static str,
+    /// The activation function of the feed-forward layers.
+    pub activation: &'static str,
+    /// Names in a layer: after `model.layers.N.` and after `blk.N.`, without `.weight` and `.bias`.
+    pub layer: &'static [(&'static str, &'static str)],
+    /// Whether the norms are stored without the one that is added to them.
+    pub norms_without_one: bool,
+    /// Whether Q and K rows are stored for rotary pairs in halves, where GGUF has neighbours.
+    pub halves_to_neighbours: bool,
+}
+
+/// Names outside of the layers, in file order: those before the layers, then those after.
+const BEFORE: [(&str, &str); 1] = [("model.embed_tokens", "token_embd")];
+const AFTER: [(&str, &str); 2] = [("model.norm", "output_norm"), ("lm_head", "output")];
+
+const LLAMA_LAYER: &[(&str, &str)] = &[
+    ("input_layernorm", "attn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+];
+
+const QWEN3_LAYER: &[(&str, &str)] = &[
+    ("input_layernorm", "attn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
+    ("self_attn.o_proj", "attn_output"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+];
+
+const GEMMA3_LAYER: &[(&str, &str)] = &[
+    ("input_layernorm", "attn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
+    ("self_attn.o_proj", "attn_output"),
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+];
+
+/// Every family that bantam translates.
+pub const FAMILIES: [Family; 4] = [
+    Family {
+        architecture: "llama",
+        model_types: &["llama", "mistral"],
+        class: "LlamaForCausalLM",
+        activation: "silu",
+        layer: LLAMA_LAYER,
+        norms_without_one: false,
+        halves_to_neighbours: true,
+    },
+    Family {
+        architecture: "qwen2",
+        model_types: &["qwen2"],
+        class: "Qwen2ForCausalLM",
+        activation: "silu",
+        layer: LLAMA_LAYER,
+        norms_without_one: false,
+        halves_to_neighbours: false,
+    },
+    Family {
+        architecture: "qwen3",
+        model_types: &["qwen3"],
+        class: "Qwen3ForCausalLM",
+        activation: "silu",
+        layer: QWEN3_LAYER,
+        norms_without_one: false,
+        halves_to_neighbours: false,
+    },
+    Family {
+        architecture: "gemma3",
+        model_types: &["gemma3_text"],
+        class: "Gemma3ForCausalLM",
+        activation: "gelu_pytorch_tanh",
+        layer: GEMMA3_LAYER,
+        norms_without_one: true,
+        halves_to_neighbours: false,
+    },
+];
+
+/// A tensor's name on both sides, and its place in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name {
+    /// The GGUF name.
+    pub gguf: String,
+    /// The Hugging Face name.
+    pub hf: String,
+    /// Sorts tensors as GGUF files have them: embedding, layers, output.
+    pub place: (usize, usize),
+}
+
+impl Family {
+    /// The family of a `model_type`.
+    pub fn by_model_type(model_type: &str) -> Option<&'static Family> {
+        FAMILIES.iter().find(|f| f.model_types.contains(&model_type))
+    }
+
+    /// The family of a GGUF architecture.
+    pub fn by_architecture(architecture: &str) -> Option<&'static Family> {
+        FAMILIES.iter().find(|f| f.architecture == architecture)
+    }
+
+    /// The tensor that Hugging Face calls `name`.
+    pub fn by_hf_name(&self, name: &str) -> Option<Name> {
+        self.translate(name, "model.layers.", |(hf, _)| hf)
+    }
+
+    /// The tensor that GGUF calls `name`.
+    pub fn by_gguf_name(&self, name: &str) -> Option<Name> {
+        self.translate(name, "blk.", |(_, gguf)| gguf)
+    }
+
+    fn translate(
+        &self,
+        name: &str,
+        layers: &str,
+        side: fn((&'static str, &'static str)) -> &'static str,
+    ) -> Option<Name> {
+        let (stem, kind) = name.rsplit_once('.').filter(|(_, kind)| ["weight", "bias"].contains(kind))?;
+        let find = |table: &[(&'static str, &'static str)], stem: &str| table.iter().position(|&row| side(row) == stem);
+        if let Some(rest) = stem.strip_prefix(layers) {
+            let (layer, stem) = rest.split_once('.')?;
+            let layer: usize = layer.parse().ok().filter(|&n: &usize| n < usize::MAX / 2 && n.to_string() == layer)?;
+            let row = find(self.layer, stem)?;
+            let (hf, gguf) = self.layer[row];
+            return Some(Name {
+                gguf: format!("blk.{layer}.{gguf}.{kind}"),
+                hf: format!("model.layers.{layer}.{hf}.{kind}"),
+                place: (layer + 1, 2 * row + usize::from(kind == "bias")),
+            });
+        }
+        let outside = |table: &[(&'static str, &'static str)], block: usize| {
+            let row = find(table, stem)?;
+            let (hf, gguf) = table[row];
+            Some(Name { gguf: format!("{gguf}.{kind}"), hf: format!("{hf}.{kind}"), place: (block, row) })
+        };
+        outside(&BEFORE, 0).or_else(|| outside(&AFTER, usize::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_translate_both_ways() {
+        let gemma = Family::by_architecture("gemma3").unwrap();
+        let name = gemma.by_hf_name("model.layers.12.post_attention_layernorm.weight").unwrap();
+        assert_eq!(name.gguf, "blk.12.post_attention_norm.weight");
+        assert_eq!(gemma.by_gguf_name(&name.gguf).unwrap(), name);
+        let llama = Family::by_model_type("llama").unwrap();
+        assert_eq!(llama.by_hf_name("lm_head.weight").unwrap().gguf, "output.weight");
+        assert_eq!(llama.by_gguf_name("token_embd.weight").unwrap().hf, "model.embed_tokens.weight");
+        for unknown in [
+            "model.layers.x.mlp.up_proj.weight",
+            "model.layers.0.mlp.up_proj",
+            "model.layers.00.mlp.up_proj.weight",
+            "weight",
+        ] {
+            assert_eq!(llama.by_hf_name(unknown), None, "{unknown}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Hugging Face directories, in GGUF's terms.
+//!
+//! A directory holds `config.json`, `model.safetensors` or several shards with `model.safetensors.index.json`, and the
+//! tokenizer's files. [`open`] translates it; [`write_hf`] translates back.
+//!
+//! Where to start: `family` for the families and their tensors' names, `config` for the hyperparameters,
+//! `translation` for what is done to the numbers.
+
+mod config;
+mod family;
+mod translation;
+mod write;
+
+pub use write::write_hf;
+
+use crate::checkpoint::{Source, TensorData, TensorInfo};
+use crate::safetensors::{self, Stored};
+use crate::{Checkpoint, Error, Metadata, Result, Value, mapped};
+use bantam_formats::Format;
+use config::ConfigJson;
+use family::{Family, Name};
+use serde::Deserialize;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+pub(crate) use translation::Translation;
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+const TOKENIZER: &str = "tokenizer.json";
+
+/// Parts of tensor names that old exports carry and no model needs.
+const IGNORED: [&str; 3] = [".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias"];
+
+/// Opens a Hugging Face directory: headers only, the weights are mapped and translated when they are read.
+///
+/// # Errors
+/// If files are missing or malformed, or the model is of a kind that bantam does not support.
+pub fn open(dir: &Path) -> Result<Checkpoint> {
+    let (family, config) = read_config(&dir.join(CONFIG), &mapped::read_text(&dir.join(CONFIG))?)?;
+    let mut metadata = general(dir, family);
+    config.metadata(family).iter().for_each(|(key, value)| metadata.set(key, value.clone()));
+    if dir.join(TOKENIZER).exists() {
+        let tokenizer = crate::tokenizer::gguf_metadata_from_hf(dir, config.vocab_size as usize)?;
+        tokenizer.iter().for_each(|(key, value)| metadata.set(key, value.clone()));
+    }
+    let mut tensors = Vec::new();
+    let mut names = HashSet::new();
+    for file in weight_files(dir)? {
+        let path = dir.join(file);
+        let map = mapped::map(&path)?;
+        for stored in safetensors::read_header(&path, &map)? {
+            let Some(name) = translate_name(&path, family, &config, &stored.info.name)? else { continue };
+            if !names.insert(name.gguf.clone()) {
+                return Err(Error::malformed(&path, format!("tensor {} is in two files.", stored.info.name)));
+            }
+            tensors.push((name.place, translate_tensor(&path, family, &config, name, stored, &map)?));
+        }
+    }
+    tensors.sort_by_key(|(place, _)| *place);
+    let mut tensors: Vec<_> = tensors.into_iter().map(|(_, tensor)| tensor).collect();
+    if let Some(factors) = config.rope_factors() {
+        tensors.insert(0, rope_freqs(&factors));
+    }
+    if family.architecture == "gemma3" {
+        drop_rows_beyond_vocabulary(&metadata, &mut tensors);
+    }
+    metadata.set("general.file_type", Value::U32(file_type(&tensors)));
+    metadata.set("general.quantization_version", Value::U32(2));
+    let (tensors, sources) = tensors.into_iter().unzip();
+    Ok(Checkpoint::assemble(dir, metadata, tensors, sources))
+}
+
+/// Reads `config.json` and refuses what is not supported. Pure: `path` only names the file in errors.
+///
+/// # Errors
+/// If it is malformed, or describes a model that bantam does not support.
+fn read_config(path: &Path, json: &str) -> Result<(&'static Family, ConfigJson)> {
+    #[derive(Deserialize)]
+    struct Kind {
+        model_type: Option<String>,
+    }
+    let malformed =
+        |e: serde_json::Error| Error::malformed(path, format!("this is not the configuration of a model: {e}."));
+    let kind: Kind = serde_json::from_str(json).map_err(malformed)?;
+    let kind = kind
+        .model_type
+        .ok_or_else(|| Error::malformed(path, "there is no model_type, which names the kind of model."))?;
+    let family = Family::by_model_type(&kind).ok_or_else(|| {
+        let known: Vec<&str> = family::FAMILIES.iter().flat_map(|f| f.model_types).copied().collect();
+        Error::unsupported(path, format!("the model_type is {kind:?}; bantam reads {}.", known.join(", ")))
+    })?;
+    let config: ConfigJson = serde_json::from_str(json).map_err(malformed)?;
+    if let Some(message) = config.malformed() {
+        return Err(Error::malformed(path, format!("{message}.")));
+    }
+    if let Some(message) = config.unsupported(family) {
+        return Err(Error::unsupported(path, format!("bantam does not support this model: {message}.")));
+    }
+    Ok((family, config))
+}
+
+/// Checks a `config.json` as [`open`] does, for tests and fuzzing.
+///
+/// # Errors
+/// As [`open`].
+pub fn check_config(path: &Path, json: &str) -> Result<Metadata> {
+    let (family, config) = read_config(path, json)?;
+    let _ = config.rope_factors().filter(|_| config.head_dim() < 4096);
+    Ok(config.metadata(family))
+}
+
+/// Metadata about the model as a whole.
+fn general(dir: &Path, family: &Family) -> Metadata {
+    let mut metadata = Metadata::default();
+    metadata.set("general.architecture", Value::String(family.architecture.into()));
+    metadata.set("general.type", Value::String("model".into()));
+    if let Some(name) = dir.canonicalize().ok().as_deref().and_then(Path::file_name) {
+        metadata.set("general.name", Value::String(name.to_string_lossy().into()));
+    }
+    metadata
+}
+
+/// The names of the safetensors files, sorted.
+fn weight_files(dir: &Path) -> Result<BTreeSet<String>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: HashMap<String, String>,
+    }
+    let path = dir.join(INDEX);
+    if !path.exists() {
+        return Ok([WEIGHTS.to_owned()].into());
+    }
+    let index: Index = serde_json::from_str(&mapped::read_text(&path)?)
+        .map_err(|e| Error::malformed(&path, format!("this is not an index of safetensors files: {e}.")))?;
+    let files: BTreeSet<String> = index.weight_map.into_values().collect();
+    match files.iter().find(|name| Path::new(name).file_name() != Some(name.as_ref())) {
+        Some(name) => {
+            Err(Error::malformed(&path, format!("it names the file {name:?}; files must lie beside the index.")))
+        }
+        None => Ok(files),
+    }
+}
+
+/// The tensor's name on both sides, `None` if the model does not need it.
+fn translate_name(path: &Path, family: &Family, config: &ConfigJson, name: &str) -> Result<Option<Name>> {
+    if IGNORED.iter().any(|ignored| name.ends_with(ignored)) {
+        return Ok(None);
+    }
+    match family.by_hf_name(name) {
+        Some(known) if known.gguf == "output.weight" && config.tied() => Ok(None),
+        Some(known) => Ok(Some(known)),
+        None => Err(Error::unsupported(
+            path,
+            format!("bantam does not know the tensor {name} in {} models.", family.architecture),
+        )),
+    }
+}
+
+fn translate_tensor(
+    path: &Path,
+    family: &Family,
+    config: &ConfigJson,
+    name: Name,
+    stored: Stored,
+    map: &Arc<memmap2::Mmap>,
+) -> Result<(TensorInfo, Source)> {
+    let translation =
+        Translation::to_gguf(family, &name.gguf, config.num_attention_heads as usize, config.head_count_kv() as usize);
+    let rows = stored.info.shape.first().copied().unwrap_or(1);
+    if let Some(heads) = translation.heads
+        && !rows.is_multiple_of(2 * heads)
+    {
+        let message = format!("tensor {} has {rows} rows, which {heads} heads do not divide into pairs.", name.hf);
+        return Err(Error::malformed(path, message));
+    }
+    // Vectors are kept in F32, as llama.cpp wants them.
+    let f32 = Format::by_name("F32").expect("F32 is a format");
+    let format = if stored.info.shape.len() <= 1 { f32 } else { stored.info.format };
+    let info = TensorInfo { name: name.gguf, shape: stored.info.shape.clone(), format };
+    let data = TensorData::Mapped { map: map.clone(), range: stored.range };
+    let source = if translation.is_identity() && format == stored.info.format {
+        Source::Stored(data)
+    } else {
+        Source::Translated { stored: stored.info, data, translation }
+    };
+    Ok((info, source))
+}
+
+/// Llama 3's frequency factors as a tensor.
+fn rope_freqs(factors: &[f32]) -> (TensorInfo, Source) {
+    let format = Format::by_name("F32").expect("F32 is a format");
+    let bytes: Vec<u8> = factors.iter().flat_map(|f| f.to_le_bytes()).collect();
+    let info = TensorInfo { name: "rope_freqs.weight".into(), shape: vec![factors.len()], format };
+    (info, Source::Stored(TensorData::Owned(bytes.into())))
+}
+
+/// Gemma's embedding has rows that no token uses, which llama.cpp does not want.
+fn drop_rows_beyond_vocabulary(metadata: &Metadata, tensors: &mut [(TensorInfo, Source)]) {
+    let Some(tokens) = metadata.strings("tokenizer.ggml.tokens").map(<[_]>::len).filter(|&n| n > 0) else { return };
+    for (info, source) in tensors {
+        if info.name == "token_embd.weight" && info.rows() > tokens {
+            info.shape[0] = tokens;
+            if let Source::Stored(TensorData::Mapped { range, .. }) = source {
+                range.end = range.start + info.bytes();
+            }
+        }
+    }
+}
+
+/// llama.cpp's `general.file_type`: the format of most of the weights.
+fn file_type(tensors: &[(TensorInfo, Source)]) -> u32 {
+    let matrices = tensors.iter().filter(|(info, _)| info.shape.len() > 1);
+    match matrices.max_by_key(|(info, _)| info.len()).map_or("F32", |(info, _)| info.format.name) {
+        "F16" => 1,
+        "BF16" => 32,
+        _ => 0,
+    }
+}

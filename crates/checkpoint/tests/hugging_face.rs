@@ -1,0 +1,244 @@
+//! Hugging Face directories, there and back.
+
+use bantam_checkpoint::config::RopeScaling;
+use bantam_checkpoint::{Checkpoint, Config, GgufWriter, Metadata, hf, safetensors};
+use bantam_formats::Format;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const FIXTURES: [&str; 5] = ["llama", "llama-biases", "qwen2", "qwen3", "gemma3"];
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures").join(name)
+}
+
+/// A directory like the fixture, whose files a test can spoil.
+fn copy_of(name: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(fixture(name).join(file), dir.path().join(file)).unwrap();
+    }
+    dir
+}
+
+fn write_gguf(model: &Checkpoint, path: &Path) {
+    let mut writer = GgufWriter::create(path, model.metadata(), model.tensors()).unwrap();
+    for tensor in model.tensors() {
+        writer.write(&model.data(&tensor.name).unwrap()).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+fn decoded(model: &Checkpoint, name: &str) -> Vec<f32> {
+    let tensor = model.tensor(name).unwrap();
+    let mut numbers = vec![0.0; tensor.len()];
+    (tensor.format.decode)(&model.data(name).unwrap(), &mut numbers);
+    numbers
+}
+
+/// The numbers of a tensor as the safetensors file has them.
+fn stored(dir: &Path, name: &str) -> Vec<f32> {
+    let bytes = fs::read(dir.join("model.safetensors")).unwrap();
+    let tensors = safetensors::read_header(dir, &bytes).unwrap();
+    let tensor = tensors.iter().find(|t| t.info.name == name).unwrap();
+    let mut numbers = vec![0.0; tensor.info.len()];
+    (tensor.info.format.decode)(&bytes[tensor.range.clone()], &mut numbers);
+    numbers
+}
+
+#[test]
+fn hyperparameters_are_translated() {
+    let llama = Config::of(&Checkpoint::open(fixture("llama")).unwrap()).unwrap();
+    assert_eq!((llama.head_count, llama.head_count_kv, llama.key_length, llama.vocab_size), (4, 2, 16, 288));
+    let linear = Config::of(&Checkpoint::open(fixture("llama-biases")).unwrap()).unwrap();
+    assert_eq!(linear.rope.scaling, RopeScaling::Linear { factor: 4.0 });
+    let qwen3 = Config::of(&Checkpoint::open(fixture("qwen3")).unwrap()).unwrap();
+    assert_eq!((qwen3.key_length, qwen3.rope.freq_base), (32, 1e6));
+    let gemma3 = Config::of(&Checkpoint::open(fixture("gemma3")).unwrap()).unwrap();
+    let window = gemma3.sliding_window.unwrap();
+    assert_eq!((window.size, window.freq_base, gemma3.rope.freq_base), (8, 1e4, 1e6));
+    assert_eq!(window.layers, [true, true, true, true, true, false, true]);
+}
+
+#[test]
+fn llama_rows_are_reordered_for_neighbouring_pairs() {
+    let (dir, model) = (fixture("llama"), Checkpoint::open(fixture("llama")).unwrap());
+    let (theirs, ours) =
+        (stored(&dir, "model.layers.1.self_attn.k_proj.weight"), decoded(&model, "blk.1.attn_k.weight"));
+    // Heads of 16 rows of 64: row 3 of the second head is the second half's row 1.
+    assert_eq!(ours[(16 + 3) * 64..][..64], theirs[(16 + 8 + 1) * 64..][..64]);
+    assert_eq!(stored(&dir, "model.layers.1.self_attn.v_proj.weight"), decoded(&model, "blk.1.attn_v.weight"));
+    assert_eq!(decoded(&model, "rope_freqs.weight").len(), 8);
+}
+
+#[test]
+fn gemma_norms_have_the_one_added() {
+    let (dir, model) = (fixture("gemma3"), Checkpoint::open(fixture("gemma3")).unwrap());
+    let theirs = stored(&dir, "model.layers.0.self_attn.q_norm.weight");
+    let expected: Vec<f32> = theirs.iter().map(|n| n + 1.0).collect();
+    assert_eq!(decoded(&model, "blk.0.attn_q_norm.weight"), expected);
+    assert_eq!(model.tensor("output_norm.weight").unwrap().format.name, "F32");
+}
+
+#[test]
+fn a_model_survives_gguf_and_comes_back() {
+    for name in FIXTURES {
+        let dir = tempfile::tempdir().unwrap();
+        let model = Checkpoint::open(fixture(name)).unwrap();
+        let gguf = dir.path().join("model.gguf");
+        write_gguf(&model, &gguf);
+        let gguf = Checkpoint::open(&gguf).unwrap();
+        assert_eq!(Config::of(&gguf).unwrap(), Config::of(&model).unwrap());
+        let back = dir.path().join("back");
+        assert_eq!(hf::write_hf(&gguf, &back, None).unwrap().name, "BF16");
+        let again = Checkpoint::open(&back).unwrap();
+        assert_eq!(again.tensors(), model.tensors(), "{name}");
+        assert_eq!(Config::of(&again).unwrap(), Config::of(&model).unwrap(), "{name}");
+        for tensor in model.tensors() {
+            // Gemma's norms lose their last bits when the one is added to a small number in F32.
+            let (ours, theirs) = (decoded(&again, &tensor.name), decoded(&model, &tensor.name));
+            assert!(ours.iter().zip(&theirs).all(|(a, b)| (a - b).abs() <= 1e-7), "{name}: {}", tensor.name);
+        }
+    }
+}
+
+#[test]
+fn shards_are_one_model() {
+    let dir = copy_of("qwen2");
+    let whole = Checkpoint::open(dir.path()).unwrap();
+    let bytes = fs::read(dir.path().join("model.safetensors")).unwrap();
+    let tensors = safetensors::read_header(dir.path(), &bytes).unwrap();
+    let mut weight_map = serde_json::Map::new();
+    for (i, half) in tensors.chunks(tensors.len() / 2 + 1).enumerate() {
+        let (mut header, mut data) = (serde_json::Map::new(), Vec::new());
+        let file = format!("model-{i}.safetensors");
+        for tensor in half {
+            let start = data.len();
+            data.extend(&bytes[tensor.range.clone()]);
+            let info = serde_json::json!({
+                "dtype": tensor.info.format.name, "shape": tensor.info.shape, "data_offsets": [start, data.len()],
+            });
+            header.insert(tensor.info.name.clone(), info);
+            weight_map.insert(tensor.info.name.clone(), file.clone().into());
+        }
+        let header = serde_json::to_vec(&header).unwrap();
+        fs::write(dir.path().join(file), [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat()).unwrap();
+    }
+    let index = serde_json::json!({ "weight_map": weight_map }).to_string();
+    fs::write(dir.path().join("model.safetensors.index.json"), index).unwrap();
+    let sharded = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(sharded.tensors(), whole.tensors());
+    assert!(sharded.tensors().iter().all(|t| sharded.data(&t.name).unwrap()[..] == whole.data(&t.name).unwrap()[..]));
+}
+
+/// What opening says after `change` to config.json.
+fn config_refusal(name: &str, change: impl FnOnce(&mut serde_json::Value)) -> String {
+    let dir = copy_of(name);
+    let path = dir.path().join("config.json");
+    let mut json = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    change(&mut json);
+    fs::write(&path, json.to_string()).unwrap();
+    Checkpoint::open(dir.path()).unwrap_err().to_string()
+}
+
+#[test]
+fn what_is_not_supported_is_said() {
+    let said = config_refusal("llama", |json| json["model_type"] = "mamba".into());
+    assert!(said.contains("\"mamba\"") && said.contains("qwen3"), "{said}");
+    let said = config_refusal("llama", |json| json["num_key_value_heads"] = 3.into());
+    assert!(said.contains("num_key_value_heads 3"), "{said}");
+    let said = config_refusal("llama", |json| drop(json.as_object_mut().unwrap().remove("hidden_size")));
+    assert!(said.contains("missing field `hidden_size`"), "{said}");
+    let said = config_refusal("llama", |json| json["quantization_config"] = serde_json::json!({ "bits": 4 }));
+    assert!(said.contains("quantization_config"), "{said}");
+    let said = config_refusal("llama", |json| json["rope_parameters"]["rope_type"] = "longrope".into());
+    assert!(said.contains("longrope"), "{said}");
+    let said = config_refusal("qwen2", |json| json["hidden_act"] = "relu".into());
+    assert!(said.contains("relu") && said.contains("silu"), "{said}");
+    let said = Checkpoint::open(tempfile::tempdir().unwrap().path()).unwrap_err().to_string();
+    assert!(said.contains("config.json"), "{said}");
+}
+
+#[test]
+fn lies_in_safetensors_are_found() {
+    let file = |json: &str, data: usize| {
+        let bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &vec![0; data]].concat();
+        safetensors::read_header(Path::new("m"), &bytes).map(|t| t.len()).map_err(|e| e.to_string())
+    };
+    let tensor = |name: &str, dtype: &str, shape: &str, offsets: &str| {
+        format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}"#)
+    };
+    let good = tensor("a", "F32", "[2]", "[0,8]");
+    assert_eq!(file(&format!(r#"{{"__metadata__":{{"format":"pt"}},{good}}}"#), 8), Ok(1));
+    let cases = [
+        (format!("{{{good}}}"), 7, "truncated"),
+        (format!("{{{good}}}"), 9, "1 bytes follow"),
+        (format!("{{{good},{good}}}"), 8, "appears twice"),
+        (format!("{{{good},{}}}", tensor("b", "F32", "[1]", "[4,8]")), 8, "overlaps"),
+        (format!("{{{good},{}}}", tensor("b", "F32", "[1]", "[12,16]")), 16, "gap"),
+        (format!("{{{}}}", tensor("a", "I64", "[1]", "[0,8]")), 8, "I64"),
+        (format!("{{{}}}", tensor("a", "F32", "[0]", "[0,0]")), 0, "none of them 0"),
+        (format!("{{{}}}", tensor("a", "F32", "[4294967296,4294967296]", "[0,8]")), 8, "overflows"),
+        (format!("{{{}}}", tensor("a", "F32", "[2]", "[8,0]")), 8, "takes 8"),
+        ("[1]".into(), 0, "object of tensors"),
+        ("{".into(), 0, "header"),
+    ];
+    for (json, data, expected) in cases {
+        let said = file(&json, data).unwrap_err();
+        assert!(said.contains(expected), "{json}: {said}");
+    }
+    let said = safetensors::read_header(Path::new("m"), &[255; 20]).err().unwrap().to_string();
+    assert!(said.contains("header claims"), "{said}");
+}
+
+#[test]
+fn no_spoiled_safetensors_panics() {
+    let json = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
+    let mut bytes = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes(), &[0; 8]].concat();
+    for at in 0..bytes.len() {
+        assert!(safetensors::read_header(Path::new("m"), &bytes[..at]).is_err());
+        for flip in 1..=255 {
+            bytes[at] ^= flip;
+            let _ = safetensors::read_header(Path::new("m"), &bytes);
+            bytes[at] ^= flip;
+        }
+    }
+}
+
+#[test]
+fn values_too_large_for_f16_are_written_as_bf16() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Checkpoint::open(fixture("qwen2")).unwrap();
+    let path = dir.path().join("large.gguf");
+    let mut metadata: Metadata = model.metadata().clone();
+    metadata.remove("tokenizer.ggml.tokens");
+    let format = Format::by_name("Q4_0").unwrap();
+    let tensors: Vec<_> = model
+        .tensors()
+        .iter()
+        .map(|t| {
+            if t.name == "blk.0.ffn_up.weight" {
+                bantam_checkpoint::TensorInfo { format, ..t.clone() }
+            } else {
+                t.clone()
+            }
+        })
+        .collect();
+    let mut writer = GgufWriter::create(&path, &metadata, &tensors).unwrap();
+    for tensor in &tensors {
+        if tensor.format == format {
+            let numbers: Vec<f32> = (0..tensor.len()).map(|i| i as f32 * 100.0).collect();
+            let mut bytes = vec![0; tensor.bytes()];
+            (format.encode.unwrap())(&numbers, None, &mut bytes);
+            writer.write(&bytes).unwrap();
+        } else {
+            writer.write(&model.data(&tensor.name).unwrap()).unwrap();
+        }
+    }
+    writer.finish().unwrap();
+    let large = Checkpoint::open(&path).unwrap();
+    assert_eq!(hf::write_hf(&large, &dir.path().join("out"), None).unwrap().name, "BF16");
+    let refused = hf::write_hf(&large, &dir.path().join("narrow"), Format::by_name("F16"));
+    assert!(refused.unwrap_err().to_string().contains("too large for F16"));
+    assert!(!dir.path().join("narrow").exists());
+}
