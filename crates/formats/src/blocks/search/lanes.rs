@@ -38,8 +38,16 @@ impl<S: Isa> Lanes<S> {
     /// Lane `j` of vector `i` is `rows[j][i]`.
     #[inline(always)]
     pub fn transpose(s: S, rows: &[[f32; LANES]]) -> [Self; LANES] {
-        let columns = s.transpose(from_fn(|i| s.to_bits(s.load_f(&rows[i]))));
-        from_fn(|i| Lanes { s, v: s.from_bits(columns[i]) })
+        // Loops, since `from_fn` may stay a function of its own, compiled for the baseline.
+        let mut v = [s.to_bits(s.splat_f(0.0)); LANES];
+        for (v, row) in v.iter_mut().zip(rows) {
+            *v = s.to_bits(s.load_f(row));
+        }
+        let mut out = [Self::splat(s, 0.0); LANES];
+        for (out, v) in out.iter_mut().zip(s.transpose(v)) {
+            out.v = s.from_bits(v);
+        }
+        out
     }
 
     /// The numbers.
