@@ -5,7 +5,7 @@
 //! [`FORMATS`]; everything above this crate (files, quantization, execution, reports) goes through that row, so that
 //! adding a format is adding one value.
 //!
-//! Where to start: [`format`] for what a row says, `blocks/` for the formats by family, `kernels/` for
+//! Where to start: [`mod@format`] for what a row says, `blocks/` for the formats by family, `kernels/` for
 //! [`matmul`] and the SIMD code behind it. Every SIMD path has a scalar reference that it is tested against.
 //!
 //! Invariant: this crate knows nothing of files, models or threads' owners; it uses nothing of bantam's.

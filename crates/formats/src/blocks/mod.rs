@@ -1,9 +1,9 @@
 //! The formats, one file a family: their bytes, and how weights become bytes.
 //!
-//! [`layout`] says what a format must tell about its bytes, and derives decoding from it; [`search`]
+//! `layout.rs` says what a format must tell about its bytes, and derives decoding from it; `search/`
 //! finds the scales and quants that lose least. A family's file joins the two. Layouts are ggml's, bit for bit.
 //!
-//! To add a format: a [`Layout`](layout::Layout) (and [`Encoder`](layout::Encoder)) in the family's file, its row by
+//! To add a format: a `Layout` (and `Encoder`) in the family's file, its row by
 //! `block_format!`, the row in [`FORMATS`](crate::FORMATS), and fixtures by `scripts/fixtures/formats.py`.
 
 pub mod float;

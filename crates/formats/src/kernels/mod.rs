@@ -1,12 +1,16 @@
 //! Matrix products on weights in any format.
 //!
 //! [`matmul`] is the entry, [`matmul_each`] for several matrices on the same activations. A few columns (decoding) go
-//! row by row ([`rows`]) at the speed of memory; many columns (prefill) go through tiles ([`tiles`]), which unpack rows
-//! once for all columns. Quantized weights are multiplied in integers with activations of 8 bits ([`activations`]),
-//! floating point ones in f32.
+//! row by row (`rows.rs`) at the speed of memory; many columns (prefill) go through tiles (`tiles.rs`), which unpack
+//! rows once for all columns (`panels.rs`). Quantized weights are multiplied in integers with activations of 8 bits
+//! (`activations.rs`), floating point ones in f32.
 //!
-//! Kernels are written once over the vector operations of [`isa`]; the [`layouts`] say how a format's blocks become
-//! vectors. The instruction set is chosen at run time ([`Level`]).
+//! Kernels are written once over the vector operations of `isa.rs`, which `scalar.rs`, `avx2.rs`, `avx512.rs` and
+//! `neon.rs` implement; `layouts/` says how a format's blocks become vectors. The instruction set is chosen at run time
+//! ([`Level`]).
+//!
+//! To add a format: a layout in `layouts/`, and [`Product`] in the format's row. To add an instruction set: an `Isa`
+//! and a [`Level`]. `examples/matmul_speed.rs` measures.
 
 mod activations;
 #[cfg(target_arch = "x86_64")]
@@ -76,7 +80,9 @@ const TASK_BYTES: usize = 32 * 1024;
 
 /// Computes `y[i, r] = sum_c x[i, c] * w[r, c]`: `x` is `n` rows of `w.cols`, `y` is `n` rows of `w.rows`.
 ///
-/// Runs on the current rayon pool. The result does not depend on the number of threads.
+/// Runs on the current rayon pool; call it from a thread of the pool (`install`, or a pool with `use_current_thread`),
+/// for otherwise every call wakes the pool and waits, which takes longer than a small product. The result does not
+/// depend on the number of threads.
 ///
 /// # Panics
 /// If the lengths of `x`, `y` or `w.data` do not match the shapes.
