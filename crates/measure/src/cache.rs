@@ -5,7 +5,7 @@
 //! to a temporary file and renamed when complete, so that a process that is killed, or two that race, leave nothing wrong.
 //! Where the cache cannot be written, an entry lives in an unnamed temporary file for as long as it is used.
 //!
-//! Layout: 8 bytes [`MAGIC`], 16 bytes key, the payload, 8 bytes XXH3 of all before; little endian.
+//! Layout: 8 bytes `MAGIC`, 16 bytes key, the payload, 8 bytes XXH3 of all before; little endian.
 
 use crate::{Error, Result};
 use std::fs::File;
