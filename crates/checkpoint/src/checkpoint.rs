@@ -192,7 +192,7 @@ impl Checkpoint {
             shares[at].parameters += tensor.len() as u64;
             shares[at].bytes += tensor.bytes() as u64;
         }
-        shares.sort_by(|a, b| b.bytes.cmp(&a.bytes));
+        shares.sort_by_key(|share| std::cmp::Reverse(share.bytes));
         shares
     }
 

@@ -31,6 +31,9 @@ const SHORTEST_ENTRY: usize = 8 + 1 + 4 + 1;
 /// Bytes of the shortest tensor entry: name length, one byte of name, rank, type, offset.
 const SHORTEST_TENSOR: usize = 8 + 1 + 4 + 4 + 8;
 
+/// Entries for which memory is reserved at once, however many a header claims.
+const RESERVE: usize = 1 << 16;
+
 /// Reads the header of the GGUF file whose bytes these are. Pure: `path` only names the file in errors. Memory use is
 /// bounded by a small multiple of the bytes given; tensors' bytes are not touched.
 ///
@@ -42,11 +45,18 @@ pub fn read_header(path: &Path, bytes: &[u8]) -> Result<Header> {
     let tensor_count = cursor.count(SHORTEST_TENSOR, "the number of tensors")?;
     let entry_count = cursor.count(SHORTEST_ENTRY, "the number of metadata entries")?;
     let metadata = read_metadata(&mut cursor, entry_count)?;
+    if let Some(parts) = metadata.uint("split.count").filter(|&n| n > 1) {
+        let message = format!(
+            "this is one of {parts} parts of a split model. Join them with `llama-gguf-split --merge FIRST-PART OUTPUT`, \
+             and give the result."
+        );
+        return Err(Error::unsupported(path, message));
+    }
     let alignment = alignment(path, &metadata)?;
 
-    let mut names = HashSet::with_capacity(tensor_count);
-    let mut tensors = Vec::with_capacity(tensor_count);
-    let mut offsets = Vec::with_capacity(tensor_count);
+    let mut names = HashSet::with_capacity(tensor_count.min(RESERVE));
+    let mut tensors = Vec::with_capacity(tensor_count.min(RESERVE));
+    let mut offsets = Vec::with_capacity(tensor_count.min(RESERVE));
     for i in 0..tensor_count {
         let at = cursor.at;
         let (tensor, offset) = read_tensor(&mut cursor, i)?;
@@ -67,7 +77,8 @@ fn read_version(cursor: &mut Cursor<'_>) -> Result<u32> {
         return Err(cursor.malformed(
             0,
             format_args!(
-                "the file begins with {:?}, not with \"GGUF\"; it is no GGUF file",
+                "the file begins with {:?}, not with \"GGUF\"; it is no GGUF file. Bantam opens GGUF files and \
+                    Hugging Face directories (the directory, not a file in it)",
                 magic.escape_ascii().to_string()
             ),
         ));
@@ -75,17 +86,23 @@ fn read_version(cursor: &mut Cursor<'_>) -> Result<u32> {
     let unsupported = |message: String| Err(Error::unsupported(cursor.path, message));
     match cursor.u32("the version")? {
         version @ (2 | 3) => Ok(version),
-        1 => unsupported("this is GGUF version 1, which was in use for two weeks of 2023. Convert the original model again; bantam reads versions 2 and 3.".into()),
-        version if version & 0xFFFF == 0 => {
-            unsupported("this GGUF file is big-endian. Bantam reads little-endian files; download that variant, or convert it with gguf-convert-endian.".into())
-        }
+        1 => unsupported(
+            "this is GGUF version 1, which was in use for two weeks of 2023. Convert the original model \
+            again; bantam reads versions 2 and 3."
+                .into(),
+        ),
+        version if version & 0xFFFF == 0 => unsupported(
+            "this GGUF file is big-endian. Bantam reads little-endian files; download that variant, or \
+                convert it with gguf-convert-endian."
+                .into(),
+        ),
         version => unsupported(format!("this is GGUF version {version}; bantam reads versions 2 and 3.")),
     }
 }
 
 fn read_metadata(cursor: &mut Cursor<'_>, count: usize) -> Result<Metadata> {
-    let mut keys = HashSet::with_capacity(count);
-    let mut entries = Vec::with_capacity(count);
+    let mut keys = HashSet::with_capacity(count.min(RESERVE));
+    let mut entries = Vec::with_capacity(count.min(RESERVE));
     for i in 0..count {
         let at = cursor.at;
         let key = cursor.string(format_args!("the key of metadata entry {i}"))?;
@@ -154,7 +171,8 @@ fn read_array(cursor: &mut Cursor<'_>, key: &str) -> Result<Array> {
         }
         value_type::ARRAY => {
             let message = format!(
-                "the metadata key {key} holds an array of arrays, which bantam does not read. Remove the key with gguf-new-metadata --remove-metadata."
+                "the metadata key {key} holds an array of arrays, which bantam does not read. Remove the key with \
+                    gguf-new-metadata --remove-metadata."
             );
             return Err(Error::unsupported(cursor.path, message));
         }
@@ -252,11 +270,17 @@ fn unsupported_type(cursor: &Cursor<'_>, at: usize, type_id: u32, tensor: &str) 
     match ggml_type_name(type_id) {
         Some(name) => Error::unsupported(
             cursor.path,
-            format!("tensor {tensor} has the type {name} (id {type_id}, at byte {at}), which bantam does not read. Get the model in another type, for example Q8_0 or F16."),
+            format!(
+                "tensor {tensor} has the type {name} (id {type_id}, at byte {at}), which bantam does not read. \
+                Get the model in another type, for example Q8_0 or F16."
+            ),
         ),
         None => cursor.malformed(
             at,
-            format_args!("tensor {tensor} has the type id {type_id}, which ggml does not know. The file is corrupt or newer than this bantam"),
+            format_args!(
+                "tensor {tensor} has the type id {type_id}, which ggml does not know. The file is corrupt \
+                or newer than this bantam"
+            ),
         ),
     }
 }

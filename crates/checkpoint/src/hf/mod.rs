@@ -63,9 +63,6 @@ pub fn open(dir: &Path) -> Result<Checkpoint> {
     if let Some(factors) = config.rope_factors() {
         tensors.insert(0, rope_freqs(&factors));
     }
-    if family.architecture == "gemma3" {
-        drop_rows_beyond_vocabulary(&metadata, &mut tensors);
-    }
     metadata.set("general.file_type", Value::U32(file_type(&tensors)));
     metadata.set("general.quantization_version", Value::U32(2));
     let (tensors, sources) = tensors.into_iter().unzip();
@@ -194,19 +191,6 @@ fn rope_freqs(factors: &[f32]) -> (TensorInfo, Source) {
     let bytes: Vec<u8> = factors.iter().flat_map(|f| f.to_le_bytes()).collect();
     let info = TensorInfo { name: "rope_freqs.weight".into(), shape: vec![factors.len()], format };
     (info, Source::Stored(TensorData::Owned(bytes.into())))
-}
-
-/// Gemma's embedding has rows that no token uses, which llama.cpp does not want.
-fn drop_rows_beyond_vocabulary(metadata: &Metadata, tensors: &mut [(TensorInfo, Source)]) {
-    let Some(tokens) = metadata.strings("tokenizer.ggml.tokens").map(<[_]>::len).filter(|&n| n > 0) else { return };
-    for (info, source) in tensors {
-        if info.name == "token_embd.weight" && info.rows() > tokens {
-            info.shape[0] = tokens;
-            if let Source::Stored(TensorData::Mapped { range, .. }) = source {
-                range.end = range.start + info.bytes();
-            }
-        }
-    }
 }
 
 /// llama.cpp's `general.file_type`: the format of most of the weights.

@@ -112,7 +112,8 @@ fn tokens(json: &TokenizerJson, vocab_size: usize, path: &Path) -> Result<Tokens
             return Err(Error::malformed(path, format!("model.vocab: `{other}` and `{text}` both have the id {id}")));
         }
     }
-    for token in &json.added_tokens {
+    // Gemma 3's text models come with a token for images that they have no embedding for; llama.cpp drops it, too.
+    for token in json.added_tokens.iter().filter(|token| (token.id as usize) < vocab_size) {
         let special = token.special || looks_special(&token.content);
         let kind = if special { TokenType::Control } else { TokenType::UserDefined };
         // llama.cpp looks for these in the text as it is written.
