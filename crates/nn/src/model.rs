@@ -71,7 +71,7 @@ fn check(checkpoint: &Checkpoint, config: &Config) -> Result<()> {
     if head_count_kv == 0 || !head_count.is_multiple_of(head_count_kv) {
         return error(format!("{head_count} query heads cannot share {head_count_kv} key and value heads evenly"));
     }
-    if rotated > key_length || rotated % 2 != 0 {
+    if rotated > key_length || !rotated.is_multiple_of(2) {
         return error(format!("{rotated} rotary dimensions: an even number up to the head's {key_length} is needed"));
     }
     match &config.sliding_window {

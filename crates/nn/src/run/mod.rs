@@ -16,6 +16,7 @@ use crate::weights::Weight;
 use crate::{Backend, Result};
 use attention::{Rotations, Workspaces};
 use bantam_checkpoint::Config;
+use bantam_formats::kernels::matmul_each;
 use bantam_formats::{Format, Scratch, matmul};
 use rayon::prelude::*;
 use tensor::Pool;
@@ -85,6 +86,16 @@ impl Backend for Run {
         let mut y = self.pool.take(x.rows(), layer.weight.rows());
         self.linear_into(layer, x, &mut y);
         y
+    }
+
+    fn linears<const N: usize>(&mut self, layers: [&Linear; N], x: &Tensor) -> [Tensor; N] {
+        let mut ys = layers.map(|layer| self.pool.take(x.rows(), layer.weight.rows()));
+        let matrices = layers.map(|layer| match &layer.weight {
+            Weight::Blocks(blocks) => blocks.matrix(),
+        });
+        matmul_each(&matrices, x, &mut ys.each_mut().map(|y| &mut y[..]), &mut self.scratch);
+        layers.iter().zip(&mut ys).for_each(|(layer, y)| add_bias(layer, y));
+        ys
     }
 
     fn rms_norm(&mut self, norm: &RmsNorm, x: &Tensor) -> Tensor {

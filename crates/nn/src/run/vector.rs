@@ -1,5 +1,6 @@
 //! The loops over f32 that are not matrix products on weights. Plain code in fixed lanes, which the compiler vectorizes for
-//! whatever the processor has; [`simd`] chooses at run time.
+//! whatever the processor has; [`simd`] chooses at run time. Loops are written as `for`: a closure that is not inlined would
+//! run without the instructions.
 
 use pulp::Arch;
 
@@ -16,7 +17,11 @@ fn simd<R>(f: impl FnOnce() -> R) -> R {
 pub(super) fn scale(x: &mut [f32], factor: f32) {
     simd(
         #[inline(always)]
-        || x.iter_mut().for_each(|x| *x *= factor),
+        || {
+            for x in x {
+                *x *= factor;
+            }
+        },
     )
 }
 
@@ -26,7 +31,9 @@ pub(super) fn add_rows(x: &mut [f32], y: &[f32]) {
         #[inline(always)]
         || {
             for x in x.chunks_exact_mut(y.len()) {
-                x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+                for (x, y) in x.iter_mut().zip(y) {
+                    *x += y;
+                }
             }
         },
     )
@@ -39,7 +46,9 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
         || {
             for (x, y) in x.chunks_exact(weight.len()).zip(y.chunks_exact_mut(weight.len())) {
                 let scale = 1.0 / (dot(x, x) / weight.len() as f32 + eps).sqrt();
-                y.iter_mut().zip(x).zip(weight).for_each(|((y, x), w)| *y = x * scale * w);
+                for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+                    *y = x * scale * w;
+                }
             }
         },
     )
@@ -49,13 +58,17 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
 pub(super) fn silu_times(gate: &mut [f32], up: &[f32]) {
     simd(
         #[inline(always)]
-        || gate.iter_mut().zip(up).for_each(|(g, u)| *g = *g / (1.0 + exp(-*g)) * u),
+        || {
+            for (g, u) in gate.iter_mut().zip(up) {
+                *g = *g / (1.0 + exp(-*g)) * u;
+            }
+        },
     )
 }
 
 /// `gate = gelu(gate) * up`, by `gelu(x) = x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`, and `(1 + tanh z) / 2 = sigmoid(2z)`.
 pub(super) fn gelu_times(gate: &mut [f32], up: &[f32]) {
-    const TWICE_ROOT: f32 = 1.595_769_1; // 2 √(2/π)
+    const TWICE_ROOT: f32 = 1.595_769; // 2 √(2/π)
     simd(
         #[inline(always)]
         || {
@@ -75,7 +88,9 @@ pub(super) fn max(x: &[f32]) -> f32 {
             let (chunks, rest) = x.as_chunks::<LANES>();
             let mut lanes = [f32::NEG_INFINITY; LANES];
             for chunk in chunks {
-                lanes.iter_mut().zip(chunk).for_each(|(l, x)| *l = if *x > *l { *x } else { *l });
+                for (l, x) in lanes.iter_mut().zip(chunk) {
+                    *l = if *x > *l { *x } else { *l };
+                }
             }
             lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| a.max(b))
         },
@@ -90,11 +105,17 @@ pub(super) fn exp_minus(x: &mut [f32], max: f32) -> f32 {
             let (chunks, rest) = x.as_chunks_mut::<LANES>();
             let mut lanes = [0.0; LANES];
             for chunk in chunks {
-                chunk.iter_mut().for_each(|x| *x = exp(*x - max));
-                lanes.iter_mut().zip(chunk.iter()).for_each(|(l, x)| *l += x);
+                for (l, x) in lanes.iter_mut().zip(chunk) {
+                    *x = exp(*x - max);
+                    *l += *x;
+                }
             }
-            rest.iter_mut().for_each(|x| *x = exp(*x - max));
-            sum(lanes) + rest.iter().sum::<f32>()
+            let mut rest_sum = 0.0;
+            for x in rest {
+                *x = exp(*x - max);
+                rest_sum += *x;
+            }
+            sum(lanes) + rest_sum
         },
     )
 }
@@ -140,7 +161,9 @@ pub(super) fn products(a: &[f32], b: &[f32], k: usize, transposed: &mut Vec<f32>
         #[inline(always)]
         || {
             for (a, c) in a.chunks_exact(k).zip(c.chunks_exact_mut(n)) {
-                c.iter_mut().zip(b.chunks_exact(k)).for_each(|(c, b)| *c = dot(a, b));
+                for (c, b) in c.iter_mut().zip(b.chunks_exact(k)) {
+                    *c = dot(a, b);
+                }
             }
         },
     )
@@ -177,16 +200,23 @@ fn accumulate_rows<const ROWS: usize>(a: &[f32], b: &[f32], n: usize, c: &mut [f
         for (i, b) in b.chunks_exact(n).enumerate() {
             let b: &[f32; TILE] = b[column..column + TILE].try_into().expect("a slice of TILE");
             for (tile, a) in tile.iter_mut().zip(&a) {
-                tile.iter_mut().zip(b).for_each(|(t, b)| *t = a[i].mul_add(*b, *t));
+                let a = a[i];
+                for (t, b) in tile.iter_mut().zip(b) {
+                    *t = a.mul_add(*b, *t);
+                }
             }
         }
         for (r, tile) in tile.iter().enumerate() {
-            c[r * n + column..][..TILE].iter_mut().zip(tile).for_each(|(c, t)| *c += t);
+            for (c, t) in c[r * n + column..][..TILE].iter_mut().zip(tile) {
+                *c += t;
+            }
         }
     }
-    for column in whole..n {
+    for (i, b) in b.chunks_exact(n).enumerate() {
         for (r, a) in a.iter().enumerate() {
-            c[r * n + column] += a.iter().zip(b[column..].iter().step_by(n)).map(|(a, b)| a * b).sum::<f32>();
+            for (c, b) in c[r * n + whole..(r + 1) * n].iter_mut().zip(&b[whole..]) {
+                *c += a[i] * b;
+            }
         }
     }
 }
@@ -211,14 +241,23 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
             lanes[i] = a[i].mul_add(b[i], lanes[i]);
         }
     }
-    sum(lanes) + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+    let mut rest = 0.0;
+    for (a, b) in a_rest.iter().zip(b_rest) {
+        rest += a * b;
+    }
+    sum(lanes) + rest
 }
 
 /// Adds lanes in halves, as registers do.
 #[inline(always)]
 fn sum(lanes: [f32; LANES]) -> f32 {
-    let eight: [f32; 8] = std::array::from_fn(|i| lanes[i] + lanes[i + 8]);
-    let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
+    let (mut eight, mut four) = ([0.0; 8], [0.0; 4]);
+    for i in 0..8 {
+        eight[i] = lanes[i] + lanes[i + 8];
+    }
+    for i in 0..4 {
+        four[i] = eight[i] + eight[i + 4];
+    }
     (four[0] + four[2]) + (four[1] + four[3])
 }
 

@@ -1,0 +1,148 @@
+//! Tiny random models of each family against the logits that transformers computes for them.
+
+use bantam_checkpoint::Checkpoint;
+use bantam_formats::Format;
+use bantam_nn::{Model, Session};
+use std::path::{Path, PathBuf};
+
+/// What each fixture exercises is said in `scripts/fixtures/models.py`, which makes them.
+const FAMILIES: [&str; 5] = ["llama", "llama-biases", "qwen2", "qwen3", "gemma3"];
+
+struct Reference {
+    model: Model,
+    tokens: Vec<u32>,
+    /// `[tokens, vocabulary]`.
+    logits: Vec<f32>,
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn load(name: &str) -> Reference {
+    let model = Model::load(&Checkpoint::open(folder(name)).unwrap()).unwrap();
+    let bytes = std::fs::read(folder(name).join("reference.safetensors")).unwrap();
+    let tensor = |name: &str| -> Vec<[u8; 4]> {
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let json: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+        let offset = |i: usize| 8 + header + json[name]["data_offsets"][i].as_u64().unwrap() as usize;
+        bytes[offset(0)..offset(1)].as_chunks().0.to_vec()
+    };
+    Reference {
+        model,
+        tokens: tensor("tokens").into_iter().map(u32::from_le_bytes).collect(),
+        logits: tensor("logits").into_iter().map(f32::from_le_bytes).collect(),
+    }
+}
+
+/// A session whose cache rounds nothing.
+fn session(model: &Model) -> Session<'_> {
+    model.session_with_cache(64, Format::by_name("F32").unwrap()).unwrap()
+}
+
+/// The logits of `tokens`, given `step` at a time.
+fn logits(model: &Model, session: &mut Session<'_>, tokens: &[u32], step: usize) -> Vec<f32> {
+    let mut all = Vec::new();
+    for tokens in tokens.chunks(step) {
+        let hidden = session.forward(tokens).unwrap().to_vec();
+        let mut logits = vec![f32::NAN; tokens.len() * model.config().vocab_size];
+        session.logits(&hidden, &mut logits);
+        all.extend(logits);
+    }
+    all
+}
+
+/// The largest difference, as a share of the largest value.
+fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let difference = found.iter().zip(expected).fold(0f32, |m, (f, e)| {
+        assert!(f.is_finite());
+        m.max((f - e).abs())
+    });
+    difference / largest
+}
+
+#[test]
+fn prefill_agrees_with_transformers() {
+    for name in FAMILIES {
+        let Reference { model, tokens, logits: expected } = load(name);
+        let error = relative_error(&logits(&model, &mut session(&model), &tokens, tokens.len()), &expected);
+        println!("{name}: {error:.1e}");
+        assert!(error <= 1e-4, "{name}: relative error {error}");
+    }
+}
+
+#[test]
+fn cached_decoding_agrees_with_transformers() {
+    for name in FAMILIES {
+        let Reference { model, tokens, logits: expected } = load(name);
+        for step in [1, 5] {
+            let error = relative_error(&logits(&model, &mut session(&model), &tokens, step), &expected);
+            assert!(error <= 1e-4, "{name} by {step}: relative error {error}");
+        }
+    }
+}
+
+#[test]
+fn the_default_cache_is_nearly_exact() {
+    for name in FAMILIES {
+        let Reference { model, tokens, logits: expected } = load(name);
+        let error = relative_error(&logits(&model, &mut model.session(64), &tokens, 1), &expected);
+        assert!(error <= 1e-2, "{name}: relative error {error}");
+    }
+}
+
+#[test]
+fn truncating_takes_back() {
+    let Reference { model, tokens, logits: expected } = load("gemma3");
+    let mut session = session(&model);
+    session.forward(&tokens[..10]).unwrap();
+    session.forward(&[1; 7]).unwrap();
+    session.truncate(10);
+    assert_eq!(session.position(), 10);
+    let rest = logits(&model, &mut session, &tokens[10..], 3);
+    assert!(relative_error(&rest, &expected[10 * model.config().vocab_size..]) <= 1e-4);
+}
+
+#[test]
+fn the_number_of_threads_changes_nothing() {
+    for name in FAMILIES {
+        let Reference { model, tokens, .. } = load(name);
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| logits(&model, &mut model.session(64), &tokens, 8))
+        };
+        assert_eq!(run(1), run(3), "{name}");
+    }
+}
+
+#[test]
+fn a_full_context_and_foreign_tokens_are_refused_and_change_nothing() {
+    let Reference { model, tokens, .. } = load("llama");
+    let mut session = model.session(20);
+    session.forward(&tokens[..15]).unwrap();
+    let error = session.forward(&tokens[..6]).unwrap_err();
+    assert_eq!(error.to_string(), "the context of 20 tokens is full: 21 are needed");
+    let error = session.forward(&[0, 288]).unwrap_err();
+    assert!(error.to_string().contains("token 288 is not in the vocabulary of 288 tokens"), "{error}");
+    assert_eq!(session.position(), 15);
+    session.forward(&tokens[..5]).unwrap();
+}
+
+#[test]
+fn every_linear_layer_is_visited_by_its_path() {
+    let mut model = load("gemma3").model;
+    let mut paths = Vec::new();
+    model.visit_linears_mut(&mut |linear| paths.push(linear.path.clone()));
+    assert_eq!(paths.len(), 7 * 7 + 1);
+    assert_eq!(paths[7 + 3], "blk.1.attn_output.weight");
+    assert_eq!(paths.last().unwrap(), "token_embd.weight"); // the head is tied
+}
+
+#[test]
+fn a_cache_format_that_does_not_fit_is_refused() {
+    let model = load("gemma3").model; // heads of 16
+    let error = model.session_with_cache(64, Format::by_name("Q8_0").unwrap()).err().unwrap();
+    assert!(error.to_string().contains("its blocks of 32 do not divide heads of 16"), "{error}");
+}
