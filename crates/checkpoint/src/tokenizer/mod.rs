@@ -245,3 +245,6 @@ impl Tokenizer {
         self.add_eos
     }
 }
+
+#[cfg(test)]
+mod tests;
