@@ -77,6 +77,7 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", to_json);
+        environment.add_test("iterable", is_iterable);
         environment.add_template_owned("chat", without_generation_tags(source)).map_err(|error| {
             Error::malformed(path, format!("`tokenizer.chat_template` is not a valid template: {error}"))
         })?;
@@ -111,6 +112,11 @@ fn without_generation_tags(source: &str) -> String {
     };
     let opened = tag("generation").replace_all(source, "{%$1 if true $2%}").into_owned();
     tag("endgeneration").replace_all(&opened, "{%$1 endif $2%}").into_owned()
+}
+
+/// Python's notion: none is not iterable, though minijinja says so. Templates ask it of `tools`.
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && (value.as_str().is_some() || value.try_iter().is_ok())
 }
 
 fn raise_exception(message: String) -> std::result::Result<Value, minijinja::Error> {
@@ -240,6 +246,12 @@ mod tests {
                       {% endgeneration %}\n{% endfor %}\n{% if not tools %}{{ bos_token }}{% endif %}";
         assert_eq!(render(source, &[Message::new("user", " <é> ")]).unwrap(), "[USER] \"<é>\"\n<s>");
         assert_eq!(render("{{ {'a': [1, 2], 'b': none} | tojson }}", &[]).unwrap(), r#"{"a": [1, 2], "b": null}"#);
+    }
+
+    #[test]
+    fn no_tools_are_not_iterable() {
+        let source = "{% if tools is iterable and tools | length > 0 %}tools{% else %}none{% endif %}";
+        assert_eq!(render(source, &[]).unwrap(), "none");
     }
 
     #[test]
