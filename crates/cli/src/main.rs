@@ -1,1 +1,42 @@
-fn main() {}
+//! The `bantam` command. Each subcommand is one file in `commands/`.
+
+mod args;
+mod commands;
+mod evaluation;
+mod output;
+mod progress;
+
+use args::{Cli, Command};
+use clap::Parser;
+use std::process::ExitCode;
+
+/// The exit code of anything that went wrong: a wrong command line, a bad file, a full disk.
+const FAILURE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let global = &cli.global;
+    global.start_threads()?;
+    match &cli.command {
+        Command::Inspect(args) => commands::inspect::run(args, global),
+        Command::Convert(args) => commands::convert::run(args, global),
+        Command::Quantize(args) => commands::quantize::run(args, global),
+        Command::Eval(args) => commands::eval::run(args, global),
+        Command::Compare(args) => commands::compare::run(args, global),
+        Command::Run(args) => commands::run::run(args, global),
+        Command::Bench(args) => commands::bench::run(args, global),
+        Command::Shrink(args) => commands::shrink::run(args, global),
+        Command::Completions(args) => commands::completions::run(args),
+    }
+}

@@ -1,0 +1,77 @@
+//! The command line.
+
+use crate::commands::{bench, compare, completions, convert, eval, inspect, quantize, run, shrink};
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+
+/// Make a trained model small enough for the machine you have, and know what it cost.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 110, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  bantam shrink model.gguf --fit 300MB -o small/       try levels, measure each, keep the best that fits
+  bantam quantize model.gguf --to Q4_K_M -o small.gguf
+  bantam eval small.gguf --base model.gguf             what it lost: prose, chat, code, math
+  bantam run small.gguf -p 'Why is the sky blue?'";
+
+/// Options of every command.
+#[derive(Args)]
+pub struct Global {
+    /// Threads to use [default: all processors]
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Print the result as JSON instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No progress bars
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Show what a model is, what it needs, and whether it fits this machine
+    Inspect(inspect::InspectArgs),
+    /// Convert between GGUF files and Hugging Face directories
+    Convert(convert::ConvertArgs),
+    /// Round a model's weights to fewer bits
+    Quantize(quantize::QuantizeArgs),
+    /// Measure what a candidate lost against its base
+    Eval(eval::EvalArgs),
+    /// Measure several candidates against one base, with a report
+    Compare(compare::CompareArgs),
+    /// Generate text
+    Run(run::RunArgs),
+    /// Measure speed and memory
+    Bench(bench::BenchArgs),
+    /// Try levels, measure each, and keep the best that fits a size
+    Shrink(shrink::ShrinkArgs),
+    /// Print a shell's completion script
+    Completions(completions::CompletionsArgs),
+}
+
+impl Global {
+    /// The number of threads that will be used.
+    pub fn thread_count(&self) -> usize {
+        self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    /// Sets up the thread pool that all work runs on.
+    pub fn start_threads(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.threads != Some(0), "--threads 0: at least one thread is needed");
+        // This thread works too: handing each matrix product to a pool and sleeping until it is done would cost more than
+        // a small product takes.
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(self.thread_count())
+            .use_current_thread()
+            .build_global()
+            .context("cannot start threads")
+    }
+}

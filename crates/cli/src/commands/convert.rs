@@ -1,0 +1,75 @@
+//! `bantam convert`: between GGUF files and Hugging Face directories.
+
+use crate::args::Global;
+use crate::commands::quantize::quantize;
+use crate::output;
+use anyhow::ensure;
+use bantam_checkpoint::{Checkpoint, hf};
+use bantam_formats::Format;
+use bantam_shrink::Mix;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use std::path::PathBuf;
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  bantam convert ./hf-directory model.gguf --dtype f16
+  bantam convert model.gguf ./hf-directory
+
+An output that ends in .gguf becomes a GGUF file, any other a Hugging Face directory.")]
+pub struct ConvertArgs {
+    /// A GGUF file or a Hugging Face directory
+    input: PathBuf,
+    /// The GGUF file (ends in .gguf) or Hugging Face directory to write
+    output: PathBuf,
+    /// Number format of the matrices [default: f16; for a Hugging Face directory theirs, if it is one of these]
+    #[arg(long, value_enum)]
+    dtype: Option<Dtype>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Dtype {
+    F16,
+    Bf16,
+    F32,
+}
+
+impl Dtype {
+    fn format(self) -> &'static Format {
+        let name = match self {
+            Dtype::F16 => "F16",
+            Dtype::Bf16 => "BF16",
+            Dtype::F32 => "F32",
+        };
+        Format::by_name(name).expect("a format of ours")
+    }
+}
+
+#[derive(Serialize)]
+struct Converted {
+    output: PathBuf,
+    dtype: &'static str,
+}
+
+pub fn run(args: &ConvertArgs, global: &Global) -> anyhow::Result<()> {
+    let checkpoint = Checkpoint::open(&args.input)?;
+    let format = args.dtype.map(Dtype::format);
+    let dtype = if args.output.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
+        let format = format.unwrap_or_else(|| Dtype::F16.format());
+        quantize(&checkpoint, Mix::by_name(format.name)?, &args.output, global)?;
+        format.name
+    } else {
+        let path = args.output.display();
+        ensure!(
+            !args.output.is_file(),
+            "{path}: is a file; a Hugging Face model is a directory, and a GGUF file ends in .gguf"
+        );
+        hf::write_hf(&checkpoint, &args.output, format)?.name
+    };
+    if global.json {
+        return output::json(&Converted { output: args.output.clone(), dtype });
+    }
+    println!("{}: {dtype}", args.output.display());
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! `bantam inspect`: what a model is, what it needs, and whether it fits this machine.
+
+use crate::{args::Global, output};
+use bantam_checkpoint::{Checkpoint, Config};
+use bantam_measure::{machine, results::ModelSummary, summary};
+use bantam_shrink::{Mix, quantize::Plan};
+use clap::Args;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Mixes whose sizes are shown: one a bit width.
+const LEVELS: [&str; 7] = ["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K"];
+
+/// Bytes of a cached key or value: f16.
+const CACHE_BYTES: usize = 2;
+
+#[derive(Args)]
+#[command(after_help = "Example:\n  bantam inspect model.gguf --context 8192")]
+pub struct InspectArgs {
+    /// A GGUF file or a Hugging Face directory
+    model: PathBuf,
+    /// Context length to compute memory for, in tokens
+    #[arg(long, default_value_t = 4096, value_name = "TOKENS")]
+    context: usize,
+    /// List every tensor
+    #[arg(long)]
+    tensors: bool,
+}
+
+#[derive(Serialize)]
+struct Inspection {
+    model: ModelSummary,
+    block_count: usize,
+    embedding_length: usize,
+    feed_forward_length: usize,
+    head_count: usize,
+    head_count_kv: usize,
+    vocab_size: usize,
+    context_length: usize,
+    sliding_window: Option<usize>,
+    kv_bytes_per_token: u64,
+    context: usize,
+    kv_bytes: u64,
+    machine_memory: u64,
+    available_memory: u64,
+    levels: Vec<Level>,
+    provenance: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tensors: Vec<Tensor>,
+}
+
+/// The model at one precision.
+#[derive(Serialize)]
+struct Level {
+    level: &'static str,
+    file_bytes: u64,
+    /// Weights and cache; working buffers come on top, some tens of MB.
+    memory: u64,
+    fits: bool,
+}
+
+#[derive(Serialize)]
+struct Tensor {
+    name: String,
+    shape: Vec<usize>,
+    format: &'static str,
+    bytes: usize,
+}
+
+pub fn run(args: &InspectArgs, global: &Global) -> anyhow::Result<()> {
+    let checkpoint = Checkpoint::open(&args.model)?;
+    let inspection = inspect(&checkpoint, args)?;
+    if global.json { output::json(&inspection) } else { print(&inspection) }
+}
+
+fn inspect(checkpoint: &Checkpoint, args: &InspectArgs) -> anyhow::Result<Inspection> {
+    let config = Config::of(checkpoint)?;
+    let kv_bytes = kv_bytes(&config, args.context);
+    let machine = machine::detect();
+    let available_memory = machine::available_memory();
+    let levels = LEVELS.iter().map(|&level| {
+        let file_bytes = Plan::new(checkpoint, Mix::by_name(level)?)?.file_bytes();
+        let memory = file_bytes + kv_bytes;
+        Ok(Level { level, file_bytes, memory, fits: memory < available_memory })
+    });
+    let tensor = |t: &bantam_checkpoint::TensorInfo| Tensor {
+        name: t.name.clone(),
+        shape: t.shape.clone(),
+        format: t.format.name,
+        bytes: t.bytes(),
+    };
+    Ok(Inspection {
+        model: summary::of(checkpoint)?,
+        block_count: config.block_count,
+        embedding_length: config.embedding_length,
+        feed_forward_length: config.feed_forward_length,
+        head_count: config.head_count,
+        head_count_kv: config.head_count_kv,
+        vocab_size: config.vocab_size,
+        context_length: config.context_length,
+        sliding_window: config.sliding_window.as_ref().map(|w| w.size),
+        kv_bytes_per_token: kv_bytes_per_layer(&config) * config.block_count as u64,
+        context: args.context,
+        kv_bytes,
+        machine_memory: machine.memory,
+        available_memory,
+        levels: levels.collect::<anyhow::Result<_>>()?,
+        provenance: bantam_checkpoint::provenance::of(checkpoint.metadata()).iter().map(ToString::to_string).collect(),
+        tensors: if args.tensors { checkpoint.tensors().iter().map(tensor).collect() } else { Vec::new() },
+    })
+}
+
+fn kv_bytes_per_layer(config: &Config) -> u64 {
+    (config.head_count_kv * (config.key_length + config.value_length) * CACHE_BYTES) as u64
+}
+
+/// Bytes of the keys and values of `context` tokens.
+fn kv_bytes(config: &Config, context: usize) -> u64 {
+    kv_bytes_per_layer(config) * config.block_count as u64 * context as u64
+}
+
+fn print(i: &Inspection) -> anyhow::Result<()> {
+    let m = &i.model;
+    println!("{}", m.path);
+    println!(
+        "  architecture   {}, {} layers, width {}, feed-forward {}",
+        m.architecture, i.block_count, i.embedding_length, i.feed_forward_length
+    );
+    println!(
+        "  attention      {} heads, {} key-value heads{}",
+        i.head_count,
+        i.head_count_kv,
+        i.sliding_window.map_or(String::new(), |w| format!(", sliding window {w}"))
+    );
+    println!("  vocabulary     {} tokens; trained for {} tokens of context", i.vocab_size, i.context_length);
+    println!("  parameters     {:.1} M, {:.2} bits each", m.parameters as f64 / 1e6, m.bits_per_weight);
+    println!("  file           {}", output::bytes(m.file_bytes));
+    for (format, bytes) in &m.bytes_by_format {
+        println!("    {format:<10}   {}", output::bytes(*bytes));
+    }
+    if let Some(quantized_as) = &m.quantized_as {
+        println!(
+            "  note           these weights were quantized before ({quantized_as}); what that cost cannot be seen here"
+        );
+    }
+    for step in &i.provenance {
+        println!("  made by        {step}");
+    }
+    println!(
+        "  cache          {} per token, {} for {} tokens\n",
+        output::bytes(i.kv_bytes_per_token),
+        output::bytes(i.kv_bytes),
+        i.context
+    );
+    println!(
+        "  {:<8} {:>10} {:>12}   fits the {} free of {} here",
+        "level",
+        "file",
+        "with cache",
+        output::bytes(i.available_memory),
+        output::bytes(i.machine_memory)
+    );
+    for level in &i.levels {
+        let fits = if level.fits { "yes" } else { "no" };
+        println!(
+            "  {:<8} {:>10} {:>12}   {fits}",
+            level.level,
+            output::bytes(level.file_bytes),
+            output::bytes(level.memory)
+        );
+    }
+    for t in &i.tensors {
+        println!("  {:<40} {:<8} {:>10}  {:?}", t.name, t.format, output::bytes(t.bytes as u64), t.shape);
+    }
+    Ok(())
+}

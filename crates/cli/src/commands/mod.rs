@@ -1,0 +1,11 @@
+//! One file per subcommand, each with its arguments and a flat `run`.
+
+pub mod bench;
+pub mod compare;
+pub mod completions;
+pub mod convert;
+pub mod eval;
+pub mod inspect;
+pub mod quantize;
+pub mod run;
+pub mod shrink;

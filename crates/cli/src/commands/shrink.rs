@@ -1,0 +1,138 @@
+//! `bantam shrink`: try levels, measure each, keep the best that fits.
+
+use crate::args::Global;
+use crate::commands::quantize::quantize;
+use crate::evaluation::{Comparison, EvaluationArgs, write_report};
+use crate::output;
+use anyhow::{Context, bail, ensure};
+use bantam_checkpoint::Checkpoint;
+use bantam_measure::conclusion::{self, Verdict};
+use bantam_measure::results::{Evaluation, Report};
+use bantam_shrink::Mix;
+use bantam_shrink::quantize::Plan;
+use clap::Args;
+use std::path::{Path, PathBuf};
+
+/// The levels tried, one a bit width.
+const LEVELS: &str = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,Q2_K";
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  bantam shrink model.gguf --fit 300MB -o small/
+  bantam shrink ./hf-directory --fit 2GiB --levels Q6_K,Q5_K_M,Q4_K_M,IQ4_XS -o small/
+  bantam shrink model.gguf --fit 300MB -o small/ --text my-domain.txt
+
+The directory receives the model, report.html (opens offline) and report.json.")]
+pub struct ShrinkArgs {
+    /// A GGUF file or a Hugging Face directory
+    model: PathBuf,
+    /// The largest file allowed, for example 300MB or 1.5GiB
+    #[arg(long, value_name = "SIZE", value_parser = output::parse_size)]
+    fit: u64,
+    /// The directory to write
+    #[arg(long, short, value_name = "DIR")]
+    output: PathBuf,
+    /// The levels to try, separated by commas (bantam quantize --list)
+    #[arg(long, default_value = LEVELS, value_delimiter = ',')]
+    levels: Vec<String>,
+    /// Keep every level's file, not only the chosen one's
+    #[arg(long)]
+    keep_all: bool,
+    #[command(flatten)]
+    evaluation: EvaluationArgs,
+}
+
+pub fn run(args: &ShrinkArgs, global: &Global) -> anyhow::Result<()> {
+    let base = Checkpoint::open(&args.model)?;
+    let levels = levels(args, &base)?;
+    refuse_the_impossible(&levels, args.fit, &base)?;
+    std::fs::create_dir_all(&args.output)
+        .with_context(|| format!("cannot make the directory {}", args.output.display()))?;
+
+    let measured = EvaluationArgs { speed: true, ..args.evaluation.clone() };
+    let mut comparison = Comparison::start(&base, &measured, true, global)?;
+    let mut best: Option<(PathBuf, f64)> = None;
+    for (mix, _) in &levels {
+        let file = args.output.join(format!("{}-{}.gguf", stem(&args.model), mix.name));
+        let made = quantize(&base, mix, &file, global)?;
+        comparison.add(&file, Some(&mix.name), Some(made.seconds))?;
+        let evaluation = comparison.evaluations().last().expect("one was just added");
+        let loss = evaluation.overall.kl_divergence.mean;
+        let better = made.file_bytes <= args.fit && best.as_ref().is_none_or(|(_, least)| loss < *least);
+        let loser = if better { best.replace((file, loss)).map(|(old, _)| old) } else { Some(file) };
+        if let (Some(loser), false) = (loser, args.keep_all) {
+            std::fs::remove_file(&loser).with_context(|| format!("cannot remove {}", loser.display()))?;
+        }
+    }
+
+    let (file, _) = best.expect("a level that fits was tried");
+    let mut report = comparison.finish();
+    report.fit = Some(args.fit);
+    report.chosen = report.evaluations.iter().position(|e| Path::new(&e.candidate.path) == file);
+    write_report(&report, &args.output)?;
+    output::report(&report, global)?;
+    if !global.json {
+        conclude(&report, &file, &args.output);
+    }
+    Ok(())
+}
+
+/// The levels to try with their file sizes, largest first. Those that would not be smaller than the base are left out.
+fn levels(args: &ShrinkArgs, base: &Checkpoint) -> anyhow::Result<Vec<(&'static Mix, u64)>> {
+    let base_bytes = base.file_bytes()?;
+    let mut levels = Vec::new();
+    for name in &args.levels {
+        let mix = Mix::by_name(name)?;
+        let bytes = Plan::new(base, mix)?.file_bytes();
+        if bytes < base_bytes {
+            levels.push((mix, bytes));
+        }
+    }
+    ensure!(
+        !levels.is_empty(),
+        "{}: none of {} makes it smaller than it is ({}); try lower levels with --levels",
+        base.path().display(),
+        args.levels.join(", "),
+        output::bytes(base_bytes)
+    );
+    levels.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    Ok(levels)
+}
+
+/// Says so before any work when no level fits.
+fn refuse_the_impossible(levels: &[(&'static Mix, u64)], fit: u64, base: &Checkpoint) -> anyhow::Result<()> {
+    let (mix, smallest) = levels.iter().min_by_key(|(_, bytes)| *bytes).expect("levels are not empty");
+    if *smallest > fit {
+        bail!(
+            "{} cannot be made to fit {}: the smallest level, {}, takes {} ({} bytes). Allow that much with --fit {smallest}, or \
+             choose a smaller model",
+            base.path().display(),
+            output::bytes(fit),
+            mix.name,
+            output::bytes(*smallest),
+            smallest
+        );
+    }
+    Ok(())
+}
+
+fn conclude(report: &Report, file: &Path, directory: &Path) {
+    let chosen: &Evaluation = &report.evaluations[report.chosen.expect("a level was chosen")];
+    println!("{}", conclusion::sentence(chosen, &report.base));
+    if conclusion::verdict(&chosen.overall) == Verdict::Unusable {
+        eprintln!(
+            "warning: what fits {} has become unusable: use a smaller model at a higher level, or allow more",
+            output::bytes(report.fit.unwrap_or_default())
+        );
+    }
+    println!("model:  {}", file.display());
+    println!("report: {}", directory.join("report.html").display());
+    println!("next:   bantam run {}", file.display());
+}
+
+/// The model's name without `.gguf` or folders.
+fn stem(path: &Path) -> String {
+    let name = path.file_stem().or(path.file_name());
+    name.map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned())
+}

@@ -1,0 +1,159 @@
+//! Measuring candidates against a base: what `eval`, `compare` and `shrink` share.
+
+use crate::{args::Global, commands::bench, progress::Bars};
+use anyhow::{Context, bail};
+use bantam_checkpoint::output::OutputFile;
+use bantam_checkpoint::{Checkpoint, provenance};
+use bantam_measure::results::{Evaluation, Report};
+use bantam_measure::{Base, Options, Suite, Text, data, evaluate, machine};
+use clap::Args;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// On what to measure.
+#[derive(Args, Clone)]
+pub struct EvaluationArgs {
+    /// Measure on these UTF-8 text files instead of the built-in text
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub text: Vec<PathBuf>,
+    /// Built-in text and tasks: standard (about a minute per 100 M parameters and candidate) or quick
+    #[arg(long, default_value = "standard")]
+    pub suite: String,
+    /// Multiple-choice tasks of the suite: all or none
+    #[arg(long, value_parser = ["all", "none"], default_value = "all")]
+    pub tasks: String,
+    /// Tokens per chunk of text
+    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    pub context: usize,
+    /// Read only the first N chunks of each text
+    #[arg(long, value_name = "N")]
+    pub chunks: Option<usize>,
+    /// Also measure speed and memory, each model in a process of its own
+    #[arg(long)]
+    pub speed: bool,
+}
+
+impl EvaluationArgs {
+    fn suite(&self) -> anyhow::Result<Suite> {
+        let Some(built_in) = data::suite(&self.suite) else {
+            bail!("there is no suite `{}`; there are {}", self.suite, data::SUITES.join(", "));
+        };
+        let tasks = if self.tasks == "all" { built_in.tasks } else { Vec::new() };
+        if self.text.is_empty() {
+            return Ok(Suite { texts: built_in.texts, tasks });
+        }
+        let texts = self.text.iter().map(Text::read).collect::<Result<_, _>>()?;
+        Ok(Suite { texts, tasks })
+    }
+
+    fn options(&self, samples: bool) -> Options {
+        Options { context: self.context, chunks: self.chunks, samples, ..Options::default() }
+    }
+}
+
+/// A comparison under way: a prepared base, and a report that grows by one evaluation for each candidate.
+pub struct Comparison<'g> {
+    base: Base,
+    report: Report,
+    global: &'g Global,
+    speed: bool,
+}
+
+impl<'g> Comparison<'g> {
+    /// Has the base's outputs ready.
+    pub fn start(base: &Checkpoint, args: &EvaluationArgs, samples: bool, global: &'g Global) -> anyhow::Result<Self> {
+        let prepared = Base::prepare(base, &args.suite()?, &args.options(samples), &Bars::new(global, "base"))?;
+        let base_speed = args.speed.then(|| bench::in_fresh_process(base.path(), global)).transpose()?;
+        let report = Report {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            date: now(),
+            command: std::env::args().collect::<Vec<_>>().join(" "),
+            machine: machine::detect(),
+            base: prepared.summary().clone(),
+            base_speed,
+            context: prepared.context(),
+            texts: prepared.texts(),
+            evaluations: Vec::new(),
+            fit: None,
+            chosen: None,
+        };
+        Ok(Comparison { base: prepared, report, global, speed: args.speed })
+    }
+
+    /// Measures one candidate and adds it to the report.
+    pub fn add(&mut self, candidate: &Path, label: Option<&str>, seconds_to_make: Option<f64>) -> anyhow::Result<()> {
+        let checkpoint = Checkpoint::open(candidate)?;
+        let shown = label.map_or_else(|| file_name(candidate), str::to_owned);
+        let mut evaluation = evaluate(&checkpoint, &mut self.base, &Bars::new(self.global, &shown))?;
+        evaluation.candidate.label = shown;
+        evaluation.seconds_to_make = seconds_to_make;
+        evaluation.made_by = provenance::of(checkpoint.metadata()).iter().map(ToString::to_string).collect();
+        if self.speed {
+            evaluation.speed = Some(bench::in_fresh_process(candidate, self.global)?);
+        }
+        self.report.evaluations.push(evaluation);
+        Ok(())
+    }
+
+    /// The evaluations so far.
+    pub fn evaluations(&self) -> &[Evaluation] {
+        &self.report.evaluations
+    }
+
+    /// The report, largest candidate first.
+    pub fn finish(mut self) -> Report {
+        self.report.evaluations.sort_by_key(|e| std::cmp::Reverse(e.candidate.file_bytes));
+        self.report
+    }
+}
+
+/// The last part of a path, for showing.
+pub fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
+}
+
+/// Writes `report.html` and `report.json` into a directory, each whole or not at all.
+pub fn write_report(report: &Report, directory: &Path) -> anyhow::Result<()> {
+    let write = |name: &str, content: &[u8]| {
+        let path = directory.join(name);
+        let mut file = OutputFile::create(&path)?;
+        file.write_all(content).with_context(|| format!("{}: cannot write", path.display()))?;
+        file.finish().map_err(anyhow::Error::from)
+    };
+    write("report.html", bantam_measure::report::html(report).as_bytes())?;
+    write("report.json", &serde_json::to_vec_pretty(report)?)
+}
+
+/// The time in RFC 3339, in UTC.
+fn now() -> String {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days as i64);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+/// The date that lies `days` after 1970-01-01 (Hinnant, chrono-compatible low-level date algorithms).
+fn civil(days: i64) -> (i64, i64, i64) {
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let day_of_era = z.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::civil;
+
+    #[test]
+    fn dates_are_right_around_leap_days() {
+        assert_eq!(civil(0), (1970, 1, 1));
+        assert_eq!(civil(11_016), (2000, 2, 29));
+        assert_eq!(civil(20_781), (2026, 11, 24));
+    }
+}
