@@ -144,8 +144,7 @@ impl Rows<'_> {
     /// Refuses weights that `format` cannot hold.
     fn check(&self, format: &'static Format, row: usize, weights: &[f32]) -> Result<(), Error> {
         let limit = if matches!(format.name, "F32" | "BF16") { f32::MAX } else { F16_MAX };
-        // `!(a <= b)` so that NaN is caught too.
-        let Some(col) = weights.iter().position(|w| !(w.abs() <= limit)) else { return Ok(()) };
+        let Some(col) = weights.iter().position(|w| w.is_nan() || w.abs() > limit) else { return Ok(()) };
         let (path, tensor, value) = (self.path.to_owned(), self.tensor.name.clone(), weights[col]);
         Err(match value.is_finite() {
             true => Error::OutOfRange { path, tensor, row, col, value, format: format.name },

@@ -100,7 +100,11 @@ pub fn run(args: &RunArgs, global: &Global) -> anyhow::Result<()> {
     match &args.prompt {
         Some(prompt) => {
             let answer = conversation.turn(prompt, &mut generator, args.max_tokens, !global.json)?;
-            if global.json { output::json(&answer) } else { Ok(report(&answer, global)) }
+            if global.json {
+                return output::json(&answer);
+            }
+            report(&answer, global);
+            Ok(())
         }
         None => converse(&mut conversation, &mut generator, args, global),
     }
