@@ -17,7 +17,7 @@ pub struct EvaluationArgs {
     /// Measure on these UTF-8 text files instead of the built-in text
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub text: Vec<PathBuf>,
-    /// Built-in text and tasks: standard (about a minute per 100 M parameters and candidate) or quick
+    /// Built-in text and tasks: standard or quick, a quarter of it
     #[arg(long, default_value = "standard")]
     pub suite: String,
     /// Multiple-choice tasks of the suite: all or none
