@@ -6,7 +6,7 @@
 //! ```
 //! Threads: `RAYON_NUM_THREADS`. Instruction set: the best, or `LEVEL=scalar|avx2|avx512-vnni|neon`.
 
-use bantam_formats::kernels::Level;
+use bantam_formats::kernels::{Level, parallel};
 use bantam_formats::{FORMATS, Format, Matrix, Scratch, matmul};
 use std::time::Instant;
 
@@ -25,8 +25,8 @@ fn main() {
     };
     println!("{}, {} threads, memory reads {:.1} GB/s", level.name(), rayon::current_num_threads(), read_speed());
     println!("{:8} {:>14} {:>12} {:>14}", "format", "rows x cols", "decode GB/s", "prefill GF/s");
-    // Work from inside the pool, as a model does.
-    rayon::scope(|_| {
+    // In one section, as the layers of a model.
+    parallel::section(|| {
         for format in
             FORMATS.iter().filter(|f| names.is_empty() || names.iter().any(|n| n.eq_ignore_ascii_case(f.name)))
         {

@@ -7,6 +7,7 @@ use crate::weights::Loader;
 use crate::{Error, Result};
 use bantam_checkpoint::{Checkpoint, Config};
 use bantam_formats::Format;
+use bantam_formats::kernels::parallel;
 
 /// A loaded language model: its weights, mapped, and its definition. Shareable between threads and sessions.
 pub struct Model {
@@ -110,11 +111,13 @@ impl Session<'_> {
             return Err(Error::UnknownToken { token, vocab_size });
         }
         self.hidden.clear();
-        for chunk in tokens.chunks(CHUNK) {
-            let hidden = self.model.definition.hidden(&mut self.run, chunk);
-            self.hidden.extend_from_slice(&hidden);
-            self.run.advance(chunk.len());
-        }
+        parallel::section(|| {
+            for chunk in tokens.chunks(CHUNK) {
+                let hidden = self.model.definition.hidden(&mut self.run, chunk);
+                self.hidden.extend_from_slice(&hidden);
+                self.run.advance(chunk.len());
+            }
+        });
         Ok(&self.hidden)
     }
 

@@ -3,14 +3,14 @@
 
 use super::isa::{Isa, Kernel, Level};
 use super::layouts::{CHUNK, STEP};
+use super::parallel::{self, Parts};
 use crate::format::Activation;
-use rayon::prelude::*;
 
 /// Activations per scale.
 pub(super) const SCALED: usize = 16;
 
-/// Values that a thread should quantize at least: below, a fork costs more than it saves.
-const PARALLEL: usize = 16 * 1024;
+/// Values that a thread quantizes at a time.
+const AT_ONCE: usize = 4 * 1024;
 
 /// Columns of activations as int8 with a scale for every 16, padded with zeros to whole steps.
 #[derive(Default)]
@@ -46,12 +46,19 @@ impl Activations {
         self.scales.resize(self.n * self.stride / SCALED, 0.0);
         self.sums.resize(self.n * self.stride / SCALED, 0.0);
         let (stride, scaled) = (self.stride, self.stride / SCALED);
-        x.par_chunks_exact(len)
-            .zip(self.quants.par_chunks_exact_mut(stride))
-            .zip(self.scales.par_chunks_exact_mut(scaled))
-            .zip(self.sums.par_chunks_exact_mut(scaled))
-            .with_min_len(PARALLEL.div_ceil(len))
-            .for_each(|(((x, quants), scales), sums)| level.dispatch(Quantize { kind, x, quants, scales, sums }));
+        let at_once = AT_ONCE.div_ceil(len);
+        let quants = Parts::of(&mut self.quants, at_once * stride);
+        let scales = Parts::of(&mut self.scales, at_once * scaled);
+        let sums = Parts::of(&mut self.sums, at_once * scaled);
+        parallel::for_each(quants.count(), |_, i| {
+            // SAFETY: `for_each` gives each number once.
+            let (quants, scales, sums) = unsafe { (quants.take(i), scales.take(i), sums.take(i)) };
+            let columns = quants.chunks_exact_mut(stride).zip(scales.chunks_exact_mut(scaled));
+            let columns = columns.zip(sums.chunks_exact_mut(scaled));
+            for (x, ((quants, scales), sums)) in x[i * at_once * len..].chunks_exact(len).zip(columns) {
+                level.dispatch(Quantize { kind, x, quants, scales, sums });
+            }
+        });
     }
 
     /// Column `i`.

@@ -12,6 +12,7 @@
 //! To add a format: a layout in `layouts/`, and [`Product`] in the format's row. To add an instruction set: an `Isa`
 //! and a [`Level`]. `examples/matmul_speed.rs` measures.
 
+mod accumulate;
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -23,7 +24,7 @@ pub(crate) mod layouts;
 mod neon;
 mod out;
 mod panels;
-mod parallel;
+pub mod parallel;
 mod product;
 mod rows;
 mod scalar;
@@ -32,6 +33,7 @@ mod tests;
 mod tiles;
 
 use crate::format::{Activation, Format};
+pub use accumulate::accumulate;
 use activations::Activations;
 pub use isa::Level;
 pub(crate) use isa::{Isa, Kernel};
@@ -80,9 +82,8 @@ const TASK_BYTES: usize = 32 * 1024;
 
 /// Computes `y[i, r] = sum_c x[i, c] * w[r, c]`: `x` is `n` rows of `w.cols`, `y` is `n` rows of `w.rows`.
 ///
-/// Runs on the current rayon pool; call it from a thread of the pool (`install`, or a pool with `use_current_thread`),
-/// for otherwise every call wakes the pool and waits, which takes longer than a small product. The result does not
-/// depend on the number of threads.
+/// Runs on the current rayon pool. Many small products belong into a [`parallel::section`], which keeps the pool's threads
+/// awake. The result does not depend on the number of threads.
 ///
 /// # Panics
 /// If the lengths of `x`, `y` or `w.data` do not match the shapes.
@@ -133,9 +134,7 @@ fn by_rows(ws: &[Matrix<'_>], x: &[f32], ys: &mut [&mut [f32]], scratch: &Scratc
         // SAFETY: each task below has rows of its own, and each task is worked once.
         let outs: [_; AT_ONCE] = std::array::from_fn(|m| ys.next().map(|y| unsafe { Out::new(y, ws[m].rows) }));
         let tasks = ws.iter().map(|w| w.rows.div_ceil(w.rows_per_task())).sum();
-        let bytes: usize = ws.iter().map(|w| w.data.len()).sum();
-        let threads = rayon::current_num_threads().min(bytes / TASK_BYTES);
-        parallel::for_each(threads, tasks, &|_, mut i| {
+        parallel::for_each(tasks, |_, mut i| {
             for (w, out) in ws.iter().zip(&outs) {
                 let tasks = w.rows.div_ceil(w.rows_per_task());
                 if let (true, Some(out)) = (i < tasks, out) {
@@ -162,7 +161,7 @@ fn by_tiles(w: &Matrix<'_>, x: &[f32], y: &mut [f32], scratch: &mut Scratch) {
         scratch.panels.resize_with(threads, Mutex::default);
     }
     let scratch = &*scratch;
-    parallel::for_each(threads, w.rows.div_ceil(PANEL), &|slot, i| {
+    parallel::for_each(w.rows.div_ceil(PANEL), |slot, i| {
         let mut panel = scratch.panels[slot].lock().unwrap_or_else(|e| e.into_inner());
         let task = w.task(i * PANEL, PANEL, x, scratch, &out);
         (product.tile)(scratch.level, &task, &scratch.starts, &mut panel);

@@ -122,14 +122,7 @@ impl<L: FloatLayout> Kernel for PackFloats<'_, L> {
             let mut weights = [s.splat(0); PANEL];
             for (weights, row) in weights.iter_mut().zip(self.task.data.chunks_exact(self.task.row_bytes)) {
                 let bytes = &row[(self.block.start + 16 * i) * L::BYTES..][..lines.len() * L::BYTES];
-                let mut padded = [0; 64];
-                let bytes = if lines.len() == 16 {
-                    bytes
-                } else {
-                    padded[..bytes.len()].copy_from_slice(bytes);
-                    &padded[..16 * L::BYTES]
-                };
-                *weights = s.to_bits(L::load(s, bytes));
+                *weights = s.to_bits(L::load_some(s, bytes));
             }
             for (line, v) in lines.iter_mut().zip(s.transpose(weights)) {
                 s.store(v, &mut line.0);

@@ -1,5 +1,7 @@
 //! How a format's rows are multiplied: the kernels compiled for its layout.
 
+use super::Matrix;
+use super::accumulate::Accumulate;
 use super::activations::Activations;
 use super::isa::Level;
 use super::layouts::{FloatLayout, Layout};
@@ -37,6 +39,8 @@ pub struct Product {
     pub(super) rows: fn(Level, &Task<'_>),
     pub(super) starts: fn(&mut Starts, Level, &Task<'_>),
     pub(super) tile: fn(Level, &Task<'_>, &Starts, &mut Panel),
+    /// Weighted sums of rows, of floating point formats.
+    pub(super) accumulate: Option<fn(Level, &Matrix<'_>, &[f32], &mut [f32])>,
 }
 
 /// Some rows of a matrix, to be multiplied with all columns of activations.
@@ -73,6 +77,7 @@ impl Product {
                 level.dispatch(Pack { task, panel, layout: PhantomData::<L> });
                 Shape::of::<L>().multiply(level, task, starts, panel);
             },
+            accumulate: None,
         }
     }
 
@@ -94,6 +99,7 @@ impl Product {
                     level.dispatch(tiles::Float { task, block, panel });
                 }
             },
+            accumulate: Some(|level, w, x, y| level.dispatch(Accumulate { w, x, y, layout: PhantomData::<L> })),
         }
     }
 }

@@ -183,9 +183,7 @@ fn float_dot<S: Isa, L: FloatLayout, const N: usize>(s: S, row: &[u8], x: &[&[f3
     }
     let done = row.len() / (64 * L::BYTES) * 4;
     for (i, step) in steps.remainder().chunks(16 * L::BYTES).enumerate() {
-        let mut bytes = [0; 64];
-        bytes[..step.len()].copy_from_slice(step);
-        let w = L::load(s, &bytes[..16 * L::BYTES]);
+        let w = L::load_some(s, step);
         for n in 0..N {
             let (whole, rest) = x[n];
             let mut padded = [0.0; 16];

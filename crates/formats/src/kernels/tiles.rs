@@ -9,8 +9,8 @@ use super::activations::{Activations, Column, SCALED};
 use super::isa::{Isa, Kernel, Level};
 use super::layouts::Layout;
 use super::panels::{PANEL, Panel};
+use super::parallel;
 use super::product::Task;
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// What the tile product must know of a layout.
@@ -52,15 +52,16 @@ pub(super) struct Starts {
 impl Starts {
     /// Computes them from all columns of `x`, of which `len` activations count.
     pub fn prepare(&mut self, shape: Shape, level: Level, x: &Activations, len: usize) {
-        /// Values that a thread should add up at least.
-        const PARALLEL: usize = 64 * 1024;
+        /// Values that a thread adds up at a time.
+        const AT_ONCE: usize = 16 * 1024;
         self.per_column = len.div_ceil(shape.group);
         self.values.resize(x.n * self.per_column, 0);
-        self.values
-            .par_chunks_exact_mut(self.per_column)
-            .with_min_len(PARALLEL.div_ceil(len))
-            .enumerate()
-            .for_each(|(i, starts)| level.dispatch(Start { shape, x: x.column(i), starts }));
+        let (per_column, at_once) = (self.per_column, AT_ONCE.div_ceil(len));
+        parallel::for_each_part(&mut self.values, at_once * per_column, |part, values| {
+            for (i, starts) in (part * at_once..).zip(values.chunks_exact_mut(per_column)) {
+                level.dispatch(Start { shape, x: x.column(i), starts });
+            }
+        });
     }
 
     fn column(&self, i: usize) -> &[i32] {

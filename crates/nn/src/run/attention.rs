@@ -5,43 +5,45 @@ use super::cache::{LayerCache, PAGE};
 use super::{for_rows, vector};
 use crate::layers::{AttentionSpec, Rotary};
 use bantam_checkpoint::config::RopePairing;
-use rayon::prelude::*;
+use bantam_formats::kernels::{accumulate, parallel};
+use bantam_formats::{Scratch, matmul};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Tokens whose queries are processed together: large enough that decoding a tile of keys is paid for.
 const QUERY_BLOCK: usize = 32;
 
 /// Attends from `q`, `[tokens, heads * key_length]` rotated, at `position` on, to all positions up to each token's own,
-/// which the cache holds already. `grouped` is a work buffer of the size of `out`, `[tokens, heads * value_length]`.
+/// which the cache holds already, into `out`, `[tokens, heads * value_length]`.
 pub(super) fn attend(
     spec: &AttentionSpec,
     cache: &LayerCache<'_>,
     position: usize,
     q: &[f32],
-    grouped: &mut [f32],
     out: &mut [f32],
-    workspaces: &Workspaces,
+    workspace: &mut Workspace,
 ) {
     let (q_cols, out_cols) = (spec.heads * spec.key_length, spec.heads * spec.value_length);
-    let blocks = q.par_chunks(QUERY_BLOCK * q_cols).zip(grouped.par_chunks_mut(QUERY_BLOCK * out_cols));
-    blocks.zip(out.par_chunks_mut(QUERY_BLOCK * out_cols)).enumerate().for_each(|(i, ((q, grouped), out))| {
-        let first = position + i * QUERY_BLOCK;
-        let head_len = grouped.len() / spec.kv_heads;
-        grouped.par_chunks_mut(head_len).enumerate().for_each(|(head, grouped)| {
-            workspaces.with(|w| HeadBlock { spec, cache, head, first }.attend(q, grouped, w));
-        });
-        ungroup(spec, grouped, out);
+    let tokens = q.len() / q_cols;
+    let in_block = tokens.min(QUERY_BLOCK);
+    // [blocks, kv_heads, tokens of a block, group, value_length]
+    let task_len = in_block * spec.group() * spec.value_length;
+    let grouped = &mut workspace.grouped;
+    grouped.resize(tokens.div_ceil(in_block) * spec.kv_heads * task_len, 0.0);
+    let buffers = &workspace.buffers;
+    parallel::for_each_part(grouped, task_len, |task, out| {
+        let (block, head) = (task / spec.kv_heads, task % spec.kv_heads);
+        let q = q.chunks(in_block * q_cols).nth(block).expect("a task belongs to a block");
+        let out = &mut out[..q.len() / q_cols * spec.group() * spec.value_length];
+        buffers.with(|b| HeadBlock { spec, cache, head, first: position + block * in_block }.attend(q, out, b));
     });
-}
-
-/// From `[kv_heads, tokens, group, value_length]` to `[tokens, kv_heads, group, value_length]`.
-fn ungroup(spec: &AttentionSpec, grouped: &[f32], out: &mut [f32]) {
     let width = spec.group() * spec.value_length;
-    let tokens = out.len() / (spec.kv_heads * width);
-    for (i, dst) in out.chunks_exact_mut(width).enumerate() {
-        let (token, head) = (i / spec.kv_heads, i % spec.kv_heads);
-        dst.copy_from_slice(&grouped[(head * tokens + token) * width..][..width]);
-    }
+    for_rows(out, out_cols, |at, rows| {
+        for (i, row) in (at / width..).zip(rows.chunks_exact_mut(width)) {
+            let (token, head) = (i / spec.kv_heads, i % spec.kv_heads);
+            let task = token / in_block * spec.kv_heads + head;
+            row.copy_from_slice(&grouped[task * task_len + token % in_block * width..][..width]);
+        }
+    });
 }
 
 /// A block of tokens, and the query heads that share one key and value head.
@@ -55,21 +57,21 @@ struct HeadBlock<'a> {
 
 impl HeadBlock<'_> {
     /// `out` is `[tokens * group, value_length]`; `q` is all of the tokens' queries.
-    fn attend(&self, q: &[f32], out: &mut [f32], w: &mut Workspace) {
+    fn attend(&self, q: &[f32], out: &mut [f32], b: &mut Buffers) {
         let spec = self.spec;
         let rows = out.len() / spec.value_length;
-        self.gather_queries(q, w);
-        w.running.clear();
-        w.running.resize(rows, Running { max: f32::NEG_INFINITY, sum: 0.0 });
+        self.gather_queries(q, b);
+        b.running.clear();
+        b.running.resize(rows, Running { max: f32::NEG_INFINITY, sum: 0.0 });
         out.fill(0.0);
         let (start, end) = (self.visible(0).0, self.visible(rows - 1).1);
         let mut tile = start;
         while tile < end {
             let next = end.min((tile / PAGE + 1) * PAGE);
-            self.attend_tile(tile, next, rows, out, w);
+            self.attend_tile(tile, next, rows, out, b);
             tile = next;
         }
-        for (out, running) in out.chunks_exact_mut(spec.value_length).zip(&w.running) {
+        for (out, running) in out.chunks_exact_mut(spec.value_length).zip(&b.running) {
             vector::scale(out, 1.0 / running.sum);
         }
     }
@@ -81,29 +83,28 @@ impl HeadBlock<'_> {
     }
 
     /// The queries of this block's heads, scaled: `[tokens * group, key_length]`.
-    fn gather_queries(&self, q: &[f32], w: &mut Workspace) {
+    fn gather_queries(&self, q: &[f32], b: &mut Buffers) {
         let width = self.spec.group() * self.spec.key_length;
-        w.queries.clear();
+        b.queries.clear();
         for token in q.chunks_exact(self.spec.heads * self.spec.key_length) {
-            w.queries.extend_from_slice(&token[self.head * width..(self.head + 1) * width]);
+            b.queries.extend_from_slice(&token[self.head * width..(self.head + 1) * width]);
         }
-        vector::scale(&mut w.queries, self.spec.scale);
+        vector::scale(&mut b.queries, self.spec.scale);
     }
 
-    fn attend_tile(&self, start: usize, end: usize, rows: usize, out: &mut [f32], w: &mut Workspace) {
-        let (key_length, value_length, len) = (self.spec.key_length, self.spec.value_length, end - start);
-        w.tile.resize(PAGE * key_length.max(value_length), 0.0);
-        w.scores.resize(rows * len, 0.0);
-        self.cache.keys.read(self.head, start..end, &mut w.tile);
-        vector::products(&w.queries, &w.tile[..len * key_length], key_length, &mut w.transposed, &mut w.scores);
-        for (row, scores) in w.scores.chunks_exact_mut(len).enumerate() {
+    fn attend_tile(&self, start: usize, end: usize, rows: usize, out: &mut [f32], b: &mut Buffers) {
+        let len = end - start;
+        b.scores.resize(rows * len, 0.0);
+        let keys = self.cache.keys.rows(self.head, start..end, &mut b.decoded);
+        matmul(&keys, &b.queries, &mut b.scores, &mut b.scratch);
+        let outs = out.chunks_exact_mut(self.spec.value_length);
+        for (row, (scores, out)) in b.scores.chunks_exact_mut(len).zip(outs).enumerate() {
             let (from, to) = self.visible(row);
             let visible = from.clamp(start, end) - start..to.clamp(start, end) - start;
-            let out = &mut out[row * value_length..(row + 1) * value_length];
-            w.running[row].absorb(scores, visible, out);
+            b.running[row].absorb(scores, visible, out);
         }
-        self.cache.values.read(self.head, start..end, &mut w.tile);
-        vector::accumulate(&w.scores, &w.tile[..len * value_length], value_length, out);
+        let values = self.cache.values.rows(self.head, start..end, &mut b.decoded);
+        accumulate(&values, &b.scores, out, &b.scratch);
     }
 }
 
@@ -134,26 +135,33 @@ impl Running {
     }
 }
 
-/// Buffers of one [`HeadBlock`] at work.
+/// Memory that [`attend`] uses again and again.
 #[derive(Default)]
-struct Workspace {
-    queries: Vec<f32>,
-    scores: Vec<f32>,
-    tile: Vec<f32>,
-    transposed: Vec<f32>,
-    running: Vec<Running>,
+pub(super) struct Workspace {
+    grouped: Vec<f32>,
+    buffers: Free,
 }
 
-/// Free workspaces, as many as threads have worked at once.
+/// Buffers of one [`HeadBlock`] at work.
 #[derive(Default)]
-pub(super) struct Workspaces(Mutex<Vec<Workspace>>);
+struct Buffers {
+    queries: Vec<f32>,
+    scores: Vec<f32>,
+    decoded: Vec<f32>,
+    running: Vec<Running>,
+    scratch: Scratch,
+}
 
-impl Workspaces {
-    fn with(&self, f: impl FnOnce(&mut Workspace)) {
+/// Free buffers, as many as threads have worked at once.
+#[derive(Default)]
+struct Free(Mutex<Vec<Buffers>>);
+
+impl Free {
+    fn with(&self, f: impl FnOnce(&mut Buffers)) {
         let free = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut workspace = free().pop().unwrap_or_default();
-        f(&mut workspace);
-        free().push(workspace);
+        let mut buffers = free().pop().unwrap_or_default();
+        f(&mut buffers);
+        free().push(buffers);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{Error, Result};
 use bantam_checkpoint::Config;
-use bantam_formats::Format;
+use bantam_formats::{Activation, Format, Matrix};
 use std::ops::Range;
 
 /// Positions per page. Pages are allocated as the sequence grows, so that a large context costs nothing until it is used.
@@ -23,6 +23,8 @@ pub(super) struct LayerCache<'a> {
 /// One layer's keys, or its values.
 pub(super) struct Store {
     format: &'static Format,
+    /// F32.
+    decoded: &'static Format,
     heads: usize,
     /// Width of a head.
     width: usize,
@@ -83,7 +85,8 @@ impl Store {
         let bytes = format.bytes_of(width).ok_or_else(|| {
             refuse(format!("its blocks of {} do not divide heads of {width}; F16 always works", format.block))
         })?;
-        Ok(Self { format, heads, width, bytes, pages: Vec::new() })
+        let decoded = Format::by_name("F32").expect("F32 is a format");
+        Ok(Self { format, decoded, heads, width, bytes, pages: Vec::new() })
     }
 
     fn write(&mut self, position: usize, rows: &[f32]) {
@@ -100,10 +103,17 @@ impl Store {
         }
     }
 
-    /// Decodes the rows of `head` at `positions`, which lie in one page.
-    pub(super) fn read(&self, head: usize, positions: Range<usize>, dst: &mut [f32]) {
+    /// The rows of `head` at `positions`, which lie in one page: where they are if their format is floating point,
+    /// otherwise decoded into `buffer`.
+    pub(super) fn rows<'a>(&'a self, head: usize, positions: Range<usize>, buffer: &'a mut Vec<f32>) -> Matrix<'a> {
         let start = (head * PAGE + positions.start % PAGE) * self.bytes;
-        let bytes = &self.pages[positions.start / PAGE][start..start + positions.len() * self.bytes];
-        (self.format.decode)(bytes, &mut dst[..positions.len() * self.width]);
+        let (rows, cols) = (positions.len(), self.width);
+        let data = &self.pages[positions.start / PAGE][start..start + rows * self.bytes];
+        if self.format.product.activation == Activation::F32 {
+            return Matrix { format: self.format, data, rows, cols };
+        }
+        buffer.resize(rows * cols, 0.0);
+        (self.format.decode)(data, buffer);
+        Matrix { format: self.decoded, data: bytemuck::cast_slice(buffer), rows, cols }
     }
 }

@@ -14,11 +14,10 @@ pub use tensor::Tensor;
 use crate::layers::{Activation, AttentionSpec, Embedding, Linear, RmsNorm};
 use crate::weights::Weight;
 use crate::{Backend, Result};
-use attention::{Rotations, Workspaces};
+use attention::{Rotations, Workspace};
 use bantam_checkpoint::Config;
-use bantam_formats::kernels::matmul_each;
+use bantam_formats::kernels::{matmul_each, parallel};
 use bantam_formats::{Format, Scratch, matmul};
-use rayon::prelude::*;
 use tensor::Pool;
 
 /// Runs one sequence. Positions go on from where the cache ends.
@@ -27,7 +26,7 @@ pub struct Run {
     rotations: Rotations,
     pool: Pool,
     scratch: Scratch,
-    workspaces: Workspaces,
+    attention: Workspace,
 }
 
 impl Run {
@@ -41,7 +40,7 @@ impl Run {
             rotations: Rotations::default(),
             pool: Pool::default(),
             scratch: Scratch::default(),
-            workspaces: Workspaces::default(),
+            attention: Workspace::default(),
         })
     }
 
@@ -110,10 +109,9 @@ impl Backend for Run {
         rotation.apply(&mut q, spec.heads, spec.key_length);
         rotation.apply(&mut k, spec.kv_heads, spec.key_length);
         self.cache.write(spec.layer, &k, &v);
-        let mut grouped = self.pool.take(tokens, spec.heads * spec.value_length);
         let mut out = self.pool.take(tokens, spec.heads * spec.value_length);
         let cache = self.cache.layer(spec.layer);
-        attention::attend(spec, &cache, position, &q, &mut grouped, &mut out, &self.workspaces);
+        attention::attend(spec, &cache, position, &q, &mut out, &mut self.attention);
         out
     }
 
@@ -140,14 +138,11 @@ fn add_bias(layer: &Linear, y: &mut [f32]) {
     }
 }
 
-/// Below this many elements, simple loops are quicker on one thread than a fork and join.
-const PARALLEL_THRESHOLD: usize = 32 * 1024;
+/// Elements that a thread takes at a time.
+const AT_ONCE: usize = 8 * 1024;
 
 /// Calls `f` with groups of whole rows of `x` and the index of their first element, in parallel if there are many.
 fn for_rows(x: &mut [f32], cols: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
-    if x.len() < PARALLEL_THRESHOLD {
-        return f(0, x);
-    }
-    let group = (PARALLEL_THRESHOLD / 4).div_ceil(cols) * cols;
-    x.par_chunks_mut(group).enumerate().for_each(|(i, rows)| f(i * group, rows));
+    let group = AT_ONCE.div_ceil(cols) * cols;
+    parallel::for_each_part(x, group, |i, rows| f(i * group, rows));
 }

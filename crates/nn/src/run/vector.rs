@@ -145,92 +145,6 @@ pub(super) fn rotate_halves(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     )
 }
 
-/// From this many rows of `a` on, [`products`] transposes `b` and multiplies in tiles.
-const TRANSPOSE_THRESHOLD: usize = 8;
-
-/// `c = a bᵀ`: `a` is `[m, k]`, `b` is `[n, k]`, `c` is `[m, n]`; `transposed` is a work buffer.
-pub(super) fn products(a: &[f32], b: &[f32], k: usize, transposed: &mut Vec<f32>, c: &mut [f32]) {
-    let n = b.len() / k;
-    if a.len() / k >= TRANSPOSE_THRESHOLD {
-        transposed.resize(b.len(), 0.0);
-        transpose(b, k, transposed);
-        c.fill(0.0);
-        return accumulate(a, transposed, n, c);
-    }
-    simd(
-        #[inline(always)]
-        || {
-            for (a, c) in a.chunks_exact(k).zip(c.chunks_exact_mut(n)) {
-                for (c, b) in c.iter_mut().zip(b.chunks_exact(k)) {
-                    *c = dot(a, b);
-                }
-            }
-        },
-    )
-}
-
-/// `c += a b`: `a` is `[m, k]`, `b` is `[k, n]`, `c` is `[m, n]`.
-pub(super) fn accumulate(a: &[f32], b: &[f32], n: usize, c: &mut [f32]) {
-    let k = b.len() / n;
-    simd(
-        #[inline(always)]
-        || {
-            for (a, c) in a.chunks(4 * k).zip(c.chunks_mut(4 * n)) {
-                match c.len() / n {
-                    4 => accumulate_rows::<4>(a, b, n, c),
-                    3 => accumulate_rows::<3>(a, b, n, c),
-                    2 => accumulate_rows::<2>(a, b, n, c),
-                    _ => accumulate_rows::<1>(a, b, n, c),
-                }
-            }
-        },
-    )
-}
-
-/// Columns of a register tile in [`accumulate`].
-const TILE: usize = 2 * LANES;
-
-#[inline(always)]
-fn accumulate_rows<const ROWS: usize>(a: &[f32], b: &[f32], n: usize, c: &mut [f32]) {
-    let k = b.len() / n;
-    let a: [&[f32]; ROWS] = std::array::from_fn(|r| &a[r * k..(r + 1) * k]);
-    let whole = n / TILE * TILE;
-    for column in (0..whole).step_by(TILE) {
-        let mut tile = [[0.0f32; TILE]; ROWS];
-        for (i, b) in b.chunks_exact(n).enumerate() {
-            let b: &[f32; TILE] = b[column..column + TILE].try_into().expect("a slice of TILE");
-            for (tile, a) in tile.iter_mut().zip(&a) {
-                let a = a[i];
-                for (t, b) in tile.iter_mut().zip(b) {
-                    *t = a.mul_add(*b, *t);
-                }
-            }
-        }
-        for (r, tile) in tile.iter().enumerate() {
-            for (c, t) in c[r * n + column..][..TILE].iter_mut().zip(tile) {
-                *c += t;
-            }
-        }
-    }
-    for (i, b) in b.chunks_exact(n).enumerate() {
-        for (r, a) in a.iter().enumerate() {
-            for (c, b) in c[r * n + whole..(r + 1) * n].iter_mut().zip(&b[whole..]) {
-                *c += a[i] * b;
-            }
-        }
-    }
-}
-
-/// `[n, k]` to `[k, n]`.
-fn transpose(src: &[f32], k: usize, dst: &mut [f32]) {
-    let n = src.len() / k;
-    for (i, row) in src.chunks_exact(k).enumerate() {
-        for (x, dst) in row.iter().zip(dst[i..].iter_mut().step_by(n)) {
-            *dst = *x;
-        }
-    }
-}
-
 #[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a, a_rest) = a.as_chunks::<LANES>();
@@ -354,18 +268,6 @@ mod tests {
             })
             .collect();
         assert_close(&y, &expected);
-    }
-
-    #[test]
-    fn small_products_match_the_definition() {
-        for (m, n, k) in [(1, 5, 16), (3, 64, 64), (7, 9, 20), (8, 64, 80), (97, 40, 64)] {
-            let (a, b) = (ramp(m * k, 1.0), ramp(n * k, 1.0));
-            let entry = |i: usize, j: usize| (0..k).map(|l| f64::from(a[i * k + l] * b[j * k + l])).sum::<f64>();
-            let expected: Vec<f64> = (0..m * n).map(|c| entry(c / n, c % n)).collect();
-            let mut c = vec![f32::NAN; m * n];
-            products(&a, &b, k, &mut Vec::new(), &mut c);
-            assert_close(&c, &expected);
-        }
     }
 
     #[test]

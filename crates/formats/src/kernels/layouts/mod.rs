@@ -58,8 +58,19 @@ pub(crate) trait FloatLayout {
     /// Bytes per weight.
     const BYTES: usize;
 
-    /// The 16 weights in `16 * BYTES` bytes.
+    /// The 16 weights in the first `16 * BYTES` bytes.
     fn load<S: Isa>(s: S, bytes: &[u8]) -> S::F;
+
+    /// The first 16 weights in `bytes`, or those that there are and then zeros.
+    #[inline(always)]
+    fn load_some<S: Isa>(s: S, bytes: &[u8]) -> S::F {
+        if bytes.len() >= 16 * Self::BYTES {
+            return Self::load(s, bytes);
+        }
+        let mut padded = [0; 64];
+        padded[..bytes.len()].copy_from_slice(bytes);
+        Self::load(s, &padded)
+    }
 }
 
 /// The `N` bytes of `bytes` from `at`.
