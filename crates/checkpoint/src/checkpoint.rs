@@ -64,12 +64,18 @@ impl TensorData {
     /// Gives the pages that reading has filled back to the system, so that streaming through a large file does not hold it
     /// in memory. The bytes stay readable.
     pub fn release(&self) {
+        self.release_part(0..self.len());
+    }
+
+    /// [`release`](Self::release) of some of the bytes.
+    pub fn release_part(&self, part: Range<usize>) {
         #[cfg(unix)]
         if let TensorData::Mapped { map, range } = self {
+            let part = range.start + part.start.min(range.len())..range.start + part.end.min(range.len());
             // SAFETY: the map is a read-only map of a file: pages that are dropped are read again when they are touched.
             // Pages shared with neighbouring tensors may go too, which costs no more than reading them again.
             // That it fails is no harm: memory is then given back later.
-            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, part.start, part.len()) };
         }
     }
 }

@@ -15,6 +15,8 @@ pub struct Format {
     pub block: usize,
     /// Bytes per block.
     pub bytes: usize,
+    /// The largest magnitude of a weight that it holds for certain, whatever the block's other weights.
+    pub largest: f32,
     /// Decodes whole blocks: `src` holds `n` blocks, `dst` receives `n * block` weights. Bit-exact with ggml.
     pub decode: fn(src: &[u8], dst: &mut [f32]),
     /// Encodes whole blocks, `None` for formats that bantam only reads.

@@ -1,5 +1,6 @@
 //! What can go wrong while shrinking.
 
+use bantam_formats::Format;
 use std::path::PathBuf;
 
 /// Why a shrink step failed. Nothing was written under the target's name.
@@ -35,8 +36,8 @@ pub enum Error {
     },
     /// A weight is too large for the target format.
     #[error(
-        "{path}: tensor `{tensor}`, row {row}, column {col} is {value}, beyond the range of {format} (65504); choose \
-         BF16 or F32 for it"
+        "{path}: tensor `{tensor}`, row {row}, column {col} is {value}, but {format} holds at most {}; choose BF16 or \
+         F32 for it", .format.largest
     )]
     OutOfRange {
         /// The file.
@@ -50,6 +51,6 @@ pub enum Error {
         /// The weight.
         value: f32,
         /// The target format.
-        format: &'static str,
+        format: &'static Format,
     },
 }

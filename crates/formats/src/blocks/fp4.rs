@@ -23,6 +23,7 @@ impl Layout for MxFp4 {
     const BLOCK: usize = 32;
     const BYTES: usize = 17;
     const ZERO: Option<u8> = Some(12);
+    const LARGEST: f32 = f32::MAX;
 
     #[inline(always)]
     fn quants(block: &[u8], quants: &mut [u8]) {
@@ -45,6 +46,7 @@ impl Layout for NvFp4 {
     const BLOCK: usize = 64;
     const BYTES: usize = 36;
     const ZERO: Option<u8> = Some(12);
+    const LARGEST: f32 = 448.0 * 6.0;
 
     #[inline(always)]
     fn quants(block: &[u8], quants: &mut [u8]) {

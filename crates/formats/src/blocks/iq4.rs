@@ -1,7 +1,7 @@
 //! IQ4_NL and IQ4_XS: 4 bits that choose among 16 unevenly spaced levels.
 
 use super::layout::{Encoder, Layout, block_format, encode, f16_at, nibbles, put_f16, put_nibbles};
-use super::search::{superblock, symmetric, weights};
+use super::search::{lanes::LANES, superblock, symmetric, together, weights};
 use crate::kernels::Isa;
 
 block_format! {
@@ -36,6 +36,9 @@ fn lookup(bytes: &[u8], quants: &mut [u8]) {
     }
 }
 
+/// Where the extreme weight is tried, chosen like those of the legacy formats.
+const TARGETS: [f32; 5] = [-127.0, 113.0, -106.0, -122.0, 91.0];
+
 /// Bytes: d, 16 of nibbles.
 struct Iq4Nl;
 
@@ -56,12 +59,16 @@ impl Layout for Iq4Nl {
 }
 
 impl Encoder for Iq4Nl {
+    const TOGETHER: usize = LANES;
+
     #[inline(always)]
-    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let (x, w) = weights::block::<32>(x, importance, &weights::IQ4);
-        let fit = symmetric::encode_block::<S, symmetric::Iq4, 32>(s, &x, &w);
-        put_f16(block, 0, fit.scale);
-        put_nibbles(&fit.quants, &mut block[2..18]);
+    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
+        let fits = together::symmetric::<S, symmetric::Iq4, 32>(s, x, importance, &weights::IQ4, &TARGETS);
+        for (i, block) in blocks.chunks_exact_mut(Self::BYTES).enumerate() {
+            let fit = fits.block(i);
+            put_f16(block, 0, fit.scale);
+            put_nibbles(fit.quants, &mut block[2..18]);
+        }
     }
 }
 

@@ -17,6 +17,8 @@ pub(crate) trait Layout {
     /// The quant that means zero, for symmetric formats: `weight = scale * (quant - zero)`.
     /// `None` for affine formats: `weight = scale * quant - min`.
     const ZERO: Option<u8>;
+    /// The largest magnitude that a weight can have whatever the block's others: that of the scales, if they are f16.
+    const LARGEST: f32 = 65504.0;
 
     /// Reads the quants of one block.
     fn quants(block: &[u8], quants: &mut [u8]);
@@ -27,8 +29,12 @@ pub(crate) trait Layout {
 
 /// A layout that bantam also writes.
 pub(crate) trait Encoder: Layout {
-    /// Encodes one block of weights, weighing errors by `importance` where given. `#[inline(always)]`, see [`Kernel`].
-    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]);
+    /// Blocks that are encoded at a time.
+    const TOGETHER: usize = 1;
+
+    /// Encodes up to [`TOGETHER`](Self::TOGETHER) blocks of weights, weighing errors by `importance` where given.
+    /// `#[inline(always)]`, see [`Kernel`].
+    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]);
 }
 
 /// Decodes whole blocks (a [`Format::decode`](crate::Format::decode)). Multiplies in the order ggml does, so that every
@@ -40,6 +46,8 @@ pub fn decode<L: Layout>(src: &[u8], dst: &mut [f32]) {
 /// Encodes whole blocks (a [`Encode`](crate::format::Encode)). Blocks do not depend on each other, and every instruction
 /// set gives the same bytes: the search never fuses a product and a sum, and its sums have one order.
 pub fn encode<E: Encoder>(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
+    // What was never activated is encoded as if nothing were known of it.
+    let importance = importance.filter(|v| v.iter().any(|w| *w > 0.0));
     level().dispatch(EncodeBlocks::<E> { src, importance, dst, layout: PhantomData });
 }
 
@@ -101,10 +109,11 @@ impl<E: Encoder> Kernel for EncodeBlocks<'_, E> {
 
     #[inline(always)]
     fn run<S: Isa>(self, s: S) {
-        let blocks = self.src.chunks_exact(E::BLOCK).zip(self.dst.chunks_exact_mut(E::BYTES));
-        for (i, (x, block)) in blocks.enumerate() {
-            let importance = self.importance.map(|v| &v[i * E::BLOCK..][..E::BLOCK]);
-            E::encode(s, x, importance, block);
+        let weights = E::TOGETHER * E::BLOCK;
+        let blocks = self.src.chunks(weights).zip(self.dst.chunks_mut(E::TOGETHER * E::BYTES));
+        for (i, (x, blocks)) in blocks.enumerate() {
+            let importance = self.importance.map(|v| &v[i * weights..][..x.len()]);
+            E::encode(s, x, importance, blocks);
         }
     }
 }
@@ -149,6 +158,7 @@ macro_rules! block_format {
             id: $id,
             block: <$layout as $crate::blocks::layout::Layout>::BLOCK,
             bytes: <$layout as $crate::blocks::layout::Layout>::BYTES,
+            largest: <$layout as $crate::blocks::layout::Layout>::LARGEST,
             decode: $crate::blocks::layout::decode::<$layout>,
             encode: $encode,
             product: $crate::kernels::Product::integer::<$crate::kernels::layouts::$row>(),

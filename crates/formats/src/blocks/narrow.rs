@@ -1,7 +1,7 @@
 //! Q1_0 and Q2_0: one and two bits with an f16 scale, in blocks that rows of most models divide.
 
 use super::layout::{Encoder, Layout, block_format, encode, f16_at, put_f16};
-use super::search::{symmetric, weights};
+use super::search::{lanes::LANES, symmetric::Uniform, together, weights::LEGACY};
 use crate::kernels::Isa;
 
 block_format! {
@@ -36,6 +36,9 @@ impl Layout for Q10 {
     }
 }
 
+/// Where the extreme weight is tried.
+const TARGETS: [f32; 8] = [-1.0, -1.4, -1.8, -2.2, 2.0, 2.4, 2.8, 1.6];
+
 /// Bytes: d, 16 of two-bit quants.
 struct Q20;
 
@@ -60,13 +63,17 @@ impl Layout for Q20 {
 }
 
 impl Encoder for Q20 {
+    const TOGETHER: usize = LANES;
+
     #[inline(always)]
-    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let (x, w) = weights::block::<64>(x, importance, &weights::LEGACY);
-        let fit = symmetric::encode_block::<S, symmetric::Uniform<-1, 2>, 64>(s, &x, &w);
-        put_f16(block, 0, fit.scale);
-        for (quants, byte) in fit.quants.chunks_exact(4).zip(&mut block[2..18]) {
-            *byte = quants[0] | (quants[1] << 2) | (quants[2] << 4) | (quants[3] << 6);
+    fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
+        let fits = together::symmetric::<S, Uniform<-1, 2>, 64>(s, x, importance, &LEGACY, &TARGETS);
+        for (i, block) in blocks.chunks_exact_mut(Self::BYTES).enumerate() {
+            let fit = fits.block(i);
+            put_f16(block, 0, fit.scale);
+            for (quants, byte) in fit.quants.chunks_exact(4).zip(&mut block[2..18]) {
+                *byte = quants[0] | (quants[1] << 2) | (quants[2] << 4) | (quants[3] << 6);
+            }
         }
     }
 }

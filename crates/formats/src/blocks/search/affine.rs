@@ -1,19 +1,7 @@
 //! One group with a scale and an offset: `weight = scale * quant + offset`.
 
-use super::lanes::{LANES, Lanes, range, round_to_f16, round_to_i32};
+use super::lanes::{Lanes, range};
 use crate::kernels::Isa;
-use half::f16;
-use std::array::from_fn;
-
-/// A block with its scale and offset as stored.
-pub struct Fit<const N: usize> {
-    /// The scale.
-    pub scale: f16,
-    /// The offset, the weight of quant 0.
-    pub offset: f16,
-    /// The quants.
-    pub quants: [u8; N],
-}
 
 /// A scale and an offset, not yet rounded to what can be stored.
 #[derive(Clone, Copy, Default)]
@@ -28,24 +16,6 @@ pub struct Line {
     pub scale_curvature: f32,
     /// The same for a deviation from the offset.
     pub offset_curvature: f32,
-}
-
-/// Encodes a block whose scale and offset are an f16 each.
-#[inline(always)]
-pub fn encode_block<S: Isa, const HIGH: i32, const N: usize>(s: S, x: &[f32; N], w: &[f32; N]) -> Fit<N> {
-    let line = best_line::<S, HIGH, N>(s, x, w, f32::MAX);
-    let (low, high) = range(x);
-    // Four scales by four offsets that can be stored, around the best; in place of the last, the plain choice: the
-    // range's ends.
-    let near = |v: f32, k: usize| v + v * (k as f32 - 1.0) / 1024.0;
-    let mut scales: [f32; LANES] = from_fn(|i| near(line.scale, i / 4));
-    let mut offsets: [f32; LANES] = from_fn(|i| near(line.offset, i % 4));
-    scales[LANES - 1] = (high - low) / HIGH as f32;
-    offsets[LANES - 1] = low;
-    let (scales, offsets) = (scales.map(round_to_f16), offsets.map(round_to_f16));
-    let best = cost::<S, HIGH, N>(s, x, w, Lanes::load(s, &scales), Lanes::load(s, &offsets)).argmin();
-    let (scale, offset) = (scales[best], offsets[best]);
-    Fit { scale: f16::from_f32(scale), offset: f16::from_f32(offset), quants: codes::<HIGH, N>(x, scale, offset) }
 }
 
 /// Weights closer together than this are one weight in every format: the least f16 is 6e-8.
@@ -129,11 +99,11 @@ pub fn cost<S: Isa, const HIGH: i32, const N: usize>(
 
 /// The quants nearest at this line.
 #[inline(always)]
-pub fn codes<const HIGH: i32, const N: usize>(x: &[f32; N], scale: f32, offset: f32) -> [u8; N] {
+pub fn codes<S: Isa, const HIGH: i32, const N: usize>(s: S, x: &[f32; N], scale: f32, offset: f32) -> [u8; N] {
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
     let mut out = [0; N];
-    for i in 0..N {
-        out[i] = round_to_i32((x[i] - offset) * inverse, 0.0, HIGH as f32) as u8;
+    for (x, out) in x.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+        *out = nearest::<S, HIGH>((Lanes::load(s, x) - offset) * inverse).bytes();
     }
     out
 }

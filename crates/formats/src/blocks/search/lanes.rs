@@ -35,13 +35,13 @@ impl<S: Isa> Lanes<S> {
         Self::load(s, &from_fn(f))
     }
 
-    /// Lane `j` of vector `i` is `rows[j][i]`.
+    /// Lane `j` of vector `i` is `rows[j * stride + i]`.
     #[inline(always)]
-    pub fn transpose(s: S, rows: &[[f32; LANES]]) -> [Self; LANES] {
+    pub fn transpose(s: S, rows: &[f32], stride: usize) -> [Self; LANES] {
         // Loops, since `from_fn` may stay a function of its own, compiled for the baseline.
         let mut v = [s.to_bits(s.splat_f(0.0)); LANES];
-        for (v, row) in v.iter_mut().zip(rows) {
-            *v = s.to_bits(s.load_f(row));
+        for (j, v) in v.iter_mut().enumerate() {
+            *v = s.to_bits(s.load_f(rows[j * stride..][..LANES].try_into().expect("sixteen")));
         }
         let mut out = [Self::splat(s, 0.0); LANES];
         for (out, v) in out.iter_mut().zip(s.transpose(v)) {
@@ -56,6 +56,30 @@ impl<S: Isa> Lanes<S> {
         let mut out = [0.0; LANES];
         self.s.store_f(self.v, &mut out);
         out
+    }
+
+    /// The square root of each lane.
+    #[inline(always)]
+    pub fn sqrt(self) -> Self {
+        let mut out = self.array();
+        for v in &mut out {
+            *v = v.sqrt();
+        }
+        Self::load(self.s, &out)
+    }
+
+    /// The greater of each lane and its negative.
+    #[inline(always)]
+    pub fn abs(self) -> Self {
+        self.max(Self::splat(self.s, 0.0) - self)
+    }
+
+    /// The integers in the lanes as bytes; each lane is an integer from 0 to 255.
+    #[inline(always)]
+    pub fn bytes(self) -> [u8; LANES] {
+        let mut out = [0i8; LANES];
+        self.s.store_low_bytes(self.s.to_bits((self + ROUNDER).v), &mut out);
+        bytemuck::cast(out)
     }
 
     /// The sum of the lanes.
@@ -150,18 +174,12 @@ pub fn range<const N: usize>(x: &[f32; N]) -> (f32, f32) {
 }
 
 /// Adding 1.5 * 2^23 leaves no bits for a fraction, and the integer in the lowest bits.
-pub const ROUNDER: f32 = 12_582_912.0;
+const ROUNDER: f32 = 12_582_912.0;
 
 /// To the nearest integer, ties to even; for magnitudes below 2^22.
 #[inline(always)]
 pub fn round(v: f32) -> f32 {
     (v + ROUNDER) - ROUNDER
-}
-
-/// To the nearest integer within a range, as an integer; `low` if it is NaN.
-#[inline(always)]
-pub fn round_to_i32(v: f32, low: f32, high: f32) -> i32 {
-    (clamp(v, low, high) + ROUNDER).to_bits() as i32 - ROUNDER.to_bits() as i32
 }
 
 /// `v` clamped to a range; `low` if it is NaN.

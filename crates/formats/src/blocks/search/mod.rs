@@ -5,7 +5,8 @@
 //! scales at once, one a lane ([`lanes`]), solves the least squares for each lane's quants, continues around the
 //! best, and ends by comparing exact errors over scales as the format can store them.
 //!
-//! [`symmetric`] and [`affine`] find the scale of one group; [`superblock`] the two levels of scales of a K-quant.
+//! [`symmetric`] and [`affine`] find the scale of one group; [`superblock`] the two levels of scales of a K-quant;
+//! [`together`] the scales of sixteen small blocks at once, one block a lane.
 //!
 //! Where ggml tries about twenty scales one after the other, weight by weight, here a pass over the weights tries
 //! sixteen; that buys refinement at two levels and is still faster.
@@ -14,4 +15,5 @@ pub mod affine;
 pub mod lanes;
 pub mod superblock;
 pub mod symmetric;
+pub mod together;
 pub mod weights;

@@ -43,7 +43,7 @@ pub fn symmetric<S: Isa, L: Levels, const LOW: i32, const HIGH: i32, const N: us
             (unit, codes) = (refitted, again.0);
         }
     }
-    finish::<L, N, GROUPS>(groups, unit, &codes)
+    finish::<S, L, N, GROUPS>(s, groups, unit, &codes)
 }
 
 /// As [`symmetric`] for sixteen groups of sixteen, in a third of the time: one group a lane, the candidates in turn, so
@@ -55,7 +55,7 @@ pub fn symmetric_sixteen<S: Isa, L: Levels, const LOW: i32, const HIGH: i32>(
     w: &[f32; 256],
 ) -> SymmetricFit<16> {
     let groups = x.as_chunks::<16>().0;
-    let (x, w) = (Lanes::transpose(s, groups), Lanes::transpose(s, w.as_chunks::<16>().0));
+    let (x, w) = (Lanes::transpose(s, x, 16), Lanes::transpose(s, w, 16));
     let (ideal, curvature) = ideal_sixteen::<S, L>(s, &x, &w);
     let (scales, curvatures) = (ideal.array(), curvature.array());
     let unit = round_to_f16(symmetric::best_scale::<S, Uniform<LOW, HIGH>, 16>(s, &scales, &curvatures).scale);
@@ -76,7 +76,7 @@ pub fn symmetric_sixteen<S: Isa, L: Levels, const LOW: i32, const HIGH: i32>(
         codes = better.if_above(0.0, code, codes);
         least = better.if_above(0.0, cost, least);
     }
-    finish::<L, 16, 16>(groups, unit, &codes.array())
+    finish::<S, L, 16, 16>(s, groups, unit, &codes.array())
 }
 
 /// The ideal scales and their curvatures ([`symmetric::best_scale`]) of sixteen groups, one a lane.
@@ -116,14 +116,15 @@ fn ideal_sixteen<S: Isa, L: Levels>(s: S, x: &[Lanes<S>; 16], w: &[Lanes<S>; 16]
 }
 
 #[inline(always)]
-fn finish<L: Levels, const N: usize, const GROUPS: usize>(
+fn finish<S: Isa, L: Levels, const N: usize, const GROUPS: usize>(
+    s: S,
     groups: &[[f32; N]],
     unit: f32,
     codes: &[f32; GROUPS],
 ) -> SymmetricFit<GROUPS> {
     let mut quants = [0; 256];
     for (g, quants) in quants.as_chunks_mut::<N>().0.iter_mut().enumerate() {
-        *quants = symmetric::codes::<L, N>(&groups[g], unit * codes[g]);
+        *quants = symmetric::codes::<S, L, N>(s, &groups[g], unit * codes[g]);
     }
     SymmetricFit { scale: f16::from_f32(unit), codes: codes.map(|c| c as i32), quants }
 }
@@ -220,7 +221,7 @@ pub fn affine<S: Isa, const HIGH: i32, const CODE: i32, const N: usize, const GR
     }
     let mut quants = [0; 256];
     for (g, quants) in quants.as_chunks_mut::<N>().0.iter_mut().enumerate() {
-        *quants = affine::codes::<HIGH, N>(&groups[g], unit * scales[g], -min_unit * mins[g]);
+        *quants = affine::codes::<S, HIGH, N>(s, &groups[g], unit * scales[g], -min_unit * mins[g]);
     }
     AffineFit {
         d: f16::from_f32(unit),

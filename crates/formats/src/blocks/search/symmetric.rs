@@ -1,9 +1,8 @@
 //! One group with one scale: `weight = scale * level`.
 
-use super::lanes::{LANES, Lanes, range, round_to_f16, round_to_i32};
+use super::lanes::{LANES, Lanes, range};
 use crate::blocks::iq4;
 use crate::kernels::Isa;
-use half::f16;
 use std::array::from_fn;
 
 /// The levels among which a quant chooses.
@@ -18,8 +17,8 @@ pub trait Levels {
     /// The level nearest to each lane.
     fn nearest<S: Isa>(s: S, t: Lanes<S>) -> Lanes<S>;
 
-    /// The code of the level nearest to `t`.
-    fn code(t: f32) -> u8;
+    /// The code of the level nearest to each lane.
+    fn code<S: Isa>(s: S, t: Lanes<S>) -> Lanes<S>;
 }
 
 /// The integers from `LOW` to `HIGH`, coded from zero.
@@ -36,8 +35,8 @@ impl<const LOW: i32, const HIGH: i32> Levels for Uniform<LOW, HIGH> {
     }
 
     #[inline(always)]
-    fn code(t: f32) -> u8 {
-        (round_to_i32(t, Self::LOW, Self::HIGH) - LOW) as u8
+    fn code<S: Isa>(s: S, t: Lanes<S>) -> Lanes<S> {
+        Self::nearest(s, t) - Self::LOW
     }
 }
 
@@ -70,28 +69,13 @@ impl Levels for Iq4 {
     }
 
     #[inline(always)]
-    fn code(t: f32) -> u8 {
-        MIDWAY.iter().map(|midway| u8::from(t > *midway)).sum()
+    fn code<S: Isa>(s: S, t: Lanes<S>) -> Lanes<S> {
+        let mut code = Lanes::splat(s, 0.0);
+        for (i, midway) in MIDWAY.iter().enumerate() {
+            code = t.if_above(*midway, Lanes::splat(s, (i + 1) as f32), code);
+        }
+        code
     }
-}
-
-/// A block with its scale as stored.
-pub struct Fit<const N: usize> {
-    /// The scale.
-    pub scale: f16,
-    /// The codes of the levels.
-    pub quants: [u8; N],
-}
-
-/// Encodes a block whose only scale is an f16.
-#[inline(always)]
-pub fn encode_block<S: Isa, L: Levels, const N: usize>(s: S, x: &[f32; N], w: &[f32; N]) -> Fit<N> {
-    let best = round_to_f16(best_scale::<S, L, N>(s, x, w).scale);
-    // The plain choice, that maps the extreme weight to the lowest level, where the search missed a better one.
-    let plain = round_to_f16(extreme(x) / L::LOW);
-    let better = error::<S, L, N>(s, x, w, best) <= error::<S, L, N>(s, x, w, plain);
-    let scale = if better { best } else { plain };
-    Fit { scale: f16::from_f32(scale), quants: codes::<L, N>(x, scale) }
 }
 
 /// The weight of greatest magnitude.
@@ -170,26 +154,13 @@ pub fn cost<S: Isa, L: Levels, const N: usize>(s: S, x: &[f32; N], w: &[f32; N],
     cost
 }
 
-/// The weighted error of one scale.
-#[inline(always)]
-pub fn error<S: Isa, L: Levels, const N: usize>(s: S, x: &[f32; N], w: &[f32; N], scale: f32) -> f32 {
-    let inverse = 1.0 / scale;
-    let mut error = Lanes::splat(s, 0.0);
-    for (x, w) in x.as_chunks().0.iter().zip(w.as_chunks().0) {
-        let x = Lanes::load(s, x);
-        let e = x - L::nearest(s, x * inverse) * scale;
-        error = error + e * e * Lanes::load(s, w);
-    }
-    error.sum()
-}
-
 /// The codes of the levels nearest at this scale.
 #[inline(always)]
-pub fn codes<L: Levels, const N: usize>(x: &[f32; N], scale: f32) -> [u8; N] {
+pub fn codes<S: Isa, L: Levels, const N: usize>(s: S, x: &[f32; N], scale: f32) -> [u8; N] {
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
     let mut out = [0; N];
-    for i in 0..N {
-        out[i] = L::code(x[i] * inverse);
+    for (x, out) in x.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+        *out = L::code(s, Lanes::load(s, x) * inverse).bytes();
     }
     out
 }

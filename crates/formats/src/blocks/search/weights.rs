@@ -4,7 +4,8 @@
 //! importance, larger weights count more, format by format; with importance (an imatrix: mean squares of the
 //! activations), it is multiplied by `sqrt(sigma² + x²)`, where `sigma²` is a multiple of the block's mean square.
 
-use super::lanes::clamp;
+use super::lanes::{Lanes, clamp};
+use crate::kernels::Isa;
 
 /// A format's rule.
 pub struct Rule {
@@ -47,10 +48,7 @@ const LARGEST: f32 = 1e9;
 /// A block of weights, made finite, and what its errors count: never negative, never all zero, about 1 in the mean.
 #[inline(always)]
 pub fn block<const N: usize>(x: &[f32], importance: Option<&[f32]>, rule: &Rule) -> ([f32; N], [f32; N]) {
-    let mut block = [0f32; N];
-    for i in 0..N {
-        block[i] = if x[i].is_nan() { 0.0 } else { clamp(x[i], -LARGEST, LARGEST) };
-    }
+    let block = finite(x.as_array().expect("a block"));
     if let Some(importance) = importance
         && let Some(weights) = normalized(with_importance(&block, importance, rule))
     {
@@ -60,6 +58,16 @@ pub fn block<const N: usize>(x: &[f32], importance: Option<&[f32]>, rule: &Rule)
         Some(weights) => (block, weights),
         None => (block, [1.0; N]),
     }
+}
+
+/// The weights with what is not finite, or beyond any scale, made so that it is; NaN becomes 0.
+#[inline(always)]
+pub fn finite<const N: usize>(x: &[f32; N]) -> [f32; N] {
+    let mut out = [0f32; N];
+    for i in 0..N {
+        out[i] = if x[i].is_nan() { 0.0 } else { clamp(x[i], -LARGEST, LARGEST) };
+    }
+    out
 }
 
 #[inline(always)]
@@ -97,6 +105,58 @@ fn bare<const N: usize>(x: &[f32; N], rule: Bare) -> [f32; N] {
         }
     }
     out
+}
+
+/// As [`block`] for sixteen blocks of finite weights, one a lane: what their errors count.
+#[inline(always)]
+pub fn in_lanes<S: Isa, const N: usize>(
+    s: S,
+    x: &[Lanes<S>; N],
+    importance: Option<&[Lanes<S>; N]>,
+    rule: &Rule,
+) -> [Lanes<S>; N] {
+    let (zero, one) = (Lanes::splat(s, 0.0), Lanes::splat(s, 1.0));
+    let mut out = [one; N];
+    let mut mean_square = zero;
+    for x in x {
+        mean_square = mean_square + *x * *x;
+    }
+    mean_square = mean_square * (1.0 / N as f32);
+    let rms = mean_square.sqrt();
+    let mut total = zero;
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = match rule.bare {
+            Bare::Magnitude => x.abs(),
+            Bare::RmsPlusMagnitude => rms + x.abs(),
+            Bare::Square => *x * *x,
+        };
+        total = total + *out;
+    }
+    let inverse = total.reciprocal() * N as f32;
+    for out in &mut out {
+        *out = usable(inverse, *out * inverse, one);
+    }
+    let Some(importance) = importance else { return out };
+    let sigma2 = mean_square * rule.sigma.unwrap_or(0.0);
+    let mut with = *importance;
+    let mut total = zero;
+    for (with, x) in with.iter_mut().zip(x) {
+        if rule.sigma.is_some() {
+            *with = *with * (sigma2 + *x * *x).sqrt();
+        }
+        total = total + *with;
+    }
+    let inverse = total.reciprocal() * N as f32;
+    for (out, with) in out.iter_mut().zip(&with) {
+        *out = usable(inverse, *with * inverse, *out);
+    }
+    out
+}
+
+/// `then` where the inverse of a sum is positive and finite, else `otherwise`.
+#[inline(always)]
+fn usable<S: Isa>(inverse: Lanes<S>, then: Lanes<S>, otherwise: Lanes<S>) -> Lanes<S> {
+    inverse.if_above(0.0, inverse.if_above(f32::MAX, otherwise, then), otherwise)
 }
 
 /// Divided by the mean, so that products with squares neither overflow nor vanish; `None` if that cannot be.
