@@ -127,6 +127,10 @@ impl Checkpoint {
         if path.is_dir() {
             return hf::open(path);
         }
+        if !path.exists() {
+            let message = "there is no such file. Give a GGUF file or a Hugging Face directory.";
+            return Err(Error::malformed(path, message));
+        }
         let map = mapped::map(path)?;
         let header = gguf::read_header(path, &map)?;
         let source = |range| Source::Stored(TensorData::Mapped { map: map.clone(), range });

@@ -11,6 +11,9 @@ const MAX_TEXT: usize = 1 << 28;
 /// Maps a regular file for reading.
 pub fn map(path: &Path) -> Result<Arc<memmap2::Mmap>> {
     let read = || Error::io(path, "read");
+    if !path.exists() {
+        return Err(Error::malformed(path, "there is no such file."));
+    }
     // Asked before opening: opening a pipe would wait for its writer.
     if !std::fs::metadata(path).map_err(read())?.is_file() {
         return Err(Error::malformed(path, "this is not a regular file, so it cannot be a model file."));

@@ -1,17 +1,21 @@
 //! Output that appears whole or not at all.
 //!
 //! Files and directories are written under a temporary name beside their target and renamed when complete. Dropped
-//! before that, they leave nothing.
+//! before that, they leave nothing. A process that ends without dropping them (a signal) calls [`abandon_all`] first.
 
 use crate::{Error, Result};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tempfile::{NamedTempFile, TempDir};
 
 /// A file that appears under its name when [finished](Self::finish).
 pub struct OutputFile {
     file: BufWriter<NamedTempFile>,
+    // Fields are dropped in this order: the file goes first, then its entry among the unfinished.
+    unfinished: Unfinished,
     target: PathBuf,
 }
 
@@ -27,8 +31,12 @@ impl OutputFile {
             let kind = if there.is_dir() { "a directory" } else { "not a regular file" };
             return Err(Error::target(target, format!("the output cannot go here: this is {kind}. Give a file name.")));
         }
-        let file = builder(0o666).tempfile_in(parent(target)).map_err(Error::io(target, "create"))?;
-        Ok(Self { file: BufWriter::with_capacity(1 << 20, file), target: target.to_owned() })
+        let (file, unfinished) = Unfinished::make(target, parent(target), |parent| {
+            let file = builder(0o666).tempfile_in(parent)?;
+            let path = file.path().to_owned();
+            Ok((file, path))
+        })?;
+        Ok(Self { file: BufWriter::with_capacity(1 << 20, file), unfinished, target: target.to_owned() })
     }
 
     /// Syncs the file to the disk and gives it its name, replacing a file that is there.
@@ -36,10 +44,11 @@ impl OutputFile {
     /// # Errors
     /// If the disk refuses.
     pub fn finish(self) -> Result<()> {
-        let Self { file, target } = self;
+        let Self { file, unfinished, target } = self;
         let file = file.into_inner().map_err(|e| Error::io(&target, "write")(e.into_error()))?;
         file.as_file().sync_all().map_err(Error::io(&target, "write"))?;
-        file.persist(&target).map_err(|e| Error::io(&target, "rename the finished output")(e.error))?;
+        let renamed = unfinished.finish(|| file.persist(&target).map(drop).map_err(|e| e.error));
+        renamed.map_err(Error::io(&target, "rename the finished output"))?;
         sync_directory(parent(&target));
         Ok(())
     }
@@ -57,7 +66,7 @@ impl Write for OutputFile {
 
 /// A directory that appears under its name when [finished](Self::finish).
 pub struct OutputDir {
-    dir: TempDir,
+    dir: ScratchDir,
     target: PathBuf,
 }
 
@@ -72,8 +81,7 @@ impl OutputDir {
             let message = "the output directory is there and not empty. Remove it, or give another name.";
             return Err(Error::target(target, message));
         }
-        let dir = builder(0o777).tempdir_in(parent(target)).map_err(Error::io(target, "create"))?;
-        Ok(Self { dir, target: target.to_owned() })
+        Ok(Self { dir: ScratchDir::in_parent(target, parent(target))?, target: target.to_owned() })
     }
 
     /// Where to write the files.
@@ -81,20 +89,145 @@ impl OutputDir {
         self.dir.path()
     }
 
+    /// An error about a file in here, named as if the file were in the target already.
+    pub fn renamed(&self, error: Error) -> Error {
+        match error {
+            Error::Io { path, action, source } => {
+                let path = path.strip_prefix(self.path()).map_or(path.clone(), |name| self.target.join(name));
+                Error::Io { path, action, source }
+            }
+            other => other,
+        }
+    }
+
     /// Gives the directory its name.
     ///
     /// # Errors
     /// If the disk refuses.
     pub fn finish(self) -> Result<()> {
-        let Self { dir, target } = self;
+        let Self { dir: ScratchDir { dir, unfinished }, target } = self;
         sync_directory(dir.path());
         // Renaming onto an empty directory replaces it on Unix; elsewhere it has to go first.
         #[cfg(not(unix))]
         let _ = fs::remove_dir(&target);
-        fs::rename(dir.path(), &target).map_err(Error::io(&target, "rename the finished output"))?;
+        let renamed = unfinished.finish(|| fs::rename(dir.path(), &target));
+        renamed.map_err(Error::io(&target, "rename the finished output"))?;
         let _ = dir.keep();
         sync_directory(parent(&target));
         Ok(())
+    }
+}
+
+/// A temporary directory for what is tried on the way to an output; removed with all that is in it when dropped.
+pub struct ScratchDir {
+    dir: TempDir,
+    unfinished: Unfinished,
+}
+
+impl ScratchDir {
+    /// A directory from which files can be renamed into the directory `target`, which need not exist: in the target, or in
+    /// the nearest of its parents that is there.
+    ///
+    /// # Errors
+    /// If that is not a directory that can be written.
+    pub fn near(target: &Path) -> Result<Self> {
+        let there = target.ancestors().find(|a| a.exists()).unwrap_or(Path::new("."));
+        Self::in_parent(target, there)
+    }
+
+    fn in_parent(target: &Path, parent: &Path) -> Result<Self> {
+        let (dir, unfinished) = Unfinished::make(target, parent, |parent| {
+            let dir = builder(0o777).tempdir_in(parent)?;
+            let path = dir.path().to_owned();
+            Ok((dir, path))
+        })?;
+        Ok(Self { dir, unfinished })
+    }
+
+    /// Moves the files in it into the directory `target`, which is made if it is not there. They replace files of their
+    /// names.
+    ///
+    /// # Errors
+    /// If a directory has one of the names, or the disk refuses.
+    pub fn deliver(self, target: &Path) -> Result<()> {
+        let read = |dir| fs::read_dir(dir).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+        let files = read(self.path()).map_err(Error::io(target, "write there"))?;
+        if let Some(file) = files.iter().find(|file| target.join(file.file_name()).is_dir()) {
+            let message = "the output cannot go here: this is a directory. Remove it, or give another directory.";
+            return Err(Error::target(&target.join(file.file_name()), message));
+        }
+        let renamed = self.unfinished.finish(|| {
+            fs::create_dir_all(target)?;
+            files.iter().try_for_each(|file| fs::rename(file.path(), target.join(file.file_name())))
+        });
+        renamed.map_err(Error::io(target, "move the finished output there"))?;
+        sync_directory(target);
+        Ok(())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// Everything under way: what a process that ends at once has to remove.
+static UNFINISHED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+
+fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes all output under way, for a process that is about to end without dropping it. Afterwards no output can be
+/// begun or finished: threads that try wait for the end.
+pub fn abandon_all() {
+    let all = unfinished();
+    for path in all.iter() {
+        // Other threads may still put files into a directory while it is being emptied.
+        const TRIES: usize = 10;
+        let remove = || if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        let gone = |result: io::Result<()>| result.is_ok() || !path.exists();
+        let _ = (0..TRIES).any(|_| gone(remove()));
+    }
+    std::mem::forget(all);
+}
+
+/// The entry of a temporary path among what is unfinished.
+struct Unfinished(PathBuf);
+
+impl Unfinished {
+    /// Makes something temporary in `parent`, on the way to `target`; `make` also says where it is.
+    fn make<T>(
+        target: &Path,
+        parent: &Path,
+        make: impl FnOnce(&Path) -> io::Result<(T, PathBuf)>,
+    ) -> Result<(T, Unfinished)> {
+        if !parent.is_dir() {
+            let what = if parent.exists() { "is not a directory" } else { "does not exist" };
+            let message =
+                format!("the output cannot go here: {} {what}. Give a path in a directory.", parent.display());
+            return Err(Error::target(target, message));
+        }
+        let mut all = unfinished();
+        // The error of `tempfile` names the temporary path, which means nothing to the user; its kind is enough.
+        let plain = |e: io::Error| Error::io(target, "write there")(e.kind().into());
+        let (made, path) = make(parent).map_err(plain)?;
+        all.insert(path.clone());
+        Ok((made, Unfinished(path)))
+    }
+
+    /// Renames it to its target, which cannot happen during or after [`abandon_all`].
+    fn finish(self, rename: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let all = unfinished();
+        let renamed = rename();
+        drop(all); // before `self`, which takes the lock
+        renamed
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        unfinished().remove(&self.0);
     }
 }
 

@@ -90,7 +90,7 @@ fn a_model_survives_gguf_and_comes_back() {
         let gguf = Checkpoint::open(&gguf).unwrap();
         assert_eq!(Config::of(&gguf).unwrap(), Config::of(&model).unwrap());
         let back = dir.path().join("back");
-        assert_eq!(hf::write_hf(&gguf, &back, None).unwrap().name, "BF16");
+        assert_eq!(hf::write_hf(&gguf, &back, None, &mut |_| ()).unwrap().name, "BF16");
         let again = Checkpoint::open(&back).unwrap();
         assert_eq!(again.tensors(), model.tensors(), "{name}");
         assert_eq!(Config::of(&again).unwrap(), Config::of(&model).unwrap(), "{name}");
@@ -237,8 +237,8 @@ fn values_too_large_for_f16_are_written_as_bf16() {
     }
     writer.finish().unwrap();
     let large = Checkpoint::open(&path).unwrap();
-    assert_eq!(hf::write_hf(&large, &dir.path().join("out"), None).unwrap().name, "BF16");
-    let refused = hf::write_hf(&large, &dir.path().join("narrow"), Format::by_name("F16"));
+    assert_eq!(hf::write_hf(&large, &dir.path().join("out"), None, &mut |_| ()).unwrap().name, "BF16");
+    let refused = hf::write_hf(&large, &dir.path().join("narrow"), Format::by_name("F16"), &mut |_| ());
     assert!(refused.unwrap_err().to_string().contains("too large for F16"));
     assert!(!dir.path().join("narrow").exists());
 }

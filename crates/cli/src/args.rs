@@ -2,6 +2,7 @@
 
 use crate::commands::{bench, compare, completions, convert, eval, inspect, quantize, run, shrink};
 use anyhow::Context;
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 
 /// Make a trained model small enough for the machine you have, and know what it cost.
@@ -25,7 +26,7 @@ Examples:
 #[derive(Args)]
 pub struct Global {
     /// Threads to use [default: all processors]
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", value_parser = at_least_one().range(1..=MAX_THREADS))]
     pub threads: Option<usize>,
     /// Print the result as JSON instead of text
     #[arg(long, global = true)]
@@ -33,6 +34,14 @@ pub struct Global {
     /// No progress bars
     #[arg(long, short, global = true)]
     pub quiet: bool,
+}
+
+/// More threads than any machine has processors would only make waiting longer.
+const MAX_THREADS: u64 = 1024;
+
+/// Reads a number of things of which none would make no sense.
+pub fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 #[derive(Subcommand)]
@@ -65,7 +74,6 @@ impl Global {
 
     /// Sets up the thread pool that all work runs on.
     pub fn start_threads(&self) -> anyhow::Result<()> {
-        anyhow::ensure!(self.threads != Some(0), "--threads 0: at least one thread is needed");
         // This thread works too: handing each matrix product to a pool and sleeping until it is done would cost more than
         // a small product takes.
         rayon::ThreadPoolBuilder::new()

@@ -1,11 +1,17 @@
 //! Measuring candidates against a base: what `eval`, `compare` and `shrink` share.
 
-use crate::{args::Global, commands::bench, progress::Bars};
+use crate::{
+    args::{Global, at_least_one},
+    commands::bench,
+    progress::Bars,
+};
 use anyhow::{Context, bail};
 use bantam_checkpoint::output::OutputFile;
+use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_checkpoint::{Checkpoint, provenance};
 use bantam_measure::results::{Evaluation, Report};
 use bantam_measure::{Base, Options, Suite, Text, data, evaluate, machine};
+use bantam_nn::Model;
 use clap::Args;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -27,7 +33,7 @@ pub struct EvaluationArgs {
     #[arg(long, default_value_t = 512, value_name = "TOKENS")]
     pub context: usize,
     /// Read only the first N chunks of each text
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
     pub chunks: Option<usize>,
     /// Also measure speed and memory, each model in a process of its own
     #[arg(long)]
@@ -79,6 +85,14 @@ impl<'g> Comparison<'g> {
             chosen: None,
         };
         Ok(Comparison { base: prepared, report, global, speed: args.speed })
+    }
+
+    /// Refuses what cannot be measured: found out before the work on the base, not after it.
+    pub fn check_candidate(candidate: &Path) -> anyhow::Result<()> {
+        let checkpoint = Checkpoint::open(candidate)?;
+        Tokenizer::of(&checkpoint)?;
+        Model::load(&checkpoint)?;
+        Ok(())
     }
 
     /// Measures one candidate and adds it to the report.

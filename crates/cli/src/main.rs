@@ -3,11 +3,13 @@
 mod args;
 mod commands;
 mod evaluation;
+mod interrupt;
 mod output;
 mod progress;
 
 use args::{Cli, Command};
 use clap::Parser;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// The exit code of anything that went wrong: a wrong command line, a bad file, a full disk.
@@ -15,11 +17,13 @@ const FAILURE: u8 = 2;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    interrupt::clean_up_first();
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // Where nobody can be told, the exit code has to do.
+            let _ = writeln!(std::io::stderr(), "error: {}", output::paragraph(&error));
             ExitCode::from(FAILURE)
         }
     }

@@ -3,6 +3,8 @@
 use crate::args::Global;
 use anyhow::{Context, bail};
 use bantam_measure::results::Report;
+use std::fmt;
+use std::io::Write;
 
 pub use bantam_measure::report::bytes;
 
@@ -29,12 +31,33 @@ pub fn parse_size(text: &str) -> anyhow::Result<u64> {
     Ok(size as u64)
 }
 
+/// Writes to standard output. Unlike `print!`, a full disk or a closed pipe is an error.
+pub fn print(text: fmt::Arguments<'_>) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_fmt(text).and_then(|()| out.flush()).context("cannot write to standard output")
+}
+
+/// Prints a line.
+pub fn line(text: fmt::Arguments<'_>) -> anyhow::Result<()> {
+    print(format_args!("{text}\n"))
+}
+
 /// Prints a serializable result as JSON.
 pub fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    std::io::Write::write_all(&mut out, b"\n")?;
-    Ok(())
+    line(format_args!("{}", serde_json::to_string_pretty(value)?))
+}
+
+/// An error with its causes in one paragraph. Many messages quote their cause already; those are not said twice.
+pub fn paragraph(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string).filter(|cause| !cause.is_empty()) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Prints a comparison: a table with its conclusions, or JSON.
@@ -42,8 +65,7 @@ pub fn report(report: &Report, global: &Global) -> anyhow::Result<()> {
     if global.json {
         return json(report);
     }
-    print!("{}", bantam_measure::report::table(report, width()));
-    Ok(())
+    print(format_args!("{}", bantam_measure::report::table(report, width())))
 }
 
 /// Columns of the terminal, or a width that suits a file.
@@ -55,12 +77,7 @@ fn width() -> usize {
 /// Whether the error is only that nobody reads the output any more (`bantam … | head`).
 pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let closed = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
-    error.chain().any(|cause| {
-        cause.downcast_ref::<std::io::Error>().is_some_and(closed)
-            || cause
-                .downcast_ref::<serde_json::Error>()
-                .is_some_and(|e| e.io_error_kind() == Some(std::io::ErrorKind::BrokenPipe))
-    })
+    error.chain().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(closed))
 }
 
 #[cfg(test)]
@@ -75,5 +92,14 @@ mod tests {
         assert!(parse_size("many").is_err());
         assert!(parse_size("3 parsecs").unwrap_err().to_string().contains("parsecs"));
         assert!(parse_size("0").is_err());
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let io = || std::io::Error::other("the disk is full");
+        let quoted = bantam_checkpoint::Error::io("m.gguf".as_ref(), "write")(io());
+        assert_eq!(paragraph(&quoted.into()), "m.gguf: cannot write: the disk is full");
+        let wrapped = anyhow::Error::from(io()).context("m.gguf: cannot write");
+        assert_eq!(paragraph(&wrapped), "m.gguf: cannot write: the disk is full");
     }
 }

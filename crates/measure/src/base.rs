@@ -12,7 +12,10 @@
 //! # When it is reused
 //!
 //! An entry's key hashes the base (file names, lengths, times of writing, all metadata, names, shapes and formats of all
-//! tensors, and samples of their bytes), the tokens or questions, the context, and bantam's version. See [`crate::cache`].
+//! tensors, and samples of their bytes), the tokens or questions, the context, bantam's version, and a probe: the hidden
+//! states of the first chunk, computed anew each time. Whatever changes what the base computes (a kernel, another
+//! processor's instructions, the model's definition) changes their bits, so nobody has to remember to say so; it costs one
+//! chunk of the hundred or so that the candidate is about to read. See [`crate::cache`].
 
 use crate::cache::{Entry, Key, KeyHasher, Lookup, Store};
 use crate::divergence::scored;
@@ -77,7 +80,9 @@ impl Base {
         check_context(options.context, model.config().context_length)?;
         let texts: Vec<(&Text, Vec<u32>)> =
             suite.texts.iter().map(|text| Ok((text, chunks(text, &tokenizer, options)?))).collect::<Result<_>>()?;
-        let kept = Kept { folder: folder(&path), identity: identity(checkpoint)?, store: &options.store, progress };
+        let probe = probe(&model, &texts, options.context)?;
+        let identity = identity(checkpoint, &probe)?;
+        let kept = Kept { folder: folder(&path), identity, store: &options.store, progress };
         Ok(Base {
             texts: kept.hidden_states(&model, texts, options.context)?,
             tasks: suite
@@ -131,7 +136,7 @@ fn check_context(context: usize, trained: usize) -> Result<()> {
     let reason = if context < SHORTEST_CONTEXT {
         format!("at least {SHORTEST_CONTEXT} are needed")
     } else if context > trained {
-        format!("the model was trained for {trained} at most")
+        format!("the model was trained for {trained} at most. Choose a smaller context")
     } else {
         return Ok(());
     };
@@ -274,8 +279,14 @@ fn file_name(name: &str) -> String {
 const SAMPLED_TENSORS: usize = 64;
 const SAMPLED_BYTES: usize = 4096;
 
-/// A hash of what a model is, without reading all of it.
-fn identity(checkpoint: &Checkpoint) -> Result<Key> {
+/// The hidden states of the first chunk of all texts: what the base computes here and now.
+fn probe(model: &Model, texts: &[(&Text, Vec<u32>)], context: usize) -> Result<Vec<f32>> {
+    let Some((_, tokens)) = texts.first() else { return Ok(Vec::new()) };
+    Ok(model.session(context).forward(&tokens[..context - 1])?.to_vec())
+}
+
+/// A hash of what a model is, without reading all of it, and of what it computes.
+fn identity(checkpoint: &Checkpoint, probe: &[f32]) -> Result<Key> {
     let files = summary::files(checkpoint.path())?;
     let tensors = checkpoint.tensors();
     let mut samples = Vec::new();
@@ -298,6 +309,7 @@ fn identity(checkpoint: &Checkpoint) -> Result<Key> {
             h.field(format!("{} {:?} {}", tensor.name, tensor.shape, tensor.format).as_bytes());
         }
         samples.iter().for_each(|sample| h.field(sample));
+        h.field(bytemuck::cast_slice(probe));
     }))
 }
 

@@ -8,6 +8,7 @@
 //! Layout: 8 bytes `MAGIC`, 16 bytes key, the payload, 8 bytes XXH3 of all before; little endian.
 
 use crate::{Error, Result};
+use bantam_checkpoint::output::OutputFile;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -114,7 +115,7 @@ impl Store {
     pub fn create(&self, name: &str, key: Key) -> Result<(Writer, Option<String>)> {
         let (target, note) = match self.path(name).map(Target::beside) {
             Some(Ok(target)) => (target, None),
-            Some(Err((path, e))) => (Target::unnamed()?, Some(format!("{}: cannot be written: {e}", path.display()))),
+            Some(Err(e)) => (Target::unnamed()?, Some(e.to_string())),
             None => (Target::unnamed()?, Some("there is no cache directory; set BANTAM_CACHE".to_owned())),
         };
         let mut writer = Writer { target, hash: Xxh3::new(), payload: 0 };
@@ -136,29 +137,25 @@ pub struct Writer {
 }
 
 enum Target {
-    Named { temporary: Box<tempfile::NamedTempFile>, path: PathBuf },
+    Named { file: OutputFile, path: PathBuf },
     Unnamed(File),
 }
 
 impl Target {
-    fn beside(path: PathBuf) -> std::result::Result<Target, (PathBuf, io::Error)> {
+    fn beside(path: PathBuf) -> bantam_checkpoint::Result<Target> {
         let parent = path.parent().expect("an entry has a name in a directory");
-        let temporary = std::fs::create_dir_all(parent)
-            .and_then(|()| tempfile::Builder::new().prefix(".writing-").tempfile_in(parent));
-        match temporary {
-            Ok(temporary) => Ok(Target::Named { temporary: Box::new(temporary), path }),
-            Err(e) => Err((path, e)),
-        }
+        std::fs::create_dir_all(parent).map_err(bantam_checkpoint::Error::io(parent, "make"))?;
+        Ok(Target::Named { file: OutputFile::create(&path)?, path })
     }
 
     fn unnamed() -> Result<Target> {
         tempfile::tempfile().map(Target::Unnamed).map_err(cache_error(&std::env::temp_dir(), "write"))
     }
 
-    fn file(&mut self) -> &mut File {
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
-            Target::Named { temporary, .. } => temporary.as_file_mut(),
-            Target::Unnamed(file) => file,
+            Target::Named { file, .. } => file.write_all(bytes),
+            Target::Unnamed(file) => file.write_all(bytes),
         }
     }
 
@@ -182,7 +179,7 @@ impl Writer {
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.hash.update(bytes);
-        self.target.file().write_all(bytes).map_err(cache_error(&self.target.path(), "write"))
+        self.target.write_all(bytes).map_err(cache_error(&self.target.path(), "write"))
     }
 
     /// Completes the entry, gives it its name, and opens it.
@@ -192,10 +189,11 @@ impl Writer {
     pub fn finish(mut self) -> Result<Entry> {
         let checksum = self.hash.digest();
         let path = self.target.path();
-        self.target.file().write_all(&checksum.to_le_bytes()).map_err(cache_error(&path, "write"))?;
+        self.target.write_all(&checksum.to_le_bytes()).map_err(cache_error(&path, "write"))?;
         let file = match self.target {
-            Target::Named { temporary, path } => {
-                temporary.persist(&path).map_err(|e| cache_error(&path, "write")(e.error))?
+            Target::Named { file, path } => {
+                file.finish()?;
+                File::open(&path).map_err(cache_error(&path, "read"))?
             }
             Target::Unnamed(file) => file,
         };
@@ -357,7 +355,8 @@ mod tests {
         let file = dir.path().join("file");
         std::fs::write(&file, b"").unwrap();
         let (mut writer, note) = Store::at(&file).create("e", key("k")).unwrap();
-        assert!(note.unwrap().contains("cannot be written"));
+        let note = note.unwrap();
+        assert!(note.contains("cannot make"), "{note}");
         writer.write(b"kept").unwrap();
         assert_eq!(payload(writer.finish().unwrap()), b"kept");
     }

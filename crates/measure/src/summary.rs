@@ -10,24 +10,15 @@ use std::path::Path;
 /// If the size of the file, or of the files of the directory, cannot be read.
 pub fn of(checkpoint: &Checkpoint) -> Result<ModelSummary> {
     let path = checkpoint.path();
-    let parameters: u64 = checkpoint.tensors().iter().map(|t| t.len() as u64).sum();
-    let mut bytes_by_format: Vec<(String, u64)> = Vec::new();
-    for tensor in checkpoint.tensors() {
-        let bytes = tensor.bytes() as u64;
-        match bytes_by_format.iter_mut().find(|(name, _)| name == tensor.format.name) {
-            Some((_, sum)) => *sum += bytes,
-            None => bytes_by_format.push((tensor.format.name.to_owned(), bytes)),
-        }
-    }
-    bytes_by_format.sort_by_key(|&(_, bytes)| std::cmp::Reverse(bytes));
-    let tensor_bytes: u64 = bytes_by_format.iter().map(|(_, bytes)| bytes).sum();
+    let bytes_by_format = checkpoint.by_format().iter().map(|s| (s.format.name.to_owned(), s.bytes)).collect();
+    let parameters = checkpoint.parameters();
     Ok(ModelSummary {
         label: label(path),
         path: path.display().to_string(),
         architecture: checkpoint.metadata().str("general.architecture").unwrap_or("unknown").to_owned(),
-        file_bytes: files(path)?.iter().map(|file| file.bytes).sum(),
+        file_bytes: checkpoint.file_bytes()?,
         parameters,
-        bits_per_weight: tensor_bytes as f64 * 8.0 / parameters.max(1) as f64,
+        bits_per_weight: checkpoint.bytes() as f64 * 8.0 / parameters.max(1) as f64,
         bytes_by_format,
         quantized_as: checkpoint.quantized_as().map(|q| q.into_owned()),
     })

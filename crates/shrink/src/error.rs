@@ -10,10 +10,12 @@ pub enum Error {
     #[error(transparent)]
     Checkpoint(#[from] bantam_checkpoint::Error),
     /// No mix has this name.
-    #[error("there is no mix `{name}`; there are {known}")]
+    #[error("there is no level `{name}`{}; there are {known}", .nearest.map(|n| format!(" (did you mean {n}?)")).unwrap_or_default())]
     UnknownMix {
         /// What was asked for.
         name: String,
+        /// The mix of the most similar name, if one is similar.
+        nearest: Option<&'static str>,
         /// Those that there are.
         known: String,
     },

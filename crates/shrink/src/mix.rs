@@ -107,6 +107,14 @@ fn format<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<&'static 
     Format::by_name(&name).ok_or_else(|| serde::de::Error::custom(format!("unknown number format `{name}`")))
 }
 
+/// The mix whose name resembles `name` most, unless none does.
+fn nearest(name: &str) -> Option<&'static str> {
+    const ALIKE: f64 = 0.7;
+    let likeness = |mix: &Mix| strsim::normalized_damerau_levenshtein(&name.to_ascii_uppercase(), &mix.name);
+    let (likeness, mix) = Mix::all().iter().map(|mix| (likeness(mix), mix)).max_by(|a, b| a.0.total_cmp(&b.0))?;
+    (likeness >= ALIKE).then_some(mix.name.as_str())
+}
+
 /// What a tensor becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -129,6 +137,7 @@ impl Mix {
     pub fn by_name(name: &str) -> Result<&'static Mix, Error> {
         Mix::all().iter().find(|m| m.name.eq_ignore_ascii_case(name)).ok_or_else(|| Error::UnknownMix {
             name: name.to_owned(),
+            nearest: nearest(name),
             known: Mix::all().iter().map(|m| m.name.as_str()).collect::<Vec<_>>().join(", "),
         })
     }

@@ -38,6 +38,11 @@ const IGNORED: [&str; 3] = [".rotary_emb.inv_freq", ".attention.bias", ".attenti
 /// # Errors
 /// If files are missing or malformed, or the model is of a kind that bantam does not support.
 pub fn open(dir: &Path) -> Result<Checkpoint> {
+    if !dir.join(CONFIG).exists() {
+        let message =
+            format!("this directory has no {CONFIG}, so it is no Hugging Face model. Give one, or a GGUF file.");
+        return Err(Error::malformed(dir, message));
+    }
     let (family, config) = read_config(&dir.join(CONFIG), &mapped::read_text(&dir.join(CONFIG))?)?;
     let mut metadata = general(dir, family);
     config.metadata(family).iter().for_each(|(key, value)| metadata.set(key, value.clone()));

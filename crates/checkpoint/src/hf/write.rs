@@ -36,31 +36,39 @@ impl From<Error> for Stop {
 
 /// Writes a checkpoint as a Hugging Face directory that transformers loads, row by row, and gives its format.
 ///
-/// Matrices are written in `format` (F32, F16 or BF16), by default in their own if they have one of these and else
+/// Calls `progress` with the number of weights done since the last call; should F16 turn out too narrow half way, they
+/// come twice. Matrices are written in `format` (F32, F16 or BF16), by default in their own if they have one of these and else
 /// in F16, or BF16 if a weight is too large for F16. Vectors stay F32. The directory appears when it is complete.
 ///
 /// # Errors
-/// If transformers has no model of this kind, the target is there and not empty, or the disk refuses.
-pub fn write_hf(checkpoint: &Checkpoint, dir: &Path, format: Option<&'static Format>) -> Result<&'static Format> {
+/// If transformers has no model of this kind, a weight is NaN or infinite, the target is there and not empty, or the disk
+/// refuses.
+pub fn write_hf(
+    checkpoint: &Checkpoint,
+    dir: &Path,
+    format: Option<&'static Format>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<&'static Format> {
     checkpoint.refuse_overwriting(dir)?;
     let config = Config::of(checkpoint)?;
     let family = Family::by_architecture(&config.architecture).expect("Config::of knows the families only");
     let output = OutputDir::create(dir)?;
     let chosen = format.unwrap_or_else(|| own_format(checkpoint).unwrap_or(by_name("F16")));
-    let written = match write_weights(checkpoint, family, &config, output.path(), chosen) {
+    let mut weights = |format| write_weights(checkpoint, family, &config, output.path(), format, progress);
+    let written = match weights(chosen) {
         Err(Stop::Overflow) if format.is_none() => {
             let wider = by_name("BF16");
-            write_weights(checkpoint, family, &config, output.path(), wider).map(|()| wider)
+            weights(wider).map(|()| wider)
         }
         result => result.map(|()| chosen),
     };
     let format = written.map_err(|stop| match stop {
-        Stop::Failed(error) => error,
+        Stop::Failed(error) => output.renamed(error),
         Stop::Overflow => Error::target(dir, format!("a weight is too large for {chosen}; write BF16 or F32.")),
     })?;
-    write_config(checkpoint, family, &config, output.path(), format)?;
+    write_config(checkpoint, family, &config, output.path(), format).map_err(|e| output.renamed(e))?;
     if checkpoint.metadata().get("tokenizer.ggml.tokens").is_some() {
-        crate::tokenizer::write_hf_tokenizer(checkpoint, output.path())?;
+        crate::tokenizer::write_hf_tokenizer(checkpoint, output.path()).map_err(|e| output.renamed(e))?;
     }
     output.finish()?;
     Ok(format)
@@ -110,6 +118,7 @@ fn write_weights(
     config: &Config,
     dir: &Path,
     format: &'static Format,
+    progress: &mut dyn FnMut(u64),
 ) -> Result<(), Stop> {
     let planned = plan(checkpoint, family, format)?;
     let path = dir.join(WEIGHTS);
@@ -119,7 +128,9 @@ fn write_weights(
         let translation = Translation::to_hf(family, &planned.tensor.name, config);
         let data = checkpoint.data(&planned.tensor.name)?;
         check_heads(checkpoint, planned.tensor, translation)?;
-        write_tensor(&mut file, &path, planned, translation, &data)?;
+        write_tensor(&mut file, &path, checkpoint, planned, translation, &data)?;
+        data.release();
+        progress(planned.tensor.len() as u64);
     }
     Ok(file.finish()?)
 }
@@ -178,6 +189,7 @@ fn check_heads(checkpoint: &Checkpoint, tensor: &TensorInfo, translation: Transl
 fn write_tensor(
     file: &mut OutputFile,
     path: &Path,
+    checkpoint: &Checkpoint,
     planned: &Planned<'_>,
     translation: Translation,
     data: &[u8],
@@ -195,7 +207,15 @@ fn write_tensor(
         if translation.add != 0.0 {
             numbers.iter_mut().for_each(|n| *n += translation.add);
         }
-        if format.name == "F16" && numbers.iter().any(|n| n.is_finite() && n.abs() >= F16_OVERFLOW) {
+        if let Some(column) = numbers.iter().position(|n| !n.is_finite()) {
+            let message = format!(
+                "tensor {}, row {source}, column {column} is {}; weights must be finite numbers. The model is broken: \
+                 fetch or convert it again.",
+                tensor.name, numbers[column]
+            );
+            return Err(Error::malformed(checkpoint.path(), message).into());
+        }
+        if format.name == "F16" && numbers.iter().any(|n| n.abs() >= F16_OVERFLOW) {
             return Err(Stop::Overflow);
         }
         encode(&numbers, None, &mut bytes);

@@ -1,7 +1,9 @@
 //! `bantam bench`: speed and memory.
 
-use crate::{args::Global, output};
-use anyhow::Context;
+use crate::args::{Global, at_least_one};
+use crate::output;
+use anyhow::{Context, ensure};
+use bantam_checkpoint::{Checkpoint, Config};
 use bantam_measure::results::Speed;
 use bantam_measure::speed::{self, Workload};
 use clap::Args;
@@ -13,31 +15,41 @@ use std::process::Command;
 pub struct BenchArgs {
     /// A GGUF file or a Hugging Face directory
     model: PathBuf,
-    /// Tokens of the prompt
-    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
-    prompt: usize,
+    /// Tokens of the prompt [default: 512, or what the model's context leaves]
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one())]
+    prompt: Option<usize>,
     /// Tokens to generate
-    #[arg(long, default_value_t = 64, value_name = "TOKENS")]
+    #[arg(long, default_value_t = 64, value_name = "TOKENS", value_parser = at_least_one())]
     decode: usize,
     /// Timed repetitions; the median counts
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = at_least_one())]
     repetitions: usize,
 }
 
 pub fn run(args: &BenchArgs, global: &Global) -> anyhow::Result<()> {
-    let BenchArgs { prompt, decode, repetitions, .. } = *args;
+    let BenchArgs { decode, repetitions, .. } = *args;
+    let context = Config::of(&Checkpoint::open(&args.model)?)?.context_length;
+    let prompt = args.prompt.unwrap_or(DEFAULT_PROMPT.min(context.saturating_sub(decode)).max(1));
+    ensure!(
+        prompt.saturating_add(decode) <= context,
+        "{}: its context is {context} tokens; a prompt of {prompt} and {decode} more do not fit. Ask for fewer with --prompt \
+         or --decode",
+        args.model.display()
+    );
     let speed = speed::here(&args.model, Workload { prompt, decode, repetitions })?;
     if global.json {
         return output::json(&speed);
     }
-    println!("{}, {} threads", args.model.display(), speed.threads);
-    println!("  prefill  {:>8.1} tokens/s   ({} tokens)", speed.prefill, speed.prompt_tokens);
-    println!("  decode   {:>8.1} tokens/s   ({decode} tokens)", speed.decode);
+    output::line(format_args!("{}, {} threads", args.model.display(), speed.threads))?;
+    output::line(format_args!("  prefill  {:>8.1} tokens/s   ({} tokens)", speed.prefill, speed.prompt_tokens))?;
+    output::line(format_args!("  decode   {:>8.1} tokens/s   ({decode} tokens)", speed.decode))?;
     if let Some(peak) = speed.peak_memory {
-        println!("  memory   {:>8} at its peak", output::bytes(peak));
+        output::line(format_args!("  memory   {:>8} at its peak", output::bytes(peak)))?;
     }
     Ok(())
 }
+
+const DEFAULT_PROMPT: usize = 512;
 
 /// Measures a model in a process of its own, so that its peak memory is its own.
 pub fn in_fresh_process(model: &Path, global: &Global) -> anyhow::Result<Speed> {

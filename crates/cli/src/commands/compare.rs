@@ -3,8 +3,8 @@
 use crate::args::Global;
 use crate::evaluation::{Comparison, EvaluationArgs, write_report};
 use crate::output;
-use anyhow::Context;
 use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::output::ScratchDir;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -25,25 +25,24 @@ pub struct CompareArgs {
 
 pub fn run(args: &CompareArgs, global: &Global) -> anyhow::Result<()> {
     let base = Checkpoint::open(&args.base)?;
-    // Found out before the work, not after it.
     for candidate in &args.candidates {
-        Checkpoint::open(candidate)?;
+        Comparison::check_candidate(candidate)?;
     }
-    if let Some(directory) = &args.output {
-        std::fs::create_dir_all(directory)
-            .with_context(|| format!("cannot make the directory {}", directory.display()))?;
-    }
+    let scratch = args.output.as_deref().map(ScratchDir::near).transpose()?;
     let mut comparison = Comparison::start(&base, &args.evaluation, args.output.is_some(), global)?;
     for candidate in &args.candidates {
         comparison.add(candidate, None, None)?;
     }
     let report = comparison.finish();
-    if let Some(directory) = &args.output {
-        write_report(&report, directory)?;
+    if let (Some(scratch), Some(directory)) = (scratch, &args.output) {
+        write_report(&report, scratch.path())?;
+        scratch.deliver(directory)?;
     }
     output::report(&report, global)?;
-    if let (Some(directory), false) = (&args.output, global.json) {
-        println!("report: {}", directory.join("report.html").display());
+    match &args.output {
+        Some(directory) if !global.json => {
+            output::line(format_args!("report: {}", directory.join("report.html").display()))
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }

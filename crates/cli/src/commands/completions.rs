@@ -1,6 +1,6 @@
 //! `bantam completions`: a shell's completion script.
 
-use crate::args::Cli;
+use crate::{args::Cli, output};
 use clap::{Args, CommandFactory};
 
 #[derive(Args)]
@@ -11,6 +11,8 @@ pub struct CompletionsArgs {
 }
 
 pub fn run(args: &CompletionsArgs) -> anyhow::Result<()> {
-    clap_complete::generate(args.shell, &mut Cli::command(), "bantam", &mut std::io::stdout());
-    Ok(())
+    // Generated in memory: writing straight to a closed pipe would panic.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "bantam", &mut script);
+    output::print(format_args!("{}", String::from_utf8_lossy(&script)))
 }

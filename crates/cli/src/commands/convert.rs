@@ -2,7 +2,7 @@
 
 use crate::args::Global;
 use crate::commands::quantize::quantize;
-use crate::output;
+use crate::{output, progress};
 use anyhow::ensure;
 use bantam_checkpoint::{Checkpoint, hf};
 use bantam_formats::Format;
@@ -65,11 +65,13 @@ pub fn run(args: &ConvertArgs, global: &Global) -> anyhow::Result<()> {
             !args.output.is_file(),
             "{path}: is a file; a Hugging Face model is a directory, and a GGUF file ends in .gguf"
         );
-        hf::write_hf(&checkpoint, &args.output, format)?.name
+        let bar = progress::bar(global, "convert", checkpoint.parameters(), "weights");
+        let written = hf::write_hf(&checkpoint, &args.output, format, &mut |weights| bar.inc(weights))?;
+        bar.finish_and_clear();
+        written.name
     };
     if global.json {
         return output::json(&Converted { output: args.output.clone(), dtype });
     }
-    println!("{}: {dtype}", args.output.display());
-    Ok(())
+    output::line(format_args!("{}: {dtype}", args.output.display()))
 }

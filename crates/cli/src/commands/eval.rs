@@ -26,6 +26,7 @@ pub struct EvalArgs {
 
 pub fn run(args: &EvalArgs, global: &Global) -> anyhow::Result<()> {
     let base = Checkpoint::open(&args.base)?;
+    Comparison::check_candidate(&args.candidate)?;
     let mut comparison = Comparison::start(&base, &args.evaluation, false, global)?;
     comparison.add(&args.candidate, None, None)?;
     output::report(&comparison.finish(), global)

@@ -80,7 +80,7 @@ fn inspect(checkpoint: &Checkpoint, args: &InspectArgs) -> anyhow::Result<Inspec
     let available_memory = machine::available_memory();
     let levels = LEVELS.iter().map(|&level| {
         let file_bytes = Plan::new(checkpoint, Mix::by_name(level)?)?.file_bytes();
-        let memory = file_bytes + kv_bytes;
+        let memory = file_bytes.saturating_add(kv_bytes);
         Ok(Level { level, file_bytes, memory, fits: memory < available_memory })
     });
     let tensor = |t: &bantam_checkpoint::TensorInfo| Tensor {
@@ -116,61 +116,74 @@ fn kv_bytes_per_layer(config: &Config) -> u64 {
 
 /// Bytes of the keys and values of `context` tokens.
 fn kv_bytes(config: &Config, context: usize) -> u64 {
-    kv_bytes_per_layer(config) * config.block_count as u64 * context as u64
+    (kv_bytes_per_layer(config) * config.block_count as u64).saturating_mul(context as u64)
 }
 
 fn print(i: &Inspection) -> anyhow::Result<()> {
     let m = &i.model;
-    println!("{}", m.path);
-    println!(
+    output::line(format_args!("{}", m.path))?;
+    output::line(format_args!(
         "  architecture   {}, {} layers, width {}, feed-forward {}",
         m.architecture, i.block_count, i.embedding_length, i.feed_forward_length
-    );
-    println!(
+    ))?;
+    output::line(format_args!(
         "  attention      {} heads, {} key-value heads{}",
         i.head_count,
         i.head_count_kv,
         i.sliding_window.map_or(String::new(), |w| format!(", sliding window {w}"))
-    );
-    println!("  vocabulary     {} tokens; trained for {} tokens of context", i.vocab_size, i.context_length);
-    println!("  parameters     {:.1} M, {:.2} bits each", m.parameters as f64 / 1e6, m.bits_per_weight);
-    println!("  file           {}", output::bytes(m.file_bytes));
+    ))?;
+    output::line(format_args!(
+        "  vocabulary     {} tokens; trained for {} tokens of context",
+        i.vocab_size, i.context_length
+    ))?;
+    output::line(format_args!(
+        "  parameters     {:.1} M, {:.2} bits each",
+        m.parameters as f64 / 1e6,
+        m.bits_per_weight
+    ))?;
+    output::line(format_args!("  file           {}", output::bytes(m.file_bytes)))?;
     for (format, bytes) in &m.bytes_by_format {
-        println!("    {format:<10}   {}", output::bytes(*bytes));
+        output::line(format_args!("    {format:<10}   {}", output::bytes(*bytes)))?;
     }
     if let Some(quantized_as) = &m.quantized_as {
-        println!(
+        output::line(format_args!(
             "  note           these weights were quantized before ({quantized_as}); what that cost cannot be seen here"
-        );
+        ))?;
     }
     for step in &i.provenance {
-        println!("  made by        {step}");
+        output::line(format_args!("  made by        {step}"))?;
     }
-    println!(
+    output::line(format_args!(
         "  cache          {} per token, {} for {} tokens\n",
         output::bytes(i.kv_bytes_per_token),
         output::bytes(i.kv_bytes),
         i.context
-    );
-    println!(
+    ))?;
+    output::line(format_args!(
         "  {:<8} {:>10} {:>12}   fits the {} free of {} here",
         "level",
         "file",
         "with cache",
         output::bytes(i.available_memory),
         output::bytes(i.machine_memory)
-    );
+    ))?;
     for level in &i.levels {
         let fits = if level.fits { "yes" } else { "no" };
-        println!(
+        output::line(format_args!(
             "  {:<8} {:>10} {:>12}   {fits}",
             level.level,
             output::bytes(level.file_bytes),
             output::bytes(level.memory)
-        );
+        ))?;
     }
     for t in &i.tensors {
-        println!("  {:<40} {:<8} {:>10}  {:?}", t.name, t.format, output::bytes(t.bytes as u64), t.shape);
+        output::line(format_args!(
+            "  {:<40} {:<8} {:>10}  {:?}",
+            t.name,
+            t.format,
+            output::bytes(t.bytes as u64),
+            t.shape
+        ))?;
     }
     Ok(())
 }

@@ -52,15 +52,17 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     if global.json {
         return output::json(&quantized);
     }
-    println!(
+    output::line(format_args!(
         "{}: {} → {} in {:.1} s",
         output.display(),
         output::bytes(quantized.source_bytes),
         output::bytes(quantized.file_bytes),
         quantized.seconds
-    );
-    quantized.fall_backs.iter().for_each(|line| println!("  {line}"));
-    println!("next: bantam eval {} --base {}", output.display(), model.display());
+    ))?;
+    for fall_back in &quantized.fall_backs {
+        output::line(format_args!("  {fall_back}"))?;
+    }
+    output::line(format_args!("next: bantam eval {} --base {}", output.display(), model.display()))?;
     Ok(())
 }
 
@@ -110,6 +112,5 @@ fn list(global: &Global) -> anyhow::Result<()> {
     if global.json {
         return output::json(&Mix::all().iter().map(|m| (m.name.as_str(), m.about.as_str())).collect::<Vec<_>>());
     }
-    Mix::all().iter().for_each(|mix| println!("{:<8} {}", mix.name, mix.about));
-    Ok(())
+    Mix::all().iter().try_for_each(|mix| output::line(format_args!("{:<8} {}", mix.name, mix.about)))
 }

@@ -9,7 +9,7 @@ use bantam_nn::sample::{Sampler, Sampling};
 use bantam_nn::{Model, Session};
 use clap::Args;
 use serde::Serialize;
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -103,8 +103,7 @@ pub fn run(args: &RunArgs, global: &Global) -> anyhow::Result<()> {
             if global.json {
                 return output::json(&answer);
             }
-            report(&answer, global);
-            Ok(())
+            report(&answer, global)
         }
         None => converse(&mut conversation, &mut generator, args, global),
     }
@@ -132,14 +131,14 @@ fn converse(
         if global.json {
             output::json(&answer)?;
         } else {
-            report(&answer, global);
+            report(&answer, global)?;
         }
     }
 }
 
 /// Ends the answer's line; says how fast it was where a person reads.
-fn report(answer: &Answer, global: &Global) {
-    println!();
+fn report(answer: &Answer, global: &Global) -> anyhow::Result<()> {
+    output::line(format_args!(""))?;
     if !global.quiet && std::io::stderr().is_terminal() {
         eprintln!(
             "[{} tokens read at {:.0} tokens/s, {} generated at {:.1} tokens/s]",
@@ -149,6 +148,7 @@ fn report(answer: &Answer, global: &Global) {
             answer.tokens as f64 / answer.decode_seconds
         );
     }
+    Ok(())
 }
 
 /// What was said so far.
@@ -231,10 +231,5 @@ impl Generator<'_> {
 
 fn emit(piece: &str, text: &mut String, print: bool) -> anyhow::Result<()> {
     text.push_str(piece);
-    if print {
-        let mut out = std::io::stdout().lock();
-        out.write_all(piece.as_bytes())?;
-        out.flush()?;
-    }
-    Ok(())
+    if print { output::print(format_args!("{piece}")) } else { Ok(()) }
 }

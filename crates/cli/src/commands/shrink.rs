@@ -2,10 +2,11 @@
 
 use crate::args::Global;
 use crate::commands::quantize::quantize;
-use crate::evaluation::{Comparison, EvaluationArgs, write_report};
+use crate::evaluation::{Comparison, EvaluationArgs, file_name, write_report};
 use crate::output;
 use anyhow::{Context, bail, ensure};
 use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::output::ScratchDir;
 use bantam_measure::conclusion::{self, Verdict};
 use bantam_measure::results::{Evaluation, Report};
 use bantam_shrink::Mix;
@@ -47,35 +48,49 @@ pub fn run(args: &ShrinkArgs, global: &Global) -> anyhow::Result<()> {
     let base = Checkpoint::open(&args.model)?;
     let levels = levels(args, &base)?;
     refuse_the_impossible(&levels, args.fit, &base)?;
-    std::fs::create_dir_all(&args.output)
-        .with_context(|| format!("cannot make the directory {}", args.output.display()))?;
-
+    // Candidates, finished or not, are nothing the user asked for until one is chosen.
+    let scratch = ScratchDir::near(&args.output)?;
     let measured = EvaluationArgs { speed: true, ..args.evaluation.clone() };
     let mut comparison = Comparison::start(&base, &measured, true, global)?;
-    let mut best: Option<(PathBuf, f64)> = None;
+    let mut best: Option<(String, f64)> = None;
     for (mix, _) in &levels {
-        let file = args.output.join(format!("{}-{}.gguf", stem(&args.model), mix.name));
+        let name = format!("{}-{}.gguf", stem(&args.model), mix.name);
+        let file = scratch.path().join(&name);
         let made = quantize(&base, mix, &file, global)?;
         comparison.add(&file, Some(&mix.name), Some(made.seconds))?;
         let evaluation = comparison.evaluations().last().expect("one was just added");
         let loss = evaluation.overall.kl_divergence.mean;
         let better = made.file_bytes <= args.fit && best.as_ref().is_none_or(|(_, least)| loss < *least);
-        let loser = if better { best.replace((file, loss)).map(|(old, _)| old) } else { Some(file) };
+        let loser = if better { best.replace((name, loss)).map(|(old, _)| old) } else { Some(name) };
         if let (Some(loser), false) = (loser, args.keep_all) {
+            let loser = scratch.path().join(loser);
             std::fs::remove_file(&loser).with_context(|| format!("cannot remove {}", loser.display()))?;
         }
     }
 
-    let (file, _) = best.expect("a level that fits was tried");
-    let mut report = comparison.finish();
-    report.fit = Some(args.fit);
-    report.chosen = report.evaluations.iter().position(|e| Path::new(&e.candidate.path) == file);
-    write_report(&report, &args.output)?;
+    let (chosen, _) = best.expect("a level that fits was tried");
+    let report = report(comparison, &chosen, args);
+    write_report(&report, scratch.path())?;
+    scratch.deliver(&args.output)?;
     output::report(&report, global)?;
     if !global.json {
-        conclude(&report, &file, &args.output);
+        conclude(&report, &args.output.join(chosen), &args.output)?;
     }
     Ok(())
+}
+
+/// The report, with the candidates where they will be delivered.
+fn report(comparison: Comparison<'_>, chosen: &str, args: &ShrinkArgs) -> Report {
+    let mut report = comparison.finish();
+    report.fit = Some(args.fit);
+    for (i, evaluation) in report.evaluations.iter_mut().enumerate() {
+        let name = file_name(Path::new(&evaluation.candidate.path));
+        if name == chosen {
+            report.chosen = Some(i);
+        }
+        evaluation.candidate.path = args.output.join(name).display().to_string();
+    }
+    report
 }
 
 /// The levels to try with their file sizes, largest first. Those that would not be smaller than the base are left out.
@@ -117,18 +132,18 @@ fn refuse_the_impossible(levels: &[(&'static Mix, u64)], fit: u64, base: &Checkp
     Ok(())
 }
 
-fn conclude(report: &Report, file: &Path, directory: &Path) {
+fn conclude(report: &Report, file: &Path, directory: &Path) -> anyhow::Result<()> {
     let chosen: &Evaluation = &report.evaluations[report.chosen.expect("a level was chosen")];
-    println!("{}", conclusion::sentence(chosen, &report.base));
+    output::line(format_args!("{}", conclusion::sentence(chosen, &report.base)))?;
     if conclusion::verdict(&chosen.overall) == Verdict::Unusable {
         eprintln!(
             "warning: what fits {} has become unusable: use a smaller model at a higher level, or allow more",
             output::bytes(report.fit.unwrap_or_default())
         );
     }
-    println!("model:  {}", file.display());
-    println!("report: {}", directory.join("report.html").display());
-    println!("next:   bantam run {}", file.display());
+    output::line(format_args!("model:  {}", file.display()))?;
+    output::line(format_args!("report: {}", directory.join("report.html").display()))?;
+    output::line(format_args!("next:   bantam run {}", file.display()))
 }
 
 /// The model's name without `.gguf` or folders.

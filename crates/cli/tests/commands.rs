@@ -1,0 +1,197 @@
+//! What each command does for its user when all is well.
+
+mod common;
+
+use bantam_checkpoint::Checkpoint;
+use common::{Folder, Model};
+use serde_json::Value;
+
+const QUICK: &str = "--text text.txt --tasks none --context 64 --chunks 2";
+
+fn folder() -> Folder {
+    let folder = Folder::with_model();
+    folder.write("text.txt", "The cat sat on the mat, and then the dog came. ".repeat(20));
+    folder
+}
+
+fn weights(checkpoint: &Checkpoint, name: &str) -> Vec<f32> {
+    let info = checkpoint.tensor(name).unwrap_or_else(|| panic!("no {name}"));
+    let mut values = vec![0.0; info.len()];
+    (info.format.decode)(&checkpoint.data(name).unwrap(), &mut values);
+    values
+}
+
+#[test]
+fn inspect_says_what_a_model_is() {
+    let folder = folder();
+    let json = folder.json("inspect model.gguf --tensors --context 100");
+    assert_eq!(json["model"]["architecture"], "llama");
+    assert_eq!(json["model"]["file_bytes"], folder.read("model.gguf").len());
+    assert_eq!(json["context_length"], 128);
+    // Two heads of 64 for keys and for values, in f16, one layer.
+    assert_eq!(json["kv_bytes_per_token"], 2 * 64 * 2 * 2);
+    assert_eq!(json["kv_bytes"], 51_200);
+    assert_eq!(json["tensors"].as_array().unwrap().len(), 11);
+    let text = folder.succeeds("inspect model.gguf --tensors");
+    for part in ["llama", "260 tokens", "Q4_K_M", "blk.0.attn_q.weight"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn converting_there_and_back_changes_no_weight() {
+    let folder = folder();
+    folder.succeeds("convert model.gguf hf");
+    let json = folder.json("convert hf back.gguf --dtype f32");
+    assert_eq!(json["dtype"], "F32");
+    let [there, back] = ["model.gguf", "back.gguf"].map(|name| Checkpoint::open(folder.path(name)).unwrap());
+    assert_eq!(there.tensors().len(), back.tensors().len());
+    for tensor in there.tensors() {
+        assert_eq!(weights(&there, &tensor.name), weights(&back, &tensor.name), "{}", tensor.name);
+    }
+    let answer = |model| folder.json(&format!("run {model} --raw -p hello -n 12 --temperature 0"))["text"].clone();
+    assert_eq!(answer("model.gguf"), answer("hf"));
+    assert_eq!(answer("model.gguf"), answer("back.gguf"));
+}
+
+#[test]
+fn every_level_can_be_made_and_run() {
+    let folder = folder();
+    let levels = folder.json("quantize --list");
+    let levels: Vec<&str> = levels.as_array().unwrap().iter().map(|level| level[0].as_str().unwrap()).collect();
+    assert!(levels.contains(&"Q4_K_M") && levels.len() > 15);
+    for level in levels {
+        let json = folder.json(&format!("quantize model.gguf --to {level} -o out.gguf"));
+        assert_eq!(json["level"], level);
+        assert_eq!(json["file_bytes"], folder.read("out.gguf").len(), "{level}");
+        assert_eq!(folder.json("run out.gguf --raw -p hello -n 3")["prompt_tokens"], 4, "{level}");
+    }
+}
+
+#[test]
+fn quantizing_does_not_depend_on_threads() {
+    let folder = folder();
+    folder.succeeds("quantize model.gguf --to Q4_K_M -o one.gguf --threads 1");
+    folder.succeeds("quantize model.gguf --to q4_k_m -o two.gguf --threads 2");
+    assert!(folder.read("one.gguf") == folder.read("two.gguf"));
+}
+
+#[test]
+fn eval_measures_what_was_lost() {
+    let folder = folder();
+    folder.succeeds("quantize model.gguf --to Q2_K -o small.gguf");
+    let json = folder.json(&format!("eval small.gguf --base model.gguf {QUICK}"));
+    let evaluation = &json["evaluations"][0];
+    let loss = |evaluation: &Value| evaluation["overall"]["kl_divergence"]["mean"].as_f64().unwrap();
+    assert!(loss(evaluation) > 1e-5, "{evaluation}");
+    for field in ["perplexity", "top1_agreement"] {
+        assert!(evaluation["overall"].get(field).is_some(), "{field}: {}", evaluation["overall"]);
+    }
+    for path in ["/candidate/file_bytes", "/candidate/bits_per_weight", "/categories", "/made_by/0"] {
+        assert!(evaluation.pointer(path).is_some(), "{path}: {evaluation}");
+    }
+    assert_eq!(json["base"]["architecture"], "llama");
+    let same = folder.json(&format!("eval model.gguf --base model.gguf {QUICK}"));
+    assert!(loss(&same["evaluations"][0]).abs() < 1e-6);
+    let table = folder.succeeds(&format!("eval small.gguf --base model.gguf {QUICK}"));
+    assert!(table.contains("small.gguf"), "{table}");
+}
+
+#[test]
+fn compare_writes_a_report() {
+    let folder = folder();
+    folder.succeeds("quantize model.gguf --to Q8_0 -o q8.gguf");
+    folder.succeeds("quantize model.gguf --to Q2_K -o q2.gguf");
+    let json = folder.json(&format!("compare model.gguf q2.gguf q8.gguf -o new/report {QUICK} --speed"));
+    assert_eq!(json["evaluations"][0]["candidate"]["label"], "q8.gguf");
+    assert!(json["evaluations"][1]["speed"]["decode"].as_f64().unwrap() > 0.0);
+    let written: Value = serde_json::from_slice(&folder.read("new/report/report.json")).unwrap();
+    assert_eq!(written["evaluations"], json["evaluations"]);
+    let html = String::from_utf8(folder.read("new/report/report.html")).unwrap();
+    assert!(html.contains("q8.gguf") && html.trim_end().ends_with("</html>"));
+}
+
+#[test]
+fn shrink_keeps_the_best_that_fits() {
+    let folder = folder();
+    folder.write("kept.txt", "something of the user's");
+    let json = folder.json(&format!("shrink model.gguf --fit 400kB --levels Q8_0,Q4_K_M,Q2_K -o small {QUICK}"));
+    let chosen = &json["evaluations"][json["chosen"].as_u64().unwrap() as usize];
+    assert_eq!(chosen["candidate"]["label"], "Q4_K_M", "{json}");
+    assert_eq!(chosen["candidate"]["path"], "small/model-Q4_K_M.gguf");
+    let mut names: Vec<_> = std::fs::read_dir(folder.path("small"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["model-Q4_K_M.gguf", "report.html", "report.json"]);
+    assert!(folder.read("small/model-Q4_K_M.gguf").len() <= 400_000);
+    // Again into the same directory, with all levels.
+    let text =
+        folder.succeeds(&format!("shrink model.gguf --fit 400kB --levels Q4_K_M,Q2_K --keep-all -o small {QUICK}"));
+    assert!(text.contains("bantam run small/model-Q4_K_M.gguf"), "{text}");
+    assert_eq!(std::fs::read_dir(folder.path("small")).unwrap().count(), 4);
+    assert_eq!(std::fs::read_dir(folder.path(".")).unwrap().count(), 4, "temporary folders are gone");
+}
+
+#[test]
+fn run_is_reproducible_by_its_seed() {
+    let folder = folder();
+    let text =
+        |seed: u32| folder.succeeds(&format!("run model.gguf -p hello -n 30 --temperature 1 --top-k 0 --seed {seed}"));
+    assert_eq!(text(7), text(7));
+    assert_ne!(text(7), text(8));
+    let json = folder.json("run model.gguf -p hello -n 5 --temperature 0");
+    assert_eq!(json["prompt_tokens"], 4);
+    assert!(json["tokens"].as_u64().unwrap() <= 5);
+}
+
+#[test]
+fn run_reads_prompts_line_by_line() {
+    let folder = folder();
+    let output = folder.shell("printf 'hello\\nthe cat\\n\\nnever read\\n' | bantam run model.gguf -n 3 --json");
+    let answers: Result<Vec<Value>, _> = serde_json::Deserializer::from_slice(&output.stdout).into_iter().collect();
+    let answers = answers.unwrap();
+    assert_eq!(answers.len(), 2);
+    assert!(answers.iter().all(|answer| answer["tokens"].as_u64().unwrap() <= 3));
+    let output = folder.shell("printf 'caf\\351\\n' | bantam run model.gguf -n 3");
+    common::assert_refusal(&output, "run with a prompt that is not UTF-8", &["standard input", "UTF-8"]);
+}
+
+#[test]
+fn bench_measures_within_the_models_context() {
+    let folder = folder();
+    let json = folder.json("bench model.gguf --decode 4 --repetitions 1");
+    assert_eq!(json["prompt_tokens"], 124);
+    assert!(json["prefill"].as_f64().unwrap() > 0.0 && json["decode"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn completions_for_the_usual_shells() {
+    let folder = Folder::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = folder.succeeds(&format!("completions {shell}"));
+        assert!(script.contains("quantize") && script.contains("shrink"), "{shell}");
+    }
+}
+
+#[test]
+fn every_help_has_an_example() {
+    let folder = Folder::new();
+    let help = folder.succeeds("--help");
+    assert!(help.contains("Examples:"));
+    for command in ["inspect", "convert", "quantize", "eval", "compare", "run", "bench", "shrink", "completions"] {
+        assert!(help.contains(command));
+        let help = folder.succeeds(&format!("{command} --help"));
+        assert!(help.contains("Example") && help.contains(&format!("  bantam {command} ")), "{command}: {help}");
+    }
+}
+
+#[test]
+fn models_in_hugging_faces_form_can_be_shrunk() {
+    let folder = folder();
+    Model { layers: 2, ..Model::default() }.write(&folder.path("two.gguf"));
+    folder.succeeds("convert two.gguf two-hf");
+    folder.succeeds(&format!("shrink two-hf --fit 1MB --levels Q4_0 -o small {QUICK}"));
+    assert!(folder.read("small/two-hf-Q4_0.gguf").starts_with(b"GGUF"));
+}

@@ -1,0 +1,172 @@
+//! Where outputs go: nowhere until they are complete, and never over something else.
+
+mod common;
+
+use common::{Folder, Model, assert_refusal, finish, stderr};
+use std::time::Duration;
+
+#[test]
+fn outputs_that_cannot_be_written() {
+    let folder = Folder::with_model();
+    folder.write("file", "a file");
+    std::fs::create_dir(folder.path("dir.gguf")).unwrap();
+    for (output, said) in [
+        ("absent/out.gguf", "absent does not exist"),
+        ("file/out.gguf", "file is not a directory"),
+        ("dir.gguf", "directory"),
+        ("/proc/out.gguf", "/proc"),
+        ("/dev/null", "not a regular file"),
+    ] {
+        folder.refuses(&format!("quantize model.gguf --to Q8_0 -o {output}"), &[output, said]);
+        if output.ends_with(".gguf") {
+            folder.refuses(&format!("convert model.gguf {output}"), &[output, said]);
+        }
+    }
+    for output in ["absent/out", "file/out", "/proc/out"] {
+        folder.refuses(&format!("convert model.gguf {output}"), &[output]);
+    }
+    folder.refuses("convert model.gguf file", &["file", "is a file"]);
+    for output in ["file", "file/out", "/proc/out"] {
+        folder.refuses(&format!("shrink model.gguf --fit 1MB -o {output}"), &[output]);
+        folder.refuses(&format!("compare model.gguf model.gguf -o {output}"), &[output]);
+    }
+}
+
+#[test]
+fn a_model_never_replaces_itself() {
+    let folder = Folder::with_model();
+    std::fs::hard_link(folder.path("model.gguf"), folder.path("same.gguf")).unwrap();
+    for output in ["model.gguf", "./model.gguf"] {
+        folder.refuses(&format!("quantize model.gguf --to Q8_0 -o {output}"), &["model.gguf", "replace"]);
+        folder.refuses(&format!("convert model.gguf {output}"), &["model.gguf", "replace"]);
+    }
+    folder.succeeds("convert model.gguf hf");
+    folder.refuses("convert hf hf", &["hf", "replace"]);
+}
+
+#[test]
+fn a_file_that_is_there_is_replaced_when_the_new_one_is_complete() {
+    let folder = Folder::with_model();
+    folder.write("out.gguf", "older");
+    Model { broken: Some(("output_norm.weight", f32::NAN)), ..Model::default() }.write(&folder.path("bad.gguf"));
+    // The last tensor is the broken one: all others were written before.
+    folder.refuses("quantize bad.gguf --to Q8_0 -o out.gguf", &["output_norm.weight"]);
+    folder.succeeds("quantize model.gguf --to Q8_0 -o out.gguf");
+    assert!(folder.read("out.gguf").starts_with(b"GGUF"));
+}
+
+#[test]
+fn a_directory_that_holds_something_is_not_replaced() {
+    let folder = Folder::with_model();
+    std::fs::create_dir(folder.path("hf")).unwrap();
+    folder.write("hf/thesis.txt", "months of work");
+    folder.refuses("convert model.gguf hf", &["hf", "not empty"]);
+}
+
+#[test]
+fn a_full_disk_leaves_nothing() {
+    let folder = Folder::with_model();
+    folder.write("out.gguf", "older");
+    let before = folder.snapshot();
+    // The limit on a file's size, in blocks of 512 bytes, acts like a disk that is full: the write fails.
+    for command in [
+        "quantize model.gguf --to F32 -o out.gguf",
+        "convert model.gguf out.gguf --dtype f32",
+        "convert model.gguf hf",
+        "shrink model.gguf --fit 1MB -o small --tasks none --chunks 1 --context 64 --suite quick",
+    ] {
+        let output = folder.shell(&format!("trap '' XFSZ; ulimit -f 200; exec bantam {command}"));
+        let target = command.split(' ').find(|word| ["out.gguf", "hf", "small"].contains(word)).unwrap();
+        let said: &[&str] = if target == "small" { &["cannot write"] } else { &[target, "cannot write"] };
+        assert_refusal(&output, command, said);
+        assert_eq!(folder.snapshot(), before, "{command}");
+    }
+}
+
+#[test]
+fn a_full_file_system_leaves_nothing() {
+    let folder = Folder::with_model();
+    std::fs::create_dir(folder.path("disk")).unwrap();
+    let disk = folder.path("disk");
+    let mounted =
+        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(&disk).output();
+    if !mounted.is_ok_and(|m| m.status.success()) {
+        println!("skipped: no right to mount a small file system here");
+        return;
+    }
+    let commands = ["quantize model.gguf --to Q8_0 -o disk/out.gguf", "convert model.gguf disk/hf"];
+    let outputs = commands.map(|command| folder.run(command));
+    let left = std::fs::read_dir(&disk).unwrap().count();
+    std::process::Command::new("umount").arg(&disk).status().unwrap();
+    for (output, command) in outputs.iter().zip(commands) {
+        assert_refusal(output, command, &["disk/", "cannot write"]);
+    }
+    assert_eq!(left, 0);
+}
+
+/// A model that takes a second or more to quantize, so that it can be interrupted.
+fn slow_model(folder: &Folder) {
+    Model { layers: 24, ..Model::default() }.write(&folder.path("large.gguf"));
+}
+
+/// Interrupts a command as soon as something temporary is there, or after `patience`.
+fn interrupt(folder: &Folder, arguments: &str, signal: &str) {
+    let before = folder.snapshot();
+    let mut child = folder.command(arguments).spawn().unwrap();
+    let temporary = || {
+        let mut names = std::fs::read_dir(folder.path(".")).unwrap().map(|e| e.unwrap().file_name());
+        names.any(|name| name.to_string_lossy().starts_with(".bantam-"))
+    };
+    while !temporary() {
+        assert_eq!(child.try_wait().unwrap(), None, "{arguments}: ended before it could be interrupted");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{arguments} {signal}: {}", stderr(&output));
+    assert_eq!(folder.snapshot(), before, "{arguments} {signal}: left something behind");
+}
+
+#[test]
+fn an_interrupt_leaves_nothing() {
+    let folder = Folder::new();
+    slow_model(&folder);
+    for signal in ["-INT", "-TERM"] {
+        interrupt(&folder, "quantize large.gguf --to Q3_K_M -o out.gguf --threads 1", signal);
+        interrupt(&folder, "convert large.gguf hf", signal);
+        interrupt(&folder, "shrink large.gguf --fit 100MB -o small --suite quick --tasks none --context 64", signal);
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let folder = Folder::with_model();
+    for command in
+        ["inspect model.gguf --tensors", "quantize --list", "completions bash", "inspect model.gguf --tensors --json"]
+    {
+        let output = folder.shell(&format!("(bantam {command}; echo code $? >&2) | true"));
+        let message = stderr(&output);
+        assert!(message.trim() == "code 0", "{command}: {message}");
+    }
+}
+
+#[test]
+fn a_full_standard_output_is_an_error() {
+    let folder = Folder::with_model();
+    for command in
+        ["inspect model.gguf", "inspect model.gguf --json", "quantize --list", "completions zsh", "run model.gguf -p x"]
+    {
+        let output = folder.shell(&format!("bantam {command} >/dev/full"));
+        assert_refusal(&output, command, &["standard output"]);
+        let silent = folder.shell(&format!("bantam {command} >/dev/full 2>/dev/full"));
+        assert_eq!(silent.status.code(), Some(2), "{command}: with nowhere to say so");
+    }
+}
+
+#[test]
+fn an_output_without_permission() {
+    let folder = Folder::with_model();
+    let mut command = folder.command("quantize model.gguf --to Q8_0 -o /sys/out.gguf");
+    assert_refusal(&finish(&mut command), "quantize to /sys", &["/sys/out.gguf", "cannot write"]);
+}
