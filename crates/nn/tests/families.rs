@@ -85,6 +85,23 @@ fn cached_decoding_agrees_with_transformers() {
 }
 
 #[test]
+fn long_contexts_do_not_depend_on_how_their_tokens_come() {
+    for name in FAMILIES {
+        let model = load(name).model;
+        let tokens: Vec<u32> = (0..300).map(|i| i * 31 % model.config().vocab_size as u32).collect();
+        let run = |step| {
+            let mut session = model.session_with_cache(300, Format::by_name("F32").unwrap()).unwrap();
+            logits(&model, &mut session, &tokens, step)
+        };
+        let at_once = run(300);
+        for step in [1, 7] {
+            let error = relative_error(&run(step), &at_once);
+            assert!(error <= 1e-4, "{name} by {step}: relative error {error}");
+        }
+    }
+}
+
+#[test]
 fn the_default_cache_is_nearly_exact() {
     for name in FAMILIES {
         let Reference { model, tokens, logits: expected } = load(name);

@@ -18,6 +18,7 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod interleaved;
 mod isa;
 pub(crate) mod layouts;
 #[cfg(target_arch = "aarch64")]
@@ -35,6 +36,7 @@ mod tiles;
 use crate::format::{Activation, Format};
 pub use accumulate::accumulate;
 use activations::Activations;
+use interleaved::Interleaved;
 pub use isa::Level;
 pub(crate) use isa::{Isa, Kernel};
 use out::Out;
@@ -63,6 +65,7 @@ pub struct Scratch {
     level: Level,
     int8x32: Activations,
     int8x256: Activations,
+    interleaved: Interleaved,
     starts: Starts,
     panels: Vec<Mutex<Panel>>,
 }
@@ -120,6 +123,9 @@ pub fn matmul_each(ws: &[Matrix<'_>], x: &[f32], ys: &mut [&mut [f32]], scratch:
     if n < TILE_COLUMNS {
         by_rows(ws, x, ys, scratch);
     } else {
+        if ws.iter().any(|w| w.format.product.activation == Activation::F32) {
+            scratch.interleaved.prepare(scratch.level, x, cols);
+        }
         for (w, y) in ws.iter().zip(ys) {
             by_tiles(w, x, y, scratch);
         }
@@ -185,7 +191,7 @@ impl<'a> Matrix<'a> {
             Activation::Int8x256 => &scratch.int8x256,
             _ => &scratch.int8x32,
         };
-        Task { data, row_bytes, len: self.cols, first, x, quantized, out }
+        Task { data, row_bytes, len: self.cols, first, x, quantized, interleaved: &scratch.interleaved, out }
     }
 }
 

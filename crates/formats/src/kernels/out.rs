@@ -1,5 +1,6 @@
 //! The result of a product, written by several threads at once.
 
+use super::isa::Isa;
 use std::marker::PhantomData;
 
 /// `y[column * rows + row]`, of which each thread writes rows of its own.
@@ -42,17 +43,18 @@ impl<'a> Out<'a> {
         }
     }
 
-    /// Sets consecutive rows from `row` in `column`.
+    /// Sets `count` rows from `row` in `column` to the lanes of `values`, or adds them.
     #[inline(always)]
-    pub fn set_rows(&self, row: usize, column: usize, values: &[f32]) {
-        self.elements(row, column, values.len()).copy_from_slice(values);
-    }
-
-    /// Adds to consecutive rows from `row` in `column`.
-    #[inline(always)]
-    pub fn add_rows(&self, row: usize, column: usize, values: &[f32]) {
-        for (y, v) in self.elements(row, column, values.len()).iter_mut().zip(values) {
-            *y += v;
+    pub fn put<S: Isa>(&self, s: S, row: usize, count: usize, column: usize, values: S::F, add: bool) {
+        let y = self.elements(row, column, count);
+        let mut lanes = [0.0; 16];
+        if let Ok(y) = <&mut [f32; 16]>::try_from(&mut *y) {
+            let values = if add { s.add(s.load_f(y), values) } else { values };
+            return s.store_f(values, y);
+        }
+        s.store_f(values, &mut lanes);
+        for (y, lane) in y.iter_mut().zip(lanes) {
+            *y = if add { *y + lane } else { lane };
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::Matrix;
 use super::accumulate::Accumulate;
 use super::activations::Activations;
+use super::interleaved::Interleaved;
 use super::isa::Level;
 use super::layouts::{FloatLayout, Layout};
 use super::out::Out;
@@ -57,6 +58,8 @@ pub(super) struct Task<'a> {
     pub x: &'a [f32],
     /// The activations in the form that the product asks for.
     pub quantized: &'a Activations,
+    /// The activations as tiles of floats take them.
+    pub interleaved: &'a Interleaved,
     /// Where the results go.
     pub out: &'a Out<'a>,
 }

@@ -8,10 +8,46 @@
 use super::activations::{Activations, Column, SCALED};
 use super::isa::{Isa, Kernel, Level};
 use super::layouts::Layout;
-use super::panels::{PANEL, Panel};
+use super::panels::Panel;
 use super::parallel;
 use super::product::Task;
 use std::ops::Range;
+
+/// What is done with the columns of activations tile by tile.
+pub(super) trait Tiles {
+    /// The `N` columns from `column`.
+    fn tile<S: Isa, const N: usize>(&mut self, s: S, column: usize);
+}
+
+/// Shares `n` columns out to tiles of as many as the registers allow, and smaller ones for the rest.
+#[inline(always)]
+pub(super) fn each_tile<S: Isa>(s: S, n: usize, tiles: &mut impl Tiles) {
+    let mut i = 0;
+    while i < n {
+        match (n - i).min(S::COLUMNS) {
+            12.. => {
+                tiles.tile::<S, 12>(s, i);
+                i += 12;
+            }
+            4.. => {
+                tiles.tile::<S, 4>(s, i);
+                i += 4;
+            }
+            3 => {
+                tiles.tile::<S, 3>(s, i);
+                i += 3;
+            }
+            2 => {
+                tiles.tile::<S, 2>(s, i);
+                i += 2;
+            }
+            _ => {
+                tiles.tile::<S, 1>(s, i);
+                i += 1;
+            }
+        }
+    }
+}
 
 /// What the tile product must know of a layout.
 #[derive(Clone, Copy)]
@@ -105,25 +141,14 @@ impl<const G: usize, const MINS: bool, const WIDE: bool> Kernel for Integer<'_, 
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Isa>(self, s: S) {
-        let n = self.task.quantized.n;
-        let mut i = 0;
-        while i < n {
-            i += match (n - i).min(S::COLUMNS) {
-                12.. => self.tile::<S, 12>(s, i),
-                4.. => self.tile::<S, 4>(s, i),
-                3 => self.tile::<S, 3>(s, i),
-                2 => self.tile::<S, 2>(s, i),
-                _ => self.tile::<S, 1>(s, i),
-            };
-        }
+    fn run<S: Isa>(mut self, s: S) {
+        each_tile(s, self.task.quantized.n, &mut self);
     }
 }
 
-impl<const G: usize, const MINS: bool, const WIDE: bool> Integer<'_, G, MINS, WIDE> {
-    /// The `N` columns from `column`. Returns `N`.
+impl<const G: usize, const MINS: bool, const WIDE: bool> Tiles for Integer<'_, G, MINS, WIDE> {
     #[inline(always)]
-    fn tile<S: Isa, const N: usize>(&self, s: S, column: usize) -> usize {
+    fn tile<S: Isa, const N: usize>(&mut self, s: S, column: usize) {
         let quants = self.panel.quants().as_chunks::<G>().0;
         let scales = self.panel.scales().as_chunks::<2>().0;
         let x: [_; N] = std::array::from_fn(|n| {
@@ -158,12 +183,10 @@ impl<const G: usize, const MINS: bool, const WIDE: bool> Integer<'_, G, MINS, WI
                 }
             }
         }
+        let rows = self.task.rows();
         for n in 0..N {
-            let mut lanes = [0.0; PANEL];
-            s.store_f(sums[n], &mut lanes);
-            self.task.out.set_rows(self.task.first, column + n, &lanes[..self.task.rows()]);
+            self.task.out.put(s, self.task.first, rows, column + n, sums[n], false);
         }
-        N
     }
 }
 
@@ -181,45 +204,27 @@ impl Kernel for Float<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Isa>(self, s: S) {
-        let n = self.task.x.len() / self.task.len;
-        let mut i = 0;
-        while i < n {
-            i += match (n - i).min(S::COLUMNS) {
-                12.. => self.tile::<S, 12>(s, i),
-                4.. => self.tile::<S, 4>(s, i),
-                3 => self.tile::<S, 3>(s, i),
-                2 => self.tile::<S, 2>(s, i),
-                _ => self.tile::<S, 1>(s, i),
-            };
-        }
+    fn run<S: Isa>(mut self, s: S) {
+        each_tile(s, self.task.x.len() / self.task.len, &mut self);
     }
 }
 
-impl Float<'_> {
-    /// The `N` columns from `column`. Returns `N`.
+impl Tiles for Float<'_> {
     #[inline(always)]
-    fn tile<S: Isa, const N: usize>(&self, s: S, column: usize) -> usize {
+    fn tile<S: Isa, const N: usize>(&mut self, s: S, column: usize) {
         let len = self.block.len();
         let lines = &self.panel.quants()[..len];
-        let x: [_; N] =
-            std::array::from_fn(|n| &self.task.x[(column + n) * self.task.len..][self.block.clone()][..len]);
+        let x = &self.task.interleaved.tile::<N>(column, self.task.len)[self.block.clone()][..len];
         let mut sums = [s.splat_f(0.0); N];
         for k in 0..len {
             let w = s.from_bits(s.load(&lines[k].0));
             for n in 0..N {
-                sums[n] = s.fma(w, s.splat_f(x[n][k]), sums[n]);
+                sums[n] = s.fma(w, s.splat_f(x[k][n]), sums[n]);
             }
         }
+        let rows = self.task.rows();
         for n in 0..N {
-            let mut lanes = [0.0; PANEL];
-            s.store_f(sums[n], &mut lanes);
-            let lanes = &lanes[..self.task.rows()];
-            match self.block.start {
-                0 => self.task.out.set_rows(self.task.first, column + n, lanes),
-                _ => self.task.out.add_rows(self.task.first, column + n, lanes),
-            }
+            self.task.out.put(s, self.task.first, rows, column + n, sums[n], self.block.start > 0);
         }
-        N
     }
 }

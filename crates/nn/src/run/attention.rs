@@ -7,10 +7,15 @@ use crate::layers::{AttentionSpec, Rotary};
 use bantam_checkpoint::config::RopePairing;
 use bantam_formats::kernels::{accumulate, parallel};
 use bantam_formats::{Scratch, matmul};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Tokens whose queries are processed together: large enough that decoding a tile of keys is paid for.
 const QUERY_BLOCK: usize = 32;
+
+/// Positions that one task attends to, for each of its tokens: long contexts keep all threads busy even for one token. The
+/// spans do not depend on the number of threads, and so neither does the result.
+const SPAN: usize = 2 * PAGE;
 
 /// Attends from `q`, `[tokens, heads * key_length]` rotated, at `position` on, to all positions up to each token's own,
 /// which the cache holds already, into `out`, `[tokens, heads * value_length]`.
@@ -22,28 +27,51 @@ pub(super) fn attend(
     out: &mut [f32],
     workspace: &mut Workspace,
 ) {
-    let (q_cols, out_cols) = (spec.heads * spec.key_length, spec.heads * spec.value_length);
+    let q_cols = spec.heads * spec.key_length;
     let tokens = q.len() / q_cols;
     let in_block = tokens.min(QUERY_BLOCK);
-    // [blocks, kv_heads, tokens of a block, group, value_length]
-    let task_len = in_block * spec.group() * spec.value_length;
-    let grouped = &mut workspace.grouped;
-    grouped.resize(tokens.div_ceil(in_block) * spec.kv_heads * task_len, 0.0);
-    let buffers = &workspace.buffers;
-    parallel::for_each_part(grouped, task_len, |task, out| {
-        let (block, head) = (task / spec.kv_heads, task % spec.kv_heads);
+    // Few tokens' tasks are short, but then many spans cost little memory.
+    let span_len = SPAN * in_block;
+    let spans = (position + tokens).div_ceil(span_len);
+    let tasks = tokens.div_ceil(in_block) * spec.kv_heads * spans;
+    if workspace.mixtures.len() < tasks {
+        workspace.mixtures.resize_with(tasks, Mixture::default);
+    }
+    let (mixtures, buffers) = (&mut workspace.mixtures[..tasks], &workspace.buffers);
+    parallel::for_each_part(mixtures, 1, |task, mixture| {
+        let (block, head, span) = (task / (spec.kv_heads * spans), task / spans % spec.kv_heads, task % spans);
         let q = q.chunks(in_block * q_cols).nth(block).expect("a task belongs to a block");
-        let out = &mut out[..q.len() / q_cols * spec.group() * spec.value_length];
-        buffers.with(|b| HeadBlock { spec, cache, head, first: position + block * in_block }.attend(q, out, b));
+        let block = HeadBlock { spec, cache, head, first: position + block * in_block };
+        buffers.with(|b| block.attend(q, span * span_len..(span + 1) * span_len, &mut mixture[0], b));
     });
-    let width = spec.group() * spec.value_length;
-    for_rows(out, out_cols, |at, rows| {
-        for (i, row) in (at / width..).zip(rows.chunks_exact_mut(width)) {
-            let (token, head) = (i / spec.kv_heads, i % spec.kv_heads);
-            let task = token / in_block * spec.kv_heads + head;
-            row.copy_from_slice(&grouped[task * task_len + token % in_block * width..][..width]);
+    for_rows(out, spec.heads * spec.value_length, |at, rows| {
+        for (i, out) in (at / spec.value_length..).zip(rows.chunks_exact_mut(spec.value_length)) {
+            let (token, head) = (i / spec.heads, i % spec.heads);
+            let task = (token / in_block * spec.kv_heads + head / spec.group()) * spans;
+            join(&mixtures[task..task + spans], token % in_block * spec.group() + head % spec.group(), out);
         }
     });
+}
+
+/// What a span of positions contributes to a block of tokens, by the query heads that share a key and value head.
+#[derive(Default)]
+struct Mixture {
+    /// Values by their weights, which are relative to the greatest score of the row: `[tokens * group, value_length]`.
+    values: Vec<f32>,
+    /// The weights of each row.
+    running: Vec<Running>,
+}
+
+/// The values of `row` over all spans.
+fn join(spans: &[Mixture], row: usize, out: &mut [f32]) {
+    let seen = || spans.iter().filter(|span| span.running[row].sum != 0.0);
+    let max = seen().fold(f32::NEG_INFINITY, |max, span| max.max(span.running[row].max));
+    let share = |span: &Mixture| (span.running[row].max - max).exp();
+    let sum: f32 = seen().map(|span| share(span) * span.running[row].sum).sum();
+    out.fill(0.0);
+    for span in seen() {
+        vector::add_scaled(out, &span.values[row * out.len()..][..out.len()], share(span) / sum);
+    }
 }
 
 /// A block of tokens, and the query heads that share one key and value head.
@@ -56,23 +84,24 @@ struct HeadBlock<'a> {
 }
 
 impl HeadBlock<'_> {
-    /// `out` is `[tokens * group, value_length]`; `q` is all of the tokens' queries.
-    fn attend(&self, q: &[f32], out: &mut [f32], b: &mut Buffers) {
+    /// Attends to the positions of `span`; `q` is all of the tokens' queries.
+    fn attend(&self, q: &[f32], span: Range<usize>, mixture: &mut Mixture, b: &mut Buffers) {
         let spec = self.spec;
-        let rows = out.len() / spec.value_length;
-        self.gather_queries(q, b);
-        b.running.clear();
-        b.running.resize(rows, Running { max: f32::NEG_INFINITY, sum: 0.0 });
-        out.fill(0.0);
-        let (start, end) = (self.visible(0).0, self.visible(rows - 1).1);
-        let mut tile = start;
+        let rows = q.len() / (spec.kv_heads * spec.key_length);
+        let Mixture { values, running } = mixture;
+        running.clear();
+        running.resize(rows, Running { max: f32::NEG_INFINITY, sum: 0.0 });
+        values.clear();
+        values.resize(rows * spec.value_length, 0.0);
+        let mut tile = self.visible(0).0.max(span.start);
+        let end = self.visible(rows - 1).1.min(span.end);
+        if tile < end {
+            self.gather_queries(q, b);
+        }
         while tile < end {
             let next = end.min((tile / PAGE + 1) * PAGE);
-            self.attend_tile(tile, next, rows, out, b);
+            self.attend_tile(tile, next, mixture, b);
             tile = next;
-        }
-        for (out, running) in out.chunks_exact_mut(spec.value_length).zip(&b.running) {
-            vector::scale(out, 1.0 / running.sum);
         }
     }
 
@@ -92,19 +121,20 @@ impl HeadBlock<'_> {
         vector::scale(&mut b.queries, self.spec.scale);
     }
 
-    fn attend_tile(&self, start: usize, end: usize, rows: usize, out: &mut [f32], b: &mut Buffers) {
+    /// Attends to the positions `start..end`, which lie in one page.
+    fn attend_tile(&self, start: usize, end: usize, mixture: &mut Mixture, b: &mut Buffers) {
+        let Mixture { values, running } = mixture;
         let len = end - start;
-        b.scores.resize(rows * len, 0.0);
+        b.scores.resize(running.len() * len, 0.0);
         let keys = self.cache.keys.rows(self.head, start..end, &mut b.decoded);
         matmul(&keys, &b.queries, &mut b.scores, &mut b.scratch);
-        let outs = out.chunks_exact_mut(self.spec.value_length);
-        for (row, (scores, out)) in b.scores.chunks_exact_mut(len).zip(outs).enumerate() {
+        let rows = b.scores.chunks_exact_mut(len).zip(values.chunks_exact_mut(self.spec.value_length));
+        for (row, ((scores, values), running)) in rows.zip(running).enumerate() {
             let (from, to) = self.visible(row);
-            let visible = from.clamp(start, end) - start..to.clamp(start, end) - start;
-            b.running[row].absorb(scores, visible, out);
+            running.absorb(scores, from.clamp(start, end) - start..to.clamp(start, end) - start, values);
         }
-        let values = self.cache.values.rows(self.head, start..end, &mut b.decoded);
-        accumulate(&values, &b.scores, out, &b.scratch);
+        let rows = self.cache.values.rows(self.head, start..end, &mut b.decoded);
+        accumulate(&rows, &b.scores, values, &b.scratch);
     }
 }
 
@@ -117,7 +147,7 @@ struct Running {
 
 impl Running {
     /// Turns the visible `scores` of a tile into weights and the others into zero; rescales the output when the maximum rises.
-    fn absorb(&mut self, scores: &mut [f32], visible: std::ops::Range<usize>, out: &mut [f32]) {
+    fn absorb(&mut self, scores: &mut [f32], visible: Range<usize>, out: &mut [f32]) {
         scores[..visible.start].fill(0.0);
         scores[visible.end..].fill(0.0);
         if visible.is_empty() {
@@ -138,7 +168,7 @@ impl Running {
 /// Memory that [`attend`] uses again and again.
 #[derive(Default)]
 pub(super) struct Workspace {
-    grouped: Vec<f32>,
+    mixtures: Vec<Mixture>,
     buffers: Free,
 }
 
@@ -148,7 +178,6 @@ struct Buffers {
     queries: Vec<f32>,
     scores: Vec<f32>,
     decoded: Vec<f32>,
-    running: Vec<Running>,
     scratch: Scratch,
 }
 

@@ -25,6 +25,18 @@ pub(super) fn scale(x: &mut [f32], factor: f32) {
     )
 }
 
+/// `x += factor * y`.
+pub(super) fn add_scaled(x: &mut [f32], y: &[f32], factor: f32) {
+    simd(
+        #[inline(always)]
+        || {
+            for (x, y) in x.iter_mut().zip(y) {
+                *x += factor * y;
+            }
+        },
+    )
+}
+
 /// `x += y` for each row of `x` as long as `y`.
 pub(super) fn add_rows(x: &mut [f32], y: &[f32]) {
     simd(
