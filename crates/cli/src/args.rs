@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 /// Make a trained model small enough for the machine you have, and know what it cost.
 #[derive(Parser)]
-#[command(version, about, max_term_width = 110, after_help = EXAMPLES)]
+#[command(version, max_term_width = 110, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(flatten)]
     pub global: Global,

@@ -9,7 +9,6 @@ mod progress;
 
 use args::{Cli, Command};
 use clap::Parser;
-use std::io::Write;
 use std::process::ExitCode;
 
 /// The exit code of anything that went wrong: a wrong command line, a bad file, a full disk.
@@ -22,8 +21,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // Where nobody can be told, the exit code has to do.
-            let _ = writeln!(std::io::stderr(), "error: {}", output::paragraph(&error));
+            output::say(format_args!("error: {}", output::paragraph(&error)));
             ExitCode::from(FAILURE)
         }
     }

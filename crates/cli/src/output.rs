@@ -42,6 +42,11 @@ pub fn line(text: fmt::Arguments<'_>) -> anyhow::Result<()> {
     print(format_args!("{text}\n"))
 }
 
+/// Tells the user something beside the result, on standard error. Where nobody can be told, nothing is lost.
+pub fn say(text: fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Prints a serializable result as JSON.
 pub fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     line(format_args!("{}", serde_json::to_string_pretty(value)?))

@@ -1,6 +1,6 @@
 //! Progress bars with rate and time left, on standard error.
 
-use crate::args::Global;
+use crate::{args::Global, output};
 use bantam_measure::progress::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::cell::RefCell;
@@ -66,7 +66,7 @@ impl Progress for Bars<'_> {
 
     fn note(&self, note: &str) {
         if !self.global.quiet {
-            eprintln!("note: {note}");
+            output::say(format_args!("note: {note}"));
         }
     }
 }

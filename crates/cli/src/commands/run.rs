@@ -117,10 +117,13 @@ fn converse(
     global: &Global,
 ) -> anyhow::Result<()> {
     let stdin = std::io::stdin();
-    let interactive = stdin.is_terminal();
+    let interactive = stdin.is_terminal() && !global.json;
+    if interactive && !global.quiet {
+        output::say(format_args!("An empty line or Ctrl-D ends the conversation."));
+    }
     loop {
         if interactive {
-            eprint!("> ");
+            output::print(format_args!("> "))?;
         }
         let mut line = String::new();
         let read = stdin.lock().read_line(&mut line).context("cannot read the prompt from standard input")?;
@@ -140,13 +143,13 @@ fn converse(
 fn report(answer: &Answer, global: &Global) -> anyhow::Result<()> {
     output::line(format_args!(""))?;
     if !global.quiet && std::io::stderr().is_terminal() {
-        eprintln!(
+        output::say(format_args!(
             "[{} tokens read at {:.0} tokens/s, {} generated at {:.1} tokens/s]",
             answer.prompt_tokens,
             answer.prompt_tokens as f64 / answer.prefill_seconds,
             answer.tokens,
             answer.tokens as f64 / answer.decode_seconds
-        );
+        ));
     }
     Ok(())
 }

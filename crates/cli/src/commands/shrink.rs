@@ -136,10 +136,10 @@ fn conclude(report: &Report, file: &Path, directory: &Path) -> anyhow::Result<()
     let chosen: &Evaluation = &report.evaluations[report.chosen.expect("a level was chosen")];
     output::line(format_args!("{}", conclusion::sentence(chosen, &report.base)))?;
     if conclusion::verdict(&chosen.overall) == Verdict::Unusable {
-        eprintln!(
+        output::say(format_args!(
             "warning: what fits {} has become unusable: use a smaller model at a higher level, or allow more",
             output::bytes(report.fit.unwrap_or_default())
-        );
+        ));
     }
     output::line(format_args!("model:  {}", file.display()))?;
     output::line(format_args!("report: {}", directory.join("report.html").display()))?;
