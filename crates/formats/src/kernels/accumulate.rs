@@ -2,7 +2,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "plain loops over registers: see `rows`")]
 
-use super::isa::{Isa, Kernel};
+use super::isa::{Isa, Kernel, Level};
 use super::layouts::FloatLayout;
 use super::{Matrix, Scratch};
 use std::marker::PhantomData;
@@ -21,6 +21,9 @@ pub fn accumulate(w: &Matrix<'_>, x: &[f32], y: &mut [f32], scratch: &Scratch) {
         accumulate(scratch.level, w, x, y);
     }
 }
+
+/// [`accumulate`] compiled for a format.
+pub(super) type AccumulateFn = fn(Level, &Matrix<'_>, &[f32], &mut [f32]);
 
 /// The sums over the rows of a matrix in the layout `L`.
 pub(super) struct Accumulate<'a, L> {

@@ -1,7 +1,6 @@
 //! How a format's rows are multiplied: the kernels compiled for its layout.
 
-use super::Matrix;
-use super::accumulate::Accumulate;
+use super::accumulate::{Accumulate, AccumulateFn};
 use super::activations::Activations;
 use super::interleaved::Interleaved;
 use super::isa::Level;
@@ -41,7 +40,7 @@ pub struct Product {
     pub(super) starts: fn(&mut Starts, Level, &Task<'_>),
     pub(super) tile: fn(Level, &Task<'_>, &Starts, &mut Panel),
     /// Weighted sums of rows, of floating point formats.
-    pub(super) accumulate: Option<fn(Level, &Matrix<'_>, &[f32], &mut [f32])>,
+    pub(super) accumulate: Option<AccumulateFn>,
 }
 
 /// Some rows of a matrix, to be multiplied with all columns of activations.
