@@ -95,9 +95,15 @@ pub fn symmetric<S: Isa, L: Levels, const N: usize>(
     }
     let extreme = (low + high).if_above(0.0, high, low);
     let (mut scale, mut gain) = (zero, zero);
-    // With importance it may pay to clip the extreme weight, or to spread the others.
+    // With importance it may pay to clip the extreme weight, or to spread the others. The second half of these targets
+    // is around the highest level, which for levels alike on both sides says nothing new.
     let more = symmetric::targets::<L>();
-    for target in targets.iter().chain(&more[..if importance.is_some() { LANES } else { 0 }]) {
+    let more = match importance {
+        None => &[],
+        Some(_) if L::LOW == -L::HIGH => &more[..LANES / 2],
+        Some(_) => &more[..],
+    };
+    for target in targets.iter().chain(more) {
         let (fitted, fitted_gain) = fit_scale::<S, L, N>(s, &blocks, Lanes::splat(s, *target) / extreme);
         let better = fitted_gain - gain;
         scale = better.if_above(0.0, fitted, scale);
@@ -172,16 +178,31 @@ pub fn affine<S: Isa, const HIGH: i32, const N: usize>(
     for (at_low, at_high) in targets.iter().chain(if importance.is_some() { &WIDER[..] } else { &[] }) {
         let inverse = Lanes::splat(s, HIGH as f32 + at_high - at_low) / width;
         let fitted = fit_line::<S, HIGH, N>(s, &blocks, inverse, Lanes::splat(s, *at_low) - low * inverse);
-        let better = fitted.gain - gain;
+        // Of lines that are as good but for rounding the first, whose offset is a weight that is there.
+        let better = fitted.gain - gain * (1.0 + 4e-6);
         scale = better.if_above(0.0, fitted.scale, scale);
         offset = better.if_above(0.0, zero - fitted.scale * fitted.mean, offset);
         gain = better.if_above(0.0, fitted.gain, gain);
     }
     let inverse = scale.reciprocal();
     let fitted = fit_line::<S, HIGH, N>(s, &blocks, inverse, zero - offset * inverse);
-    // The best offset for the scale as it will be stored.
-    let scales = rounded_to_f16(fitted.scale);
-    let offsets = rounded_to_f16(mean - Lanes::load(s, &scales) * fitted.mean);
+    // As they can be stored: the best line and the range's ends; with importance also scales around the best. What was
+    // quantized before is found again by an offset that is one of the weights.
+    const NEAR: [(f32, bool); 5] =
+        [(1.0, false), (0.0, true), (1.0, true), (1.0 - 1.0 / 1024.0, false), (1.0 + 1.0 / 1024.0, false)];
+    let (mut best, mut least) = ((zero, mean), Lanes::splat(s, f32::MAX));
+    for (near, from_low) in &NEAR[..if importance.is_some() { 5 } else { 2 }] {
+        let scale = if *near > 0.0 { fitted.scale * *near } else { width * (1.0 / HIGH as f32) };
+        let scale = Lanes::load(s, &rounded_to_f16(scale));
+        let offset = if *from_low { low + mean } else { mean - scale * fitted.mean };
+        let offset = Lanes::load(s, &rounded_to_f16(offset));
+        let error = line_error::<S, HIGH, N>(s, &blocks, scale, offset - mean);
+        let better = least - error;
+        best.0 = better.if_above(0.0, scale, best.0);
+        best.1 = better.if_above(0.0, offset, best.1);
+        least = better.if_above(0.0, error, least);
+    }
+    let (scales, offsets) = (best.0.array(), best.1.array());
     let mut quants = [[0; N]; LANES];
     for (i, (row, quants)) in blocks.rows.iter().zip(&mut quants).enumerate() {
         *quants = affine::codes::<S, HIGH, N>(s, row, scales[i], offsets[i]);
@@ -223,6 +244,24 @@ fn fit_line<S: Isa, const HIGH: i32, const N: usize>(
         mean: relative.if_above(1e-4, mean, zero),
         gain: relative.if_above(1e-4, xl * scale, zero),
     }
+}
+
+/// The weighted error with this line.
+#[inline(always)]
+fn line_error<S: Isa, const HIGH: i32, const N: usize>(
+    s: S,
+    blocks: &Blocks<S, N>,
+    scale: Lanes<S>,
+    offset: Lanes<S>,
+) -> Lanes<S> {
+    let inverse = scale.reciprocal();
+    let mut error = Lanes::splat(s, 0.0);
+    for (x, w) in blocks.x.iter().zip(&blocks.w) {
+        let d = *x - offset;
+        let e = d - affine::nearest::<S, HIGH>(d * inverse) * scale;
+        error = error + e * e * *w;
+    }
+    error
 }
 
 #[inline(always)]

@@ -20,7 +20,7 @@ pub struct Rule {
 pub enum Bare {
     /// `|x|`.
     Magnitude,
-    /// `rms + |x|`, the root mean square over 32 weights.
+    /// `rms + |x|`, the root mean square over 32 weights (a whole block of Q2_0, which has 64).
     RmsPlusMagnitude,
     /// `x²`.
     Square,
