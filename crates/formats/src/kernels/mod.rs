@@ -3,7 +3,8 @@
 //! [`matmul`] is the entry, [`matmul_each`] for several matrices on the same activations. A few columns (decoding) go
 //! row by row (`rows.rs`) at the speed of memory; many columns (prefill) go through tiles (`tiles.rs`), which unpack
 //! rows once for all columns (`panels.rs`). Quantized weights are multiplied in integers with activations of 8 bits
-//! (`activations.rs`), floating point ones in f32.
+//! (`activations.rs`), floating point ones in f32. [`accumulate`] is the product with the transpose, for attention.
+//! [`parallel`] shares the work among threads.
 //!
 //! Kernels are written once over the vector operations of `isa.rs`, which `scalar.rs`, `avx2.rs`, `avx512.rs` and
 //! `neon.rs` implement; `layouts/` says how a format's blocks become vectors. The instruction set is chosen at run time

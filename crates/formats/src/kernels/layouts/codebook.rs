@@ -1,7 +1,7 @@
 //! Nibbles that index a table of 16 values: IQ4_NL, IQ4_XS, MXFP4, NVFP4.
 
 use super::legacy::nibbles;
-use super::{Layout, array, scales32, u16_at};
+use super::{Layout, array, half_scales, u16_at};
 use crate::format::Activation;
 use crate::kernels::isa::Isa;
 
@@ -29,7 +29,7 @@ impl Layout for IQ4_NL {
 
     #[inline(always)]
     fn scales<S: Isa>(s: S, step: &[u8]) -> (S::F, S::F) {
-        (scales32(s, step, 18, 0), s.splat_f(0.0))
+        (half_scales::<1, S>(s, step, 18, 0), s.splat_f(0.0))
     }
 }
 

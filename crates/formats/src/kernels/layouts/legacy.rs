@@ -1,6 +1,6 @@
 //! Blocks of 32 with one half-precision scale; of 64 for Q2_0, of 128 for Q1_0.
 
-use super::{Layout, array, scales32, u16_at, u32_at};
+use super::{Layout, array, half_scales, u32_at};
 use crate::format::Activation;
 use crate::kernels::isa::Isa;
 
@@ -38,7 +38,7 @@ impl Layout for Q8_0 {
 
     #[inline(always)]
     fn scales<S: Isa>(s: S, step: &[u8]) -> (S::F, S::F) {
-        (scales32(s, step, 34, 0), s.splat_f(0.0))
+        (half_scales::<1, S>(s, step, 34, 0), s.splat_f(0.0))
     }
 }
 
@@ -59,7 +59,7 @@ impl Layout for Q4_0 {
 
     #[inline(always)]
     fn scales<S: Isa>(s: S, step: &[u8]) -> (S::F, S::F) {
-        (scales32(s, step, 18, 0), s.splat_f(0.0))
+        (half_scales::<1, S>(s, step, 18, 0), s.splat_f(0.0))
     }
 }
 
@@ -80,7 +80,7 @@ impl Layout for Q4_1 {
 
     #[inline(always)]
     fn scales<S: Isa>(s: S, step: &[u8]) -> (S::F, S::F) {
-        (scales32(s, step, 20, 0), s.sub(s.splat_f(0.0), scales32(s, step, 20, 2)))
+        (half_scales::<1, S>(s, step, 20, 0), s.sub(s.splat_f(0.0), half_scales::<1, S>(s, step, 20, 2)))
     }
 }
 
@@ -101,7 +101,7 @@ impl Layout for Q5_0 {
 
     #[inline(always)]
     fn scales<S: Isa>(s: S, step: &[u8]) -> (S::F, S::F) {
-        (scales32(s, step, 22, 0), s.splat_f(0.0))
+        (half_scales::<1, S>(s, step, 22, 0), s.splat_f(0.0))
     }
 }
 
@@ -122,7 +122,7 @@ impl Layout for Q5_1 {
 
     #[inline(always)]
     fn scales<S: Isa>(s: S, step: &[u8]) -> (S::F, S::F) {
-        (scales32(s, step, 24, 0), s.sub(s.splat_f(0.0), scales32(s, step, 24, 2)))
+        (half_scales::<1, S>(s, step, 24, 0), s.sub(s.splat_f(0.0), half_scales::<1, S>(s, step, 24, 2)))
     }
 }
 
@@ -143,11 +143,7 @@ impl Layout for Q2_0 {
 
     #[inline(always)]
     fn scales<S: Isa>(s: S, step: &[u8]) -> (S::F, S::F) {
-        let mut d = [0u16; 8];
-        for (d, block) in d.chunks_exact_mut(2).zip(step.chunks_exact(18)) {
-            d.fill(u16_at(block, 0));
-        }
-        (s.twice_f16(d), s.splat_f(0.0))
+        (half_scales::<2, S>(s, step, 18, 0), s.splat_f(0.0))
     }
 }
 
@@ -168,10 +164,6 @@ impl Layout for Q1_0 {
 
     #[inline(always)]
     fn scales<S: Isa>(s: S, step: &[u8]) -> (S::F, S::F) {
-        let mut d = [0u16; 8];
-        for (d, block) in d.chunks_exact_mut(4).zip(step.chunks_exact(18)) {
-            d.fill(u16_at(block, 0));
-        }
-        (s.twice_f16(d), s.splat_f(0.0))
+        (half_scales::<4, S>(s, step, 18, 0), s.splat_f(0.0))
     }
 }

@@ -91,12 +91,12 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(*array(bytes, at))
 }
 
-/// The half-precision floats at `at` of up to eight blocks of `bytes` bytes, each twice: the scales of blocks of 32.
+/// The half-precision floats at `at` of the blocks, of `bytes` bytes and `32 * N` weights: a scale for every 16.
 #[inline(always)]
-fn scales32<S: Isa>(s: S, step: &[u8], bytes: usize, at: usize) -> S::F {
+fn half_scales<const N: usize, S: Isa>(s: S, step: &[u8], bytes: usize, at: usize) -> S::F {
     let mut d = [0u16; 8];
-    for (d, block) in d.iter_mut().zip(step.chunks_exact(bytes)) {
-        *d = u16_at(block, at);
+    for (d, block) in d.chunks_exact_mut(N).zip(step.chunks_exact(bytes)) {
+        d.fill(u16_at(block, at));
     }
     s.twice_f16(d)
 }
