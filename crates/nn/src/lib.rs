@@ -25,6 +25,9 @@ mod model;
 pub mod models;
 pub mod run;
 pub mod sample;
+mod tensor;
+
+pub mod train;
 pub mod weights;
 
 pub use backend::Backend;

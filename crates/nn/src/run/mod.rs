@@ -5,20 +5,19 @@
 
 mod attention;
 mod cache;
-mod tensor;
-mod vector;
+pub(crate) mod vector;
 
+pub use crate::tensor::Tensor;
 pub use cache::KvCache;
-pub use tensor::Tensor;
 
 use crate::layers::{Activation, AttentionSpec, Embedding, Linear, RmsNorm};
+use crate::tensor::Pool;
 use crate::weights::Weight;
 use crate::{Backend, Result};
 use attention::{Rotations, Workspace};
 use bantam_checkpoint::Config;
 use bantam_formats::kernels::{matmul_each, parallel};
 use bantam_formats::{Format, Scratch, matmul};
-use tensor::Pool;
 
 /// Runs one sequence. Positions go on from where the cache ends.
 pub struct Run {

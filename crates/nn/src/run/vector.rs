@@ -9,12 +9,12 @@ const LANES: usize = 16;
 
 /// Runs `f` compiled for the best instruction set of this machine. What `f` calls must be inlined into it.
 #[inline(always)]
-fn simd<R>(f: impl FnOnce() -> R) -> R {
+pub(crate) fn simd<R>(f: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(f)
 }
 
 /// `x *= factor`.
-pub(super) fn scale(x: &mut [f32], factor: f32) {
+pub(crate) fn scale(x: &mut [f32], factor: f32) {
     simd(
         #[inline(always)]
         || {
@@ -38,7 +38,7 @@ pub(super) fn add_scaled(x: &mut [f32], y: &[f32], factor: f32) {
 }
 
 /// `x += y` for each row of `x` as long as `y`.
-pub(super) fn add_rows(x: &mut [f32], y: &[f32]) {
+pub(crate) fn add_rows(x: &mut [f32], y: &[f32]) {
     simd(
         #[inline(always)]
         || {
@@ -52,7 +52,7 @@ pub(super) fn add_rows(x: &mut [f32], y: &[f32]) {
 }
 
 /// `y = x / sqrt(mean(x²) + eps) * weight` over each group of `weight.len()`.
-pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     simd(
         #[inline(always)]
         || {
@@ -67,7 +67,7 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
 }
 
 /// `gate = silu(gate) * up`.
-pub(super) fn silu_times(gate: &mut [f32], up: &[f32]) {
+pub(crate) fn silu_times(gate: &mut [f32], up: &[f32]) {
     simd(
         #[inline(always)]
         || {
@@ -79,7 +79,7 @@ pub(super) fn silu_times(gate: &mut [f32], up: &[f32]) {
 }
 
 /// `gate = gelu(gate) * up`, by `gelu(x) = x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`, and `(1 + tanh z) / 2 = sigmoid(2z)`.
-pub(super) fn gelu_times(gate: &mut [f32], up: &[f32]) {
+pub(crate) fn gelu_times(gate: &mut [f32], up: &[f32]) {
     const TWICE_ROOT: f32 = 1.595_769; // 2 √(2/π)
     simd(
         #[inline(always)]
@@ -93,7 +93,7 @@ pub(super) fn gelu_times(gate: &mut [f32], up: &[f32]) {
 }
 
 /// The largest of `x`.
-pub(super) fn max(x: &[f32]) -> f32 {
+pub(crate) fn max(x: &[f32]) -> f32 {
     simd(
         #[inline(always)]
         || {
@@ -110,7 +110,7 @@ pub(super) fn max(x: &[f32]) -> f32 {
 }
 
 /// `x = exp(x - max)`; returns the sum.
-pub(super) fn exp_minus(x: &mut [f32], max: f32) -> f32 {
+pub(crate) fn exp_minus(x: &mut [f32], max: f32) -> f32 {
     simd(
         #[inline(always)]
         || {
@@ -133,7 +133,7 @@ pub(super) fn exp_minus(x: &mut [f32], max: f32) -> f32 {
 }
 
 /// Rotates the pairs `2i, 2i + 1`.
-pub(super) fn rotate_neighbours(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+pub(crate) fn rotate_neighbours(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     simd(
         #[inline(always)]
         || {
@@ -145,7 +145,7 @@ pub(super) fn rotate_neighbours(head: &mut [f32], cos: &[f32], sin: &[f32]) {
 }
 
 /// Rotates the pairs `i, i + n/2`.
-pub(super) fn rotate_halves(head: &mut [f32], cos: &[f32], sin: &[f32]) {
+pub(crate) fn rotate_halves(head: &mut [f32], cos: &[f32], sin: &[f32]) {
     simd(
         #[inline(always)]
         || {
@@ -158,7 +158,7 @@ pub(super) fn rotate_halves(head: &mut [f32], cos: &[f32], sin: &[f32]) {
 }
 
 #[inline(always)]
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let (a, a_rest) = a.as_chunks::<LANES>();
     let (b, b_rest) = b.as_chunks::<LANES>();
     let mut lanes = [0.0f32; LANES];
@@ -191,7 +191,7 @@ fn sum(lanes: [f32; LANES]) -> f32 {
 ///
 /// By Cody and Waite: `x = n ln 2 + r` with `|r| <= ln 2 / 2`, a polynomial for `eʳ`, and `n` into the exponent's bits.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, which the low bits then hold
     const LN2_HIGH: f32 = 0.693_359_4; // 15 bits, so that n times it is exact
     const LN2_LOW: f32 = -2.121_944_4e-4;

@@ -46,11 +46,11 @@ impl Drop for Tensor {
 
 /// Free buffers of one sequence.
 #[derive(Clone, Default)]
-pub(super) struct Pool(Arc<Mutex<Vec<Vec<f32>>>>);
+pub(crate) struct Pool(Arc<Mutex<Vec<Vec<f32>>>>);
 
 impl Pool {
     /// A tensor with unspecified contents: of the free buffers that are large enough the smallest, or a new one.
-    pub(super) fn take(&self, rows: usize, cols: usize) -> Tensor {
+    pub(crate) fn take(&self, rows: usize, cols: usize) -> Tensor {
         let len = rows * cols;
         let mut free = self.free();
         let fitting = free.iter().enumerate().filter(|(_, b)| b.len() >= len).min_by_key(|(_, b)| b.len());

@@ -1,0 +1,111 @@
+//! The head and the loss in one: logits exist only for a few rows at a time, and their gradient goes straight on.
+//!
+//! A vocabulary of 150,000 tokens makes 600 KB of logits a token; kept for a batch, with their gradients, they would need
+//! many times the memory of all other activations (Wijmans et al. 2024; Hsu et al. 2024).
+
+use super::matrix::{Threads, View, multiply};
+use super::{Parameters, vector};
+use crate::tensor::{Pool, Tensor};
+use rayon::prelude::*;
+
+/// A loss on the logits of each row.
+pub trait Objective: Sync {
+    /// The loss of row `row` of the batch by its logits, which become the gradient of that loss; `None` if the row does not
+    /// count (padding, a prompt).
+    fn loss(&self, row: usize, logits: &mut [f32]) -> f64;
+
+    /// Whether the row counts. Its logits are not even computed otherwise.
+    fn counts(&self, row: usize) -> bool;
+}
+
+/// Logits held at once: 64 MB.
+const LOGITS: usize = 1 << 24;
+
+/// Where the head's parameters are.
+pub(super) struct Head {
+    pub weight: usize,
+    pub bias: Option<usize>,
+}
+
+impl Head {
+    /// The mean loss of the rows that count, times `scale`; adds the gradients of that to the head's parameters and returns
+    /// that of the hidden states.
+    pub fn loss(
+        &self,
+        hidden: &Tensor,
+        objective: &dyn Objective,
+        scale: f32,
+        parameters: &mut Parameters,
+        pool: &Pool,
+    ) -> (f64, Tensor) {
+        let (vocab, width) = (parameters[self.weight].shape[0], hidden.cols());
+        let rows: Vec<usize> = (0..hidden.rows()).filter(|&row| objective.counts(row)).collect();
+        let mut gradient = pool.take(hidden.rows(), width);
+        gradient.fill(0.0);
+        let weight = scale / rows.len().max(1) as f32;
+        let mut total = 0.0;
+        for rows in rows.chunks((LOGITS / vocab).max(1)) {
+            let mut chosen = pool.take(rows.len(), width);
+            for (chosen, &row) in chosen.chunks_exact_mut(width).zip(rows) {
+                chosen.copy_from_slice(&hidden[row * width..][..width]);
+            }
+            let mut logits = pool.take(rows.len(), vocab);
+            self.logits(&chosen, &mut logits, parameters);
+            let losses = logits.par_chunks_exact_mut(vocab).zip(rows).map(|(logits, &row)| {
+                let loss = objective.loss(row, logits);
+                vector::scale(logits, weight);
+                loss
+            });
+            total += losses.collect::<Vec<f64>>().iter().sum::<f64>();
+            self.backward(&logits, &mut chosen, parameters);
+            for (chosen, &row) in chosen.chunks_exact(width).zip(rows) {
+                gradient[row * width..][..width].copy_from_slice(chosen);
+            }
+        }
+        (total * f64::from(weight), gradient)
+    }
+
+    fn logits(&self, hidden: &Tensor, logits: &mut Tensor, parameters: &Parameters) {
+        let weight = View::new(&parameters[self.weight].values, hidden.cols());
+        multiply(logits, false, 1.0, View::new(hidden, hidden.cols()), weight.transposed(), Threads::All);
+        if let Some(bias) = self.bias {
+            vector::add_to_rows(logits, &parameters[bias].values);
+        }
+    }
+
+    /// Turns `hidden` into its gradient.
+    fn backward(&self, d_logits: &Tensor, hidden: &mut Tensor, parameters: &mut Parameters) {
+        let width = hidden.cols();
+        let d = View::new(d_logits, d_logits.cols());
+        if let Some((_, dw)) = parameters[self.weight].receive() {
+            multiply(dw, true, 1.0, d.transposed(), View::new(hidden, width), Threads::All);
+        }
+        if let Some((_, db)) = self.bias.and_then(|bias| parameters[bias].receive()) {
+            vector::add_columns(db, d_logits);
+        }
+        let weight = View::new(&parameters[self.weight].values, width);
+        multiply(hidden, false, 1.0, d, weight, Threads::All);
+    }
+}
+
+/// The negative log-likelihood of one token a row: training on labels.
+pub struct CrossEntropy<'a> {
+    /// The token that follows each row; `None` where none counts.
+    pub targets: &'a [Option<u32>],
+}
+
+impl Objective for CrossEntropy<'_> {
+    fn loss(&self, row: usize, logits: &mut [f32]) -> f64 {
+        let target = self.targets[row].expect("the row counts") as usize;
+        let max = vector::max(logits);
+        let at_target = logits[target] - max;
+        let sum = vector::exp_minus(logits, max);
+        vector::scale(logits, 1.0 / sum);
+        logits[target] -= 1.0;
+        f64::from(sum.ln() - at_target)
+    }
+
+    fn counts(&self, row: usize) -> bool {
+        self.targets[row].is_some()
+    }
+}

@@ -1,0 +1,110 @@
+//! Matrix products for training: views with strides over f32, multiplied by the `gemm` crate.
+
+use gemm::Parallelism;
+
+/// A matrix to read, whose element `(row, col)` lies at `row * row_stride + col * col_stride`.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> View<'a> {
+    /// All of `data`, row by row.
+    ///
+    /// # Panics
+    /// If `data` is not whole rows of `cols`.
+    pub fn new(data: &'a [f32], cols: usize) -> Self {
+        assert!(cols > 0 && data.len().is_multiple_of(cols), "{} elements in rows of {cols}", data.len());
+        View { data, rows: data.len() / cols, cols, row_stride: cols, col_stride: 1 }
+    }
+
+    /// The transposed matrix, without moving anything.
+    pub fn transposed(self) -> Self {
+        let View { data, rows, cols, row_stride, col_stride } = self;
+        View { data, rows: cols, cols: rows, row_stride: col_stride, col_stride: row_stride }
+    }
+
+    fn end(&self) -> usize {
+        match self.rows * self.cols {
+            0 => 0,
+            _ => (self.rows - 1) * self.row_stride + (self.cols - 1) * self.col_stride + 1,
+        }
+    }
+}
+
+/// On how many threads to multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// On the calling thread: within a loop that is parallel itself.
+    One,
+    /// On all of the current rayon pool.
+    All,
+}
+
+/// `c = alpha a b`, or `c += alpha a b` if `add`; `c` is `[a.rows, b.cols]` row by row.
+///
+/// # Panics
+/// If the shapes do not fit each other.
+pub fn multiply(c: &mut [f32], add: bool, alpha: f32, a: View<'_>, b: View<'_>, threads: Threads) {
+    let (m, n, k) = (a.rows, b.cols, a.cols);
+    assert_eq!(k, b.rows, "the inner dimensions of a product are equal");
+    assert_eq!(c.len(), m * n, "the output of a product is [{m}, {n}]");
+    assert!(a.end() <= a.data.len() && b.end() <= b.data.len());
+    let parallelism = match threads {
+        Threads::One => Parallelism::None,
+        Threads::All => Parallelism::Rayon(0),
+    };
+    let stride = |s: usize| s as isize;
+    // SAFETY: each pointer with its strides stays inside its slice (asserted above), and `c` is borrowed for writing, so
+    // that it overlaps neither `a` nor `b`.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            c.as_mut_ptr(),
+            1,
+            stride(n),
+            add,
+            a.data.as_ptr(),
+            stride(a.col_stride),
+            stride(a.row_stride),
+            b.data.as_ptr(),
+            stride(b.col_stride),
+            stride(b.row_stride),
+            1.0,
+            alpha,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_of_transposed_views_accumulate() {
+        let a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]; // [2, 3]
+        let b = [1.0, 0.0, 2.0, -1.0, 1.0, 1.0]; // [2, 3]
+        let mut c = [10.0; 4];
+        multiply(&mut c, true, 2.0, View::new(&a, 3), View::new(&b, 3).transposed(), Threads::One);
+        assert_eq!(c, [10.0 + 14.0, 10.0 + 8.0, 10.0 + 32.0, 10.0 + 14.0]);
+        let mut c = [f32::NAN; 9];
+        multiply(&mut c, false, 1.0, View::new(&a, 3).transposed(), View::new(&b, 3), Threads::All);
+        assert_eq!(c, [-3.0, 4.0, 6.0, -3.0, 5.0, 9.0, -3.0, 6.0, 12.0]);
+    }
+
+    #[test]
+    #[should_panic(expected = "inner dimensions")]
+    fn shapes_that_do_not_fit_are_refused() {
+        multiply(&mut [0.0; 4], false, 1.0, View::new(&[0.0; 6], 3), View::new(&[0.0; 4], 2), Threads::One);
+    }
+}

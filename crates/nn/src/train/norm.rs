@@ -1,0 +1,46 @@
+//! Root mean square norm.
+
+use super::tape::{Backward, Node, Var};
+use super::{Parameters, ROWS_AT_ONCE, vector};
+use crate::tensor::{Pool, Tensor};
+use rayon::prelude::*;
+
+/// `y = x / sqrt(mean(x²) + eps) * w` over groups as wide as `w`.
+pub(super) struct RmsNorm {
+    pub x: Var,
+    pub weight: usize,
+    pub eps: f32,
+}
+
+impl RmsNorm {
+    pub fn forward(&self, parameters: &Parameters, pool: &Pool) -> Tensor {
+        let (x, w) = (&self.x, &parameters[self.weight].values);
+        let mut y = pool.take(x.rows(), x.cols());
+        let part = ROWS_AT_ONCE * x.cols();
+        y.par_chunks_mut(part).zip(x.par_chunks(part)).for_each(|(y, x)| vector::rms_norm(x, w, self.eps, y));
+        y
+    }
+}
+
+impl Node for RmsNorm {
+    /// With `r = 1 / sqrt(mean(x²) + eps)` and `g = dy w`: `dx = r g - r³ x mean(g x)`, `dw = Σ dy x r`.
+    fn backward(self: Box<Self>, dy: Tensor, to: &mut Backward<'_>) {
+        let x = &self.x;
+        let part = ROWS_AT_ONCE * x.cols();
+        let mut sums = Vec::new();
+        to.write(x.id, x.rows(), x.cols(), |dx, add, parameters| {
+            let w = &parameters[self.weight].values;
+            let parts = dx.par_chunks_mut(part).zip(dy.par_chunks(part)).zip(x.par_chunks(part));
+            sums = parts
+                .map(|((dx, dy), x)| {
+                    let mut dw = vec![0.0; w.len()];
+                    vector::rms_norm_backward(x, w, self.eps, dy, dx, add, &mut dw);
+                    dw
+                })
+                .collect();
+        });
+        if let Some((_, dw)) = to.parameters[self.weight].receive() {
+            sums.iter().for_each(|sum| vector::add(dw, sum));
+        }
+    }
+}
