@@ -55,4 +55,27 @@ pub enum Error {
         /// The target format.
         format: &'static Format,
     },
+    /// A saved training run cannot be gone on with.
+    #[error("{path}: the training run cannot go on from here: {problem}; delete the file to begin anew")]
+    TrainingState {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        problem: String,
+    },
+    /// Training came to nothing.
+    #[error(
+        "training diverged at step {step} (loss {loss}, gradient norm {norm}, learning rate {rate}); what was saved before is \
+         kept. Try a lower learning rate, a longer warm-up, or clipping"
+    )]
+    Diverged {
+        /// Counted from 0.
+        step: u64,
+        /// The step's loss.
+        loss: f64,
+        /// The norm of its gradients.
+        norm: f32,
+        /// Its learning rate.
+        rate: f32,
+    },
 }

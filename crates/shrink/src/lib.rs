@@ -9,6 +9,7 @@ pub mod distill;
 pub mod error;
 pub mod mix;
 pub mod quantize;
+pub mod train;
 
 pub use error::Error;
 pub use mix::Mix;

@@ -39,7 +39,7 @@ mod tape;
 mod vector;
 
 pub use head::{CrossEntropy, Objective};
-pub use optimizer::{AdamW, Optimizer, clip};
+pub use optimizer::{AdamW, Method, Optimizer, Sgd, clip};
 pub use parameters::{Parameters, Variable};
 pub use tape::Var;
 

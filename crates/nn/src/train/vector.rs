@@ -1,6 +1,7 @@
 //! The loops of training over f32, as those of [`run`](crate::run): plain code that the compiler vectorizes for whatever
 //! the processor has.
 
+use super::optimizer::AdamStep;
 use crate::layers::Activation;
 use crate::run::vector::{dot, exp, simd};
 
@@ -149,19 +150,9 @@ pub(super) fn inner(a: &[f32], b: &[f32]) -> f32 {
     )
 }
 
-/// One step of Adam: `root` is that of the second moment's bias correction; `rate` has the first's; `decay` is what values
-/// are multiplied with before.
-pub(super) fn adam(
-    values: &mut [f32],
-    gradient: &[f32],
-    mean: &mut [f32],
-    square: &mut [f32],
-    betas: (f32, f32),
-    rate: f32,
-    root: f32,
-    eps: f32,
-    decay: f32,
-) {
+/// One step of Adam.
+pub(super) fn adam(values: &mut [f32], gradient: &[f32], mean: &mut [f32], square: &mut [f32], step: AdamStep) {
+    let AdamStep { betas, eps, rate, root, decay } = step;
     simd(
         #[inline(always)]
         || {
@@ -170,6 +161,19 @@ pub(super) fn adam(
                 *m = betas.0 * *m + (1.0 - betas.0) * g;
                 *s = betas.1 * *s + (1.0 - betas.1) * g * g;
                 *value = *value * decay - rate * *m / (s.sqrt() / root + eps);
+            }
+        },
+    )
+}
+
+/// One step of gradient descent with momentum.
+pub(super) fn sgd(values: &mut [f32], gradient: &[f32], mean: &mut [f32], momentum: f32, decay: f32, rate: f32) {
+    simd(
+        #[inline(always)]
+        || {
+            for ((value, &g), m) in values.iter_mut().zip(gradient).zip(mean) {
+                *m = momentum * *m + g + decay * *value;
+                *value -= rate * *m;
             }
         },
     )

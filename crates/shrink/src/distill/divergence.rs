@@ -108,7 +108,10 @@ mod tests {
                 let h = q * 1e-2;
                 let found = (divergence.of(p, q + h).0 - divergence.of(p, q - h).0) / (2.0 * h);
                 let slope = divergence.of(p, q).1;
-                assert!((found - slope).abs() < 2e-3 * slope.abs().max(1.0), "{divergence:?} {p} {q}: {slope}, {found}");
+                assert!(
+                    (found - slope).abs() < 2e-3 * slope.abs().max(1.0),
+                    "{divergence:?} {p} {q}: {slope}, {found}"
+                );
             }
         }
     }

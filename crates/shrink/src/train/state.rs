@@ -1,0 +1,91 @@
+//! A training run on disk: values, the optimizer's averages, the losses so far. One GGUF file, replaced as a whole.
+
+use crate::Error;
+use bantam_checkpoint::metadata::Array;
+use bantam_checkpoint::{Checkpoint, GgufWriter, Metadata, TensorInfo, Value};
+use bantam_formats::Format;
+use bantam_nn::train::{Optimizer, Parameters};
+use std::path::Path;
+
+const ARCHITECTURE: &str = "bantam-training";
+const RUN: &str = "bantam-training.run";
+const STEPS: &str = "bantam-training.steps";
+const LOSSES: &str = "bantam-training.losses";
+
+/// Writes the state to `path`. `run` says what the run is: a state of another is not gone on with.
+pub(super) fn save(
+    path: &Path,
+    run: &str,
+    losses: &[f32],
+    parameters: &Parameters,
+    optimizer: &Optimizer,
+) -> Result<(), Error> {
+    let mut metadata = Metadata::default();
+    metadata.set("general.architecture", Value::String(ARCHITECTURE.to_owned()));
+    metadata.set(RUN, Value::String(run.to_owned()));
+    metadata.set(STEPS, Value::U64(optimizer.steps()));
+    metadata.set(LOSSES, Value::Array(Array::F32(losses.to_vec())));
+    let f32 = Format::by_name("F32").expect("F32 is a format");
+    let variables = || parameters.variables().iter().enumerate().filter(|(_, v)| v.trained());
+    let mut tensors: Vec<(String, &[f32])> = variables().map(|(_, v)| (v.path.clone(), &v.values[..])).collect();
+    for (m, moments) in optimizer.moments().iter().enumerate() {
+        tensors.extend(variables().map(|(i, v)| (moment_name(m, &v.path), &moments[i][..])));
+    }
+    let infos: Vec<TensorInfo> = tensors
+        .iter()
+        .map(|(name, values)| TensorInfo { name: name.clone(), shape: vec![values.len()], format: f32 })
+        .collect();
+    let mut writer = GgufWriter::create(path, &metadata, &infos)?;
+    for (_, values) in tensors {
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        writer.write(&bytes)?;
+    }
+    Ok(writer.finish()?)
+}
+
+/// Goes on from the state at `path`, if there is one; returns the losses so far.
+pub(super) fn restore(
+    path: &Path,
+    run: &str,
+    parameters: &mut Parameters,
+    optimizer: &mut Optimizer,
+) -> Result<Vec<f32>, Error> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let state = Checkpoint::open(path)?;
+    let error = |problem: String| Error::TrainingState { path: path.to_owned(), problem };
+    let metadata = state.metadata();
+    let of = metadata.str(RUN).ok_or_else(|| error("it is no state of a training run".to_owned()))?;
+    if of != run {
+        return Err(error(format!("it belongs to another run ({of}); this one is {run}")));
+    }
+    let values = |name: &str, len: usize| -> Result<Vec<f32>, Error> {
+        match state.tensor(name) {
+            Some(tensor) if tensor.len() == len && tensor.format.name == "F32" => {
+                let bytes = state.data(name)?;
+                Ok(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect())
+            }
+            _ => Err(error(format!("`{name}` of {len} numbers is missing"))),
+        }
+    };
+    let steps = metadata.uint(STEPS).ok_or_else(|| error("it does not say how many steps were made".to_owned()))?;
+    let Some(Value::Array(Array::F32(losses))) = metadata.get(LOSSES) else {
+        return Err(error("it has no losses".to_owned()));
+    };
+    let mut moments = optimizer.moments().to_vec();
+    for (m, moments) in moments.iter_mut().enumerate() {
+        for (variable, moment) in parameters.variables().iter().zip(moments).filter(|(v, _)| v.trained()) {
+            *moment = values(&moment_name(m, &variable.path), variable.values.len())?;
+        }
+    }
+    for variable in parameters.variables_mut().iter_mut().filter(|v| v.trained()) {
+        variable.values = values(&variable.path, variable.values.len())?;
+    }
+    optimizer.restore(steps, moments);
+    Ok(losses.clone())
+}
+
+fn moment_name(moment: usize, path: &str) -> String {
+    format!("moment{moment}.{path}")
+}

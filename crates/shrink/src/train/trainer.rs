@@ -1,0 +1,214 @@
+//! The loop over steps.
+
+use super::{Schedule, state};
+use crate::Error;
+use bantam_nn::train::{Method, Optimizer, Parameters, clip};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How to train.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Learning rates, and how many steps.
+    pub schedule: Schedule,
+    /// How gradients become steps.
+    pub method: Method,
+    /// The largest norm that the gradients of a step may have; larger ones are scaled down.
+    pub clip: Option<f32>,
+    /// Where the run is saved and resumed from, and how often.
+    pub save: Option<(PathBuf, Duration)>,
+}
+
+/// One step's batch, gone through.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pass {
+    /// The mean loss.
+    pub loss: f64,
+    /// What was learned from: tokens, images.
+    pub items: usize,
+}
+
+/// What is learned.
+pub trait Task {
+    /// What the task is, with all that changes its gradients: a saved run with another description is not resumed.
+    fn description(&self) -> String;
+
+    /// Adds the gradients of the mean loss of a step's batch. The batch, and all that is random in it, is a function of
+    /// the step's number, counted from 0.
+    ///
+    /// # Errors
+    /// If data cannot be had.
+    fn pass(&mut self, step: u64, parameters: &mut Parameters) -> Result<Pass, Error>;
+}
+
+/// A training run.
+pub struct Trainer {
+    settings: Settings,
+    run: String,
+    optimizer: Optimizer,
+    /// The loss of each step.
+    losses: Vec<f32>,
+}
+
+impl Trainer {
+    /// Begins a run, or goes on with the one that was saved; then `parameters` become as they were.
+    ///
+    /// # Errors
+    /// If what was saved cannot be read, or is of another run.
+    pub fn new(settings: Settings, task: &dyn Task, parameters: &mut Parameters) -> Result<Self, Error> {
+        let Settings { schedule, method, clip, save } = &settings;
+        let run = format!("{}; {schedule:?}; {method:?}; clip {clip:?}", task.description());
+        let mut optimizer = Optimizer::new(*method, parameters);
+        let losses = match save {
+            Some((path, _)) => state::restore(path, &run, parameters, &mut optimizer)?,
+            None => Vec::new(),
+        };
+        Ok(Self { settings, run, optimizer, losses })
+    }
+
+    /// Steps made so far, in earlier runs too.
+    pub fn steps(&self) -> u64 {
+        self.optimizer.steps()
+    }
+
+    /// The loss of each step so far.
+    pub fn losses(&self) -> &[f32] {
+        &self.losses
+    }
+
+    /// Makes the remaining steps. Calls `progress` after each with the steps made and what the step's pass was; it answers
+    /// whether to go on: if not, the run is saved and can be resumed.
+    ///
+    /// # Errors
+    /// If a loss or a gradient is not finite, data cannot be had, or the run cannot be saved.
+    pub fn run(
+        &mut self,
+        task: &mut dyn Task,
+        parameters: &mut Parameters,
+        progress: &mut dyn FnMut(u64, Pass) -> bool,
+    ) -> Result<(), Error> {
+        let mut saved = Instant::now();
+        while self.steps() < self.settings.schedule.steps {
+            let step = self.steps();
+            parameters.clear_gradients();
+            let pass = task.pass(step, parameters)?;
+            let norm = clip(parameters, self.settings.clip.unwrap_or(f32::INFINITY));
+            if !(pass.loss.is_finite() && norm.is_finite()) {
+                return Err(Error::Diverged { step, loss: pass.loss, norm, rate: self.settings.schedule.rate(step) });
+            }
+            self.optimizer.step(parameters, self.settings.schedule.rate(step));
+            self.losses.push(pass.loss as f32);
+            let go_on = progress(self.steps(), pass);
+            let due = self.settings.save.as_ref().is_some_and(|(_, every)| saved.elapsed() >= *every);
+            if due || !go_on || self.steps() == self.settings.schedule.steps {
+                self.save(parameters)?;
+                saved = Instant::now();
+            }
+            if !go_on {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn save(&self, parameters: &Parameters) -> Result<(), Error> {
+        match &self.settings.save {
+            Some((path, _)) => state::save(path, &self.run, &self.losses, parameters, &self.optimizer),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::Decay;
+    use bantam_nn::train::AdamW;
+
+    /// Pulls two numbers to targets that change with the step.
+    struct Pull;
+
+    impl Task for Pull {
+        fn description(&self) -> String {
+            "pull".to_owned()
+        }
+
+        fn pass(&mut self, step: u64, parameters: &mut Parameters) -> Result<Pass, Error> {
+            let variable = &mut parameters.variables_mut()[0];
+            let mut loss = 0.0;
+            for (i, (w, g)) in variable.values.iter().zip(&mut variable.gradient).enumerate() {
+                let target = (step as f32 * 0.7 + i as f32).sin();
+                *g += w - target;
+                loss += f64::from((w - target) * (w - target)) / 2.0;
+            }
+            Ok(Pass { loss, items: 2 })
+        }
+    }
+
+    fn settings(save: Option<PathBuf>) -> Settings {
+        Settings {
+            schedule: Schedule { peak: 0.05, floor: 0.0, warmup: 5, steps: 40, decay: Decay::Cosine },
+            method: AdamW { weight_decay: 0.01, ..AdamW::default() }.into(),
+            clip: Some(0.5),
+            save: save.map(|path| (path, Duration::from_secs(3600))),
+        }
+    }
+
+    fn parameters() -> Parameters {
+        let mut parameters = Parameters::default();
+        parameters.insert("w", &[1, 2], vec![1.0, -2.0]);
+        parameters
+    }
+
+    #[test]
+    fn a_run_that_was_stopped_goes_on_as_if_it_had_not() {
+        let mut whole = parameters();
+        let mut trainer = Trainer::new(settings(None), &Pull, &mut whole).unwrap();
+        trainer.run(&mut Pull, &mut whole, &mut |_, _| true).unwrap();
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.gguf");
+        for stop in [7, 8, 23, 40] {
+            let mut parameters = parameters();
+            let mut part = Trainer::new(settings(Some(path.clone())), &Pull, &mut parameters).unwrap();
+            part.run(&mut Pull, &mut parameters, &mut |steps, _| steps < stop).unwrap();
+            assert_eq!(part.steps(), stop);
+        }
+        let mut resumed = parameters();
+        let last = Trainer::new(settings(Some(path)), &Pull, &mut resumed).unwrap();
+        assert_eq!(last.losses(), trainer.losses());
+        assert_eq!(resumed.variables()[0].values, whole.variables()[0].values);
+    }
+
+    #[test]
+    fn the_state_of_another_run_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.gguf");
+        let mut parameters = parameters();
+        let mut trainer = Trainer::new(settings(Some(path.clone())), &Pull, &mut parameters).unwrap();
+        trainer.run(&mut Pull, &mut parameters, &mut |_, _| false).unwrap();
+        let other = Settings { clip: None, ..settings(Some(path)) };
+        let error = Trainer::new(other, &Pull, &mut parameters).err().unwrap().to_string();
+        assert!(error.contains("state.gguf") && error.contains("another run"), "{error}");
+    }
+
+    #[test]
+    fn a_loss_that_is_not_a_number_ends_the_run() {
+        struct Broken;
+        impl Task for Broken {
+            fn description(&self) -> String {
+                "broken".to_owned()
+            }
+
+            fn pass(&mut self, step: u64, parameters: &mut Parameters) -> Result<Pass, Error> {
+                let pass = Pull.pass(step, parameters)?;
+                Ok(if step == 3 { Pass { loss: f64::NAN, ..pass } } else { pass })
+            }
+        }
+        let mut parameters = parameters();
+        let mut trainer = Trainer::new(settings(None), &Broken, &mut parameters).unwrap();
+        let error = trainer.run(&mut Broken, &mut parameters, &mut |_, _| true).unwrap_err().to_string();
+        assert!(error.contains("step 3"), "{error}");
+        assert!(parameters.variables()[0].values.iter().all(|v| v.is_finite()));
+    }
+}
