@@ -1,6 +1,6 @@
 //! What executes a model definition.
 
-use crate::layers::{Activation, AttentionSpec, Embedding, Linear, RmsNorm};
+use crate::layers::{Activation, AttentionSpec, DropoutSite, Embedding, Linear, RmsNorm};
 
 /// Executes the layers of a model definition.
 ///
@@ -32,6 +32,15 @@ pub trait Backend {
     /// and values `[tokens, kv_heads * value_length]`, before rotation, to `[tokens, heads * value_length]`. A backend with
     /// a cache attends to the cached positions too.
     fn attention(&mut self, spec: &AttentionSpec, q: Self::Tensor, k: Self::Tensor, v: Self::Tensor) -> Self::Tensor;
+
+    /// `activation(x)`, element by element.
+    fn activate(&mut self, activation: Activation, x: Self::Tensor) -> Self::Tensor;
+
+    /// In training, where the run asks for it, a random share of the values becomes 0 and the others grow to keep the mean
+    /// (Srivastava et al. 2014); otherwise nothing.
+    fn dropout(&mut self, _site: DropoutSite, x: Self::Tensor) -> Self::Tensor {
+        x
+    }
 
     /// `activation(gate) * up`, element by element.
     fn gated(&mut self, activation: Activation, gate: Self::Tensor, up: Self::Tensor) -> Self::Tensor;

@@ -23,6 +23,7 @@ pub mod error;
 pub mod layers;
 mod model;
 pub mod models;
+pub mod random;
 pub mod run;
 pub mod sample;
 mod tensor;

@@ -1,5 +1,6 @@
 //! Choosing the next token from logits.
 
+use crate::random::SplitMix64;
 use crate::{Error, Result};
 
 /// How to choose. The steps apply in the order of the fields down to `min_p`, then the temperature (llama.cpp's order).
@@ -61,7 +62,7 @@ impl Sampler {
         if !(0.0..=1.0).contains(&min_p) {
             return error(format!("min-p is {min_p}; 0 to 1 is needed"));
         }
-        Ok(Self { random: SplitMix64(sampling.seed), sampling, candidates: Vec::new() })
+        Ok(Self { random: SplitMix64::new(sampling.seed), sampling, candidates: Vec::new() })
     }
 
     /// The next token, given the logits of the whole vocabulary and the tokens whose repetition is penalized.
@@ -160,19 +161,6 @@ fn order(a: &Candidate, b: &Candidate) -> std::cmp::Ordering {
 /// The likelier of two; of equals the first.
 fn likelier(a: Candidate, b: Candidate) -> Candidate {
     if b.logit > a.logit { b } else { a }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014).
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    /// Uniform in `0.0..1.0`.
-    fn unit(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-    }
 }
 
 #[cfg(test)]

@@ -5,9 +5,11 @@ use crate::weights::Loader;
 use crate::{Backend, Result};
 use bantam_checkpoint::Config;
 
-/// The function on the gate.
+/// A function on every value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
+    /// `max(x, 0)`.
+    Relu,
     /// `x * sigmoid(x)`.
     Silu,
     /// GELU by its tanh approximation (Hendrycks, Gimpel 2016).

@@ -47,6 +47,15 @@ impl Linear {
     }
 }
 
+/// Where a definition lets values be dropped in training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropoutSite {
+    /// The model's inputs.
+    Input,
+    /// The outputs of a hidden layer.
+    Hidden,
+}
+
 /// Looks up a row per token.
 pub struct Embedding {
     /// The table's name in the checkpoint.

@@ -2,6 +2,7 @@
 
 mod gemma3;
 mod llama;
+pub mod mlp;
 mod qwen2;
 mod qwen3;
 

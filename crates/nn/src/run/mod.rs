@@ -114,12 +114,17 @@ impl Backend for Run {
         out
     }
 
+    fn activate(&mut self, activation: Activation, mut x: Tensor) -> Tensor {
+        let cols = x.cols();
+        let ones = vec![1.0; AT_ONCE.div_ceil(cols) * cols];
+        let multiply = multiply_by(activation);
+        for_rows(&mut x, cols, |_, x| multiply(x, &ones[..x.len()]));
+        x
+    }
+
     fn gated(&mut self, activation: Activation, mut gate: Tensor, up: Tensor) -> Tensor {
         let cols = gate.cols();
-        let multiply = match activation {
-            Activation::Silu => vector::silu_times,
-            Activation::GeluTanh => vector::gelu_times,
-        };
+        let multiply = multiply_by(activation);
         for_rows(&mut gate, cols, |at, gate| multiply(gate, &up[at..at + gate.len()]));
         gate
     }
@@ -128,6 +133,15 @@ impl Backend for Run {
         let cols = x.cols();
         for_rows(&mut x, cols, |at, x| vector::add_rows(x, &y[at..at + x.len()]));
         x
+    }
+}
+
+/// The loop that makes `activation(x) * y` of `x`.
+fn multiply_by(activation: Activation) -> fn(&mut [f32], &[f32]) {
+    match activation {
+        Activation::Relu => vector::relu_times,
+        Activation::Silu => vector::silu_times,
+        Activation::GeluTanh => vector::gelu_times,
     }
 }
 

@@ -66,6 +66,18 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     )
 }
 
+/// `gate = max(gate, 0) * up`.
+pub(crate) fn relu_times(gate: &mut [f32], up: &[f32]) {
+    simd(
+        #[inline(always)]
+        || {
+            for (g, u) in gate.iter_mut().zip(up) {
+                *g = g.max(0.0) * u;
+            }
+        },
+    )
+}
+
 /// `gate = silu(gate) * up`.
 pub(crate) fn silu_times(gate: &mut [f32], up: &[f32]) {
     simd(

@@ -1,7 +1,7 @@
 //! The backend that trains: reverse-mode differentiation over the same definitions that [`run`](crate::run) executes.
 //!
 //! The nodes of its tape are whole layers, each with an explicit forward and backward pass: `linear.rs` (and the embedding),
-//! `norm.rs`, `attention.rs`, `gated.rs`; `head.rs` joins the head with the loss. Matrix products are the `gemm` crate's
+//! `norm.rs`, `attention.rs`, `activation.rs`, `gated.rs`; `head.rs` joins the head with the loss. Matrix products are the `gemm` crate's
 //! (`matrix.rs`), other loops are in `vector.rs`.
 //!
 //! Where to start: [`Parameters`] are what is trained, [`Train`] is one step's forward and backward pass, [`Optimizer`]
@@ -27,6 +27,7 @@
 //!
 //! The numbers are f32. Sums over rows are taken in parts of a fixed size, so that the threads do not change them.
 
+mod activation;
 mod attention;
 mod gated;
 mod head;
@@ -38,13 +39,15 @@ mod parameters;
 mod tape;
 mod vector;
 
+pub use activation::Dropout;
 pub use head::{CrossEntropy, Objective};
 pub use optimizer::{AdamW, Method, Optimizer, Sgd, clip};
 pub use parameters::{Parameters, Variable};
 pub use tape::Var;
 
 use crate::Backend;
-use crate::layers::{self, Activation, AttentionSpec};
+use crate::layers::{self, Activation, AttentionSpec, DropoutSite};
+use crate::random::SplitMix64;
 use crate::tensor::Pool;
 use std::sync::Arc;
 use tape::Tape;
@@ -58,6 +61,9 @@ pub struct Train<'p> {
     lengths: Arc<[usize]>,
     tape: Tape,
     pool: Pool,
+    dropout: Option<Dropout>,
+    /// Times that values were dropped.
+    drops: u64,
 }
 
 impl<'p> Train<'p> {
@@ -65,7 +71,23 @@ impl<'p> Train<'p> {
     /// have: [`Parameters::clear_gradients`] begins a new sum.
     pub fn new(parameters: &'p mut Parameters, lengths: &[usize]) -> Self {
         let pool = parameters.pool.clone();
-        Self { parameters, lengths: lengths.into(), tape: Tape::default(), pool }
+        Self { parameters, lengths: lengths.into(), tape: Tape::default(), pool, dropout: None, drops: 0 }
+    }
+
+    /// Drops values where the definition has it.
+    pub fn with_dropout(self, dropout: Dropout) -> Self {
+        Self { dropout: Some(dropout), ..self }
+    }
+
+    /// Values from outside, `[rows, cols]`: a model's input that is no token.
+    ///
+    /// # Panics
+    /// If there are not whole rows.
+    pub fn input(&mut self, values: &[f32], cols: usize) -> Var {
+        assert!(values.len().is_multiple_of(cols), "{} values in rows of {cols}", values.len());
+        let mut x = self.pool.take(values.len() / cols, cols);
+        x.copy_from_slice(values);
+        self.tape.input(x)
     }
 
     /// The objective's mean loss over the rows that count, times `scale`, of the logits that `head` makes of `hidden`.
@@ -111,6 +133,21 @@ impl Backend for Train<'_> {
     fn attention(&mut self, spec: &AttentionSpec, q: Var, k: Var, v: Var) -> Var {
         let (out, node) = attention::Attention::forward(spec, self.lengths.clone(), [q, k, v], &self.pool);
         self.tape.push(out, node)
+    }
+
+    fn activate(&mut self, activation: Activation, x: Var) -> Var {
+        let node = activation::Activate { activation, x };
+        self.tape.push(node.forward(&self.pool), node)
+    }
+
+    fn dropout(&mut self, site: DropoutSite, x: Var) -> Var {
+        let Some(dropout) = self.dropout.filter(|d| d.share(site) > 0.0) else { return x };
+        let seed = SplitMix64::child(dropout.seed, self.drops).next();
+        self.drops += 1;
+        let node = activation::Drop { x: x.id, share: dropout.share(site), seed };
+        let mut y = x.into_value(&self.pool);
+        node.apply(&mut y);
+        if self.tape.wants(node.x) { self.tape.push(y, node) } else { self.tape.input(y) }
     }
 
     fn gated(&mut self, activation: Activation, gate: Var, up: Var) -> Var {

@@ -42,18 +42,23 @@ pub(super) struct Backward<'a> {
     pub parameters: &'a mut Parameters,
     pub pool: &'a Pool,
     gradients: &'a mut Vec<Option<Tensor>>,
+    nodes: &'a [Option<Box<dyn Node>>],
 }
 
 impl Backward<'_> {
     /// Adds `gradient` to that of a value.
     pub fn give(&mut self, id: usize, gradient: Tensor) {
+        if self.nodes[id].is_none() {
+            return;
+        }
         match &mut self.gradients[id] {
             Some(sum) => super::vector::add(sum, &gradient),
             empty => *empty = Some(gradient),
         }
     }
 
-    /// Lets `write` write or add a gradient of a value: the second argument says that it must add.
+    /// Lets `write` write or add a gradient of a value: the second argument says that it must add. Values from outside take
+    /// none, and `write` is not called.
     pub fn write(
         &mut self,
         id: usize,
@@ -75,30 +80,45 @@ impl Backward<'_> {
 /// The record of one forward pass.
 #[derive(Default)]
 pub(super) struct Tape {
-    /// The node that made each value.
-    nodes: Vec<Box<dyn Node>>,
+    /// The node that made each value; none for those from outside.
+    nodes: Vec<Option<Box<dyn Node>>>,
     gradients: Vec<Option<Tensor>>,
 }
 
 impl Tape {
     /// Notes a value that `node` made.
     pub fn push(&mut self, value: Tensor, node: impl Node + 'static) -> Var {
-        self.nodes.push(Box::new(node));
+        self.note(value, Some(Box::new(node)))
+    }
+
+    /// Notes a value from outside, which takes no gradient.
+    pub fn input(&mut self, value: Tensor) -> Var {
+        self.note(value, None)
+    }
+
+    fn note(&mut self, value: Tensor, node: Option<Box<dyn Node>>) -> Var {
+        self.nodes.push(node);
         self.gradients.push(None);
         Var { id: self.nodes.len() - 1, value: Arc::new(value) }
     }
 
+    /// Whether a gradient of this value goes anywhere.
+    pub fn wants(&self, id: usize) -> bool {
+        self.nodes[id].is_some()
+    }
+
     /// Sets off a gradient.
     pub fn give(&mut self, id: usize, gradient: Tensor, parameters: &mut Parameters, pool: &Pool) {
-        Backward { parameters, pool, gradients: &mut self.gradients }.give(id, gradient);
+        Backward { parameters, pool, gradients: &mut self.gradients, nodes: &self.nodes }.give(id, gradient);
     }
 
     /// Brings all gradients back to the parameters, last value first. The tape is empty afterwards.
     pub fn backward(&mut self, parameters: &mut Parameters, pool: &Pool) {
         while let Some(node) = self.nodes.pop() {
             let gradient = self.gradients.pop().expect("a gradient's place for each node");
-            if let Some(gradient) = gradient {
-                node.backward(gradient, &mut Backward { parameters, pool, gradients: &mut self.gradients });
+            if let (Some(node), Some(gradient)) = (node, gradient) {
+                let to = &mut Backward { parameters, pool, gradients: &mut self.gradients, nodes: &self.nodes };
+                node.backward(gradient, to);
             }
         }
     }

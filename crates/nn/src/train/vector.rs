@@ -62,6 +62,11 @@ pub(super) fn gated(activation: Activation, gate: &[f32], up: &[f32], y: &mut [f
     simd(
         #[inline(always)]
         || match activation {
+            Activation::Relu => {
+                for ((y, &g), u) in y.iter_mut().zip(gate).zip(up) {
+                    *y = relu(g).0 * u;
+                }
+            }
             Activation::Silu => {
                 for ((y, &g), u) in y.iter_mut().zip(gate).zip(up) {
                     *y = silu(g).0 * u;
@@ -81,6 +86,7 @@ pub(super) fn gated_backward(activation: Activation, gate: &[f32], up: &[f32], d
     simd(
         #[inline(always)]
         || match activation {
+            Activation::Relu => gated_backward_by(relu, gate, up, d, d_up),
             Activation::Silu => gated_backward_by(silu, gate, up, d, d_up),
             Activation::GeluTanh => gated_backward_by(gelu, gate, up, d, d_up),
         },
@@ -94,6 +100,36 @@ fn gated_backward_by(f: impl Fn(f32) -> (f32, f32), gate: &[f32], up: &[f32], d:
         *d_up = *d * value;
         *d *= u * slope;
     }
+}
+
+/// `x = activation(x)`.
+pub(super) fn activate(activation: Activation, x: &mut [f32]) {
+    simd(
+        #[inline(always)]
+        || match activation {
+            Activation::Relu => x.iter_mut().for_each(|x| *x = relu(*x).0),
+            Activation::Silu => x.iter_mut().for_each(|x| *x = silu(*x).0),
+            Activation::GeluTanh => x.iter_mut().for_each(|x| *x = gelu(*x).0),
+        },
+    )
+}
+
+/// `d *= activation'(x)`.
+pub(super) fn activate_backward(activation: Activation, x: &[f32], d: &mut [f32]) {
+    simd(
+        #[inline(always)]
+        || match activation {
+            Activation::Relu => d.iter_mut().zip(x).for_each(|(d, &x)| *d *= relu(x).1),
+            Activation::Silu => d.iter_mut().zip(x).for_each(|(d, &x)| *d *= silu(x).1),
+            Activation::GeluTanh => d.iter_mut().zip(x).for_each(|(d, &x)| *d *= gelu(x).1),
+        },
+    )
+}
+
+/// `max(x, 0)` and its derivative.
+#[inline(always)]
+fn relu(x: f32) -> (f32, f32) {
+    if x > 0.0 { (x, 1.0) } else { (0.0, 0.0) }
 }
 
 /// `x sigmoid(x)` and its derivative.
