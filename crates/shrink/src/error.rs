@@ -78,4 +78,12 @@ pub enum Error {
         /// Its learning rate.
         rate: f32,
     },
+    /// Data to learn from cannot be read.
+    #[error("{path}: {problem}")]
+    Data {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
 }

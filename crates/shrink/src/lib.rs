@@ -7,6 +7,7 @@
 
 pub mod distill;
 pub mod error;
+pub mod images;
 pub mod mix;
 pub mod quantize;
 pub mod train;
