@@ -9,6 +9,9 @@ pub enum Error {
     /// A model file cannot be read or written.
     #[error(transparent)]
     Checkpoint(#[from] bantam_checkpoint::Error),
+    /// A model cannot be loaded or run.
+    #[error(transparent)]
+    Model(#[from] bantam_nn::Error),
     /// No mix has this name.
     #[error("there is no level `{name}`{}; there are {known}", .nearest.map(|n| format!(" (did you mean {n}?)")).unwrap_or_default())]
     UnknownMix {
@@ -84,6 +87,16 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
+        problem: String,
+    },
+    /// Layers that a model does not have.
+    #[error("{path}: layers `{layers}` cannot be taken: {problem}")]
+    Layers {
+        /// The model.
+        path: PathBuf,
+        /// What was asked for.
+        layers: String,
+        /// Why not.
         problem: String,
     },
 }

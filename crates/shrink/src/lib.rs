@@ -10,6 +10,8 @@ pub mod error;
 pub mod images;
 pub mod mix;
 pub mod quantize;
+pub mod students;
+pub mod text;
 pub mod train;
 
 pub use error::Error;

@@ -1,0 +1,97 @@
+//! Learning from sequences: labels, a teacher's probabilities, or both.
+
+use super::{Divergence, Soft, SoftLabels, Teacher};
+use crate::Error;
+use crate::text::{Mixture, Sequence, Source};
+use crate::train::{Pass, Task};
+use bantam_nn::Model;
+use bantam_nn::train::{CrossEntropy, Objective, Parameters, Train};
+
+/// How a teacher's word is weighed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Matching {
+    /// What to bring down.
+    pub divergence: Divergence,
+    /// T of the student; the teacher was asked at the same.
+    pub temperature: f32,
+    /// The weight of the teacher's word beside the labels.
+    pub soft: f32,
+}
+
+/// Batches of sequences, drawn from a mixture.
+pub struct TextTask<'a> {
+    /// The student.
+    pub student: &'a Model,
+    sources: &'a [Source],
+    mixture: Mixture,
+    seed: u64,
+    /// Sequences a step.
+    pub batch: usize,
+    /// Without one the labels alone are learned.
+    pub teacher: Option<(Box<dyn Teacher + 'a>, Matching)>,
+}
+
+impl<'a> TextTask<'a> {
+    /// Learning from labels alone.
+    pub fn new(student: &'a Model, sources: &'a [Source], batch: usize, seed: u64) -> Self {
+        Self { student, sources, mixture: Mixture::new(sources, seed), seed, batch, teacher: None }
+    }
+
+    /// The sequences of a step, with their numbers.
+    fn drawn(&mut self, step: u64) -> Vec<(u64, &'a Sequence)> {
+        let draws = (0..self.batch as u64).map(|i| self.mixture.draw(step * self.batch as u64 + i));
+        let sources = self.sources;
+        let number = |source: usize, at: usize| {
+            sources[..source].iter().map(|s| s.sequences.len() as u64).sum::<u64>() + at as u64
+        };
+        draws.map(|(source, at)| (number(source, at), &sources[source].sequences[at])).collect()
+    }
+}
+
+impl Task for TextTask<'_> {
+    fn description(&self) -> String {
+        let sources: Vec<String> = self
+            .sources
+            .iter()
+            .map(|s| format!("{} {} tokens weight {:?}", s.spec.path.display(), s.tokens(), s.spec.weight))
+            .collect();
+        let teacher =
+            self.teacher.as_ref().map(|(teacher, matching)| format!("{}, {matching:?}", teacher.description()));
+        format!("{}; batch {}, seed {}, teacher {teacher:?}", sources.join(", "), self.batch, self.seed)
+    }
+
+    fn pass(&mut self, step: u64, parameters: &mut Parameters) -> Result<Pass, Error> {
+        let sequences = self.drawn(step);
+        let tokens: Vec<u32> = sequences.iter().flat_map(|(_, s)| s.tokens.iter().copied()).collect();
+        let lengths: Vec<usize> = sequences.iter().map(|(_, s)| s.tokens.len()).collect();
+        let labels: Vec<Option<u32>> = sequences.iter().flat_map(|(_, s)| next_tokens(s)).collect();
+        let said = match &mut self.teacher {
+            None => Vec::new(),
+            Some((teacher, _)) => {
+                sequences.iter().map(|(number, s)| teacher.says(*number, &s.tokens)).collect::<Result<_, _>>()?
+            }
+        };
+        let mut pass = Train::new(parameters, &lengths);
+        let definition = self.student.definition();
+        let hidden = definition.hidden(&mut pass, &tokens);
+        let mut learn = |objective: &dyn Objective| pass.loss(definition.head(), &hidden, objective, 1.0);
+        let loss = match &self.teacher {
+            None => learn(&CrossEntropy { targets: &labels }),
+            Some((_, Matching { divergence, temperature, soft })) => {
+                let all = said.iter().flat_map(|said| (0..said.positions()).map(|at| said.at(at)));
+                let teacher: Vec<Option<Soft<'_>>> =
+                    all.zip(&labels).map(|(said, label)| label.is_some().then_some(said)).collect();
+                let (divergence, temperature, soft) = (*divergence, *temperature, *soft);
+                learn(&SoftLabels { teacher: &teacher, labels: &labels, divergence, temperature, soft })
+            }
+        };
+        pass.backward();
+        Ok(Pass { loss, items: tokens.len() })
+    }
+}
+
+/// The token that follows each, where it is to be learned.
+fn next_tokens(sequence: &Sequence) -> impl Iterator<Item = Option<u32>> + '_ {
+    let next = sequence.tokens.iter().zip(&sequence.learned).skip(1).map(|(&token, &learned)| learned.then_some(token));
+    next.chain([None])
+}

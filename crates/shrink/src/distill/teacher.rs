@@ -1,0 +1,130 @@
+//! What a teacher says of a sequence: the likeliest next tokens with their probabilities, position by position.
+
+use super::Soft;
+use crate::Error;
+use bantam_nn::{Model, Session};
+use rayon::prelude::*;
+
+/// The likeliest tokens that follow each position of a sequence, `k` each.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Said {
+    /// Tokens kept of each position.
+    pub k: usize,
+    /// `[positions, k]`, the likeliest first.
+    pub tokens: Vec<u32>,
+    /// Their log-probabilities, `[positions, k]`.
+    pub log_probabilities: Vec<f32>,
+}
+
+impl Said {
+    /// Of one position.
+    pub fn at(&self, position: usize) -> Soft<'_> {
+        let range = position * self.k..(position + 1) * self.k;
+        Soft::Top { tokens: &self.tokens[range.clone()], log_probabilities: &self.log_probabilities[range] }
+    }
+
+    /// How many positions.
+    pub fn positions(&self) -> usize {
+        self.tokens.len() / self.k.max(1)
+    }
+}
+
+/// Tells what a teacher says of a sequence.
+pub trait Teacher {
+    /// What is said after each token of sequence number `sequence`.
+    ///
+    /// # Errors
+    /// If the teacher cannot be run, or what it said cannot be read.
+    fn says(&mut self, sequence: u64, tokens: &[u32]) -> Result<Said, Error>;
+
+    /// Who the teacher is, and how it was asked.
+    fn description(&self) -> String;
+}
+
+/// A model that is run for each sequence.
+pub struct ModelTeacher<'m> {
+    session: Session<'m>,
+    name: String,
+    vocab: usize,
+    width: usize,
+    k: usize,
+    temperature: f32,
+}
+
+/// Logits held at once: 32 MB.
+const LOGITS: usize = 1 << 23;
+
+impl<'m> ModelTeacher<'m> {
+    /// A teacher of sequences of up to `length` tokens that tells the `k` likeliest tokens at a temperature.
+    pub fn new(model: &'m Model, name: &str, length: usize, k: usize, temperature: f32) -> Self {
+        let config = model.config();
+        Self {
+            session: model.session(length),
+            name: name.to_owned(),
+            vocab: config.vocab_size,
+            width: config.embedding_length,
+            k: k.clamp(1, config.vocab_size),
+            temperature,
+        }
+    }
+}
+
+impl Teacher for ModelTeacher<'_> {
+    fn says(&mut self, _sequence: u64, tokens: &[u32]) -> Result<Said, Error> {
+        self.session.truncate(0);
+        let hidden = self.session.forward(tokens)?.to_vec();
+        let (k, vocab, temperature) = (self.k, self.vocab, self.temperature);
+        let mut said = Said { k, tokens: vec![0; tokens.len() * k], log_probabilities: vec![0.0; tokens.len() * k] };
+        let rows = (LOGITS / vocab).max(1);
+        let mut logits = vec![0.0; rows.min(tokens.len()) * vocab];
+        let outs = said.tokens.chunks_mut(rows * k).zip(said.log_probabilities.chunks_mut(rows * k));
+        for (hidden, (tokens, log_probabilities)) in hidden.chunks(rows * self.width).zip(outs) {
+            let logits = &mut logits[..hidden.len() / self.width * vocab];
+            self.session.logits(hidden, logits);
+            let outs = tokens.par_chunks_mut(k).zip(log_probabilities.par_chunks_mut(k));
+            logits.par_chunks(vocab).zip(outs).for_each(|(logits, (tokens, log_probabilities))| {
+                likeliest(logits, temperature, tokens, log_probabilities);
+            });
+        }
+        Ok(said)
+    }
+
+    fn description(&self) -> String {
+        format!("{}, {} likeliest tokens at temperature {}", self.name, self.k, self.temperature)
+    }
+}
+
+/// The likeliest tokens of one row of logits at a temperature, and the logarithms of their probabilities.
+fn likeliest(logits: &[f32], temperature: f32, tokens: &mut [u32], log_probabilities: &mut [f32]) {
+    let k = tokens.len();
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    let likelier = |&a: &u32, &b: &u32| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b));
+    if k < order.len() {
+        order.select_nth_unstable_by(k - 1, likelier);
+        order.truncate(k);
+    }
+    order.sort_unstable_by(likelier);
+    let max = logits[order[0] as usize];
+    let sum: f64 = logits.iter().map(|&z| f64::from(((z - max) / temperature).exp())).sum();
+    let log_sum = sum.ln() as f32;
+    for ((token, log), &chosen) in tokens.iter_mut().zip(log_probabilities).zip(&order) {
+        (*token, *log) = (chosen, (logits[chosen as usize] - max) / temperature - log_sum);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_likeliest_come_first_with_their_probabilities() {
+        let logits = [2f32.ln(), 0.0, 5f32.ln(), 0.0];
+        let (mut tokens, mut log) = ([0; 3], [0.0; 3]);
+        likeliest(&logits, 1.0, &mut tokens, &mut log);
+        assert_eq!(tokens, [2, 0, 1]);
+        let p = log.map(f32::exp);
+        assert!((p[0] - 5.0 / 9.0).abs() < 1e-6 && (p[1] - 2.0 / 9.0).abs() < 1e-6 && (p[2] - 1.0 / 9.0).abs() < 1e-6);
+        likeliest(&logits, 1e6, &mut tokens, &mut log);
+        assert!(log.iter().all(|l| (l.exp() - 0.25).abs() < 1e-5), "a hot teacher finds all equally likely");
+    }
+}

@@ -1,0 +1,138 @@
+//! Students: small models to begin with.
+
+use crate::Error;
+use bantam_checkpoint::metadata::Array;
+use bantam_checkpoint::{Checkpoint, Config, GgufWriter, Metadata, TensorInfo, Value, provenance};
+use bantam_formats::Format;
+use bantam_nn::train::Parameters;
+use std::path::Path;
+
+/// Writes a student of some of a teacher's layers, in F32: `layers` in their new order, as in `0-9,20-29`.
+///
+/// # Errors
+/// If the teacher lacks a layer or none is named, or a file cannot be read or written.
+pub fn take_layers(teacher: &Checkpoint, layers: &str, output: &Path) -> Result<(), Error> {
+    teacher.refuse_overwriting(output)?;
+    let error = |problem: String| Error::Layers { path: teacher.path().to_owned(), layers: layers.to_owned(), problem };
+    let count = Config::of(teacher)?.block_count;
+    let taken = parse(layers, count).map_err(error)?;
+    let mut metadata = teacher.metadata().clone();
+    choose_layers(&mut metadata, &taken, count);
+    metadata.set("general.file_type", Value::U32(0));
+    provenance::append(&mut metadata, teacher.step("take layers").setting("layers", layers));
+    let f32 = Format::by_name("F32").expect("F32 is a format");
+    let outside = teacher.tensors().iter().filter(|t| layer_of(&t.name).is_none()).map(|t| (t.name.clone(), t));
+    let inside = taken.iter().enumerate().flat_map(|(new, old)| {
+        let of = teacher.tensors().iter().filter_map(|t| layer_of(&t.name).map(|(at, rest)| (at, rest, t)));
+        of.filter(|(at, ..)| at == old).map(move |(_, rest, t)| (format!("blk.{new}.{rest}"), t)).collect::<Vec<_>>()
+    });
+    let tensors: Vec<(String, &TensorInfo)> = outside.chain(inside).collect();
+    let infos: Vec<TensorInfo> = tensors
+        .iter()
+        .map(|(name, t)| TensorInfo { name: name.clone(), shape: t.shape.clone(), format: f32 })
+        .collect();
+    let mut writer = GgufWriter::create(output, &metadata, &infos)?;
+    for (_, tensor) in tensors {
+        let data = teacher.data(&tensor.name)?;
+        let mut values = vec![0.0f32; tensor.len()];
+        (tensor.format.decode)(&data, &mut values);
+        writer.write(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())?;
+        data.release();
+    }
+    Ok(writer.finish()?)
+}
+
+/// Writes trained parameters as a checkpoint: the tensors and metadata of `student`, the values of `parameters`, in `format`.
+/// Vectors stay F32.
+///
+/// # Errors
+/// If the file cannot be written.
+///
+/// # Panics
+/// If the parameters are not the student's, or the format cannot be written or does not divide the rows.
+pub fn write(
+    student: &Checkpoint,
+    parameters: &Parameters,
+    format: &'static Format,
+    step: provenance::Step,
+    output: &Path,
+) -> Result<(), Error> {
+    student.refuse_overwriting(output)?;
+    let f32 = Format::by_name("F32").expect("F32 is a format");
+    let infos: Vec<TensorInfo> = student
+        .tensors()
+        .iter()
+        .map(|t| TensorInfo { format: if t.shape.len() > 1 { format } else { f32 }, ..t.clone() })
+        .collect();
+    let mut metadata = student.metadata().clone();
+    metadata.set("general.file_type", Value::U32(if format.name == "F32" { 0 } else { 1 }));
+    provenance::append(&mut metadata, step);
+    let mut writer = GgufWriter::create(output, &metadata, &infos)?;
+    for tensor in &infos {
+        let variable = parameters.get(&tensor.name).expect("the student's parameters");
+        let encode = tensor.format.encode.expect("a format that can be written");
+        let mut bytes = vec![0; tensor.bytes()];
+        let row_bytes = tensor.bytes() / tensor.rows();
+        for (row, bytes) in variable.values.chunks(tensor.cols()).zip(bytes.chunks_mut(row_bytes)) {
+            encode(row, None, bytes);
+        }
+        writer.write(&bytes)?;
+    }
+    Ok(writer.finish()?)
+}
+
+/// The layer of a tensor, and its name within.
+fn layer_of(name: &str) -> Option<(usize, &str)> {
+    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    Some((layer.parse().ok()?, rest))
+}
+
+/// Layers by ranges, each below `count`.
+fn parse(layers: &str, count: usize) -> Result<Vec<usize>, String> {
+    let mut taken = Vec::new();
+    for range in layers.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        match (first.trim().parse::<usize>(), last.trim().parse::<usize>()) {
+            (Ok(first), Ok(last)) if first <= last && last < count => taken.extend(first..=last),
+            (Ok(_), Ok(last)) if last >= count => return Err(format!("it has the layers 0 to {}", count - 1)),
+            _ => return Err(format!("`{range}` is no range; give layers as in 0-9,20-29")),
+        }
+    }
+    Ok(taken)
+}
+
+/// Brings the number of layers, and what is said layer by layer, in line with the layers taken.
+fn choose_layers(metadata: &mut Metadata, taken: &[usize], count: usize) {
+    let architecture = metadata.str("general.architecture").unwrap_or_default().to_owned();
+    metadata.set(&format!("{architecture}.block_count"), Value::U32(taken.len() as u32));
+    let keys: Vec<String> =
+        metadata.iter().map(|(key, _)| key.to_owned()).filter(|key| key.starts_with(&architecture)).collect();
+    for key in keys {
+        let chosen = match metadata.get(&key) {
+            Some(Value::Array(Array::Bool(all))) if all.len() == count => Array::Bool(pick(all, taken)),
+            Some(Value::Array(Array::U32(all))) if all.len() == count => Array::U32(pick(all, taken)),
+            Some(Value::Array(Array::I32(all))) if all.len() == count => Array::I32(pick(all, taken)),
+            _ => continue,
+        };
+        metadata.set(&key, Value::Array(chosen));
+    }
+}
+
+fn pick<T: Copy>(all: &[T], taken: &[usize]) -> Vec<T> {
+    taken.iter().map(|&i| all[i]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_read_as_ranges() {
+        assert_eq!(parse("0-2,5, 4", 6), Ok(vec![0, 1, 2, 5, 4]));
+        for (wrong, why) in
+            [("0-6", "0 to 5"), ("3-1", "no range"), ("", "no range"), ("a", "no range"), ("9", "0 to 5")]
+        {
+            assert!(parse(wrong, 6).unwrap_err().contains(why), "{wrong}");
+        }
+    }
+}

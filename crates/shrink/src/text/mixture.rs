@@ -1,0 +1,100 @@
+//! The order in which sequences of several sources are drawn.
+
+use super::Source;
+use bantam_nn::random::SplitMix64;
+
+/// Draws from sources by their weights, within a source in random order, each sequence once before any comes again.
+///
+/// A draw is a function of its number: sources take turns such that after any number of draws each has had its share to
+/// within one, and a source's order follows from the seed and how often it was gone through.
+pub struct Mixture {
+    /// Sequences and share of the draws, for each source.
+    sources: Vec<(usize, f64)>,
+    seed: u64,
+    /// The next draw, and how many each source has had.
+    next: u64,
+    counts: Vec<u64>,
+    /// The order of each source, with how often it was gone through before.
+    orders: Vec<(u64, Vec<u32>)>,
+}
+
+impl Mixture {
+    /// A mixture of these sources; those without a weight are drawn by their tokens, as if in one file.
+    pub fn new(sources: &[Source], seed: u64) -> Self {
+        let tokens: usize = sources.iter().map(Source::tokens).sum();
+        let weight = |s: &Source| s.spec.weight.unwrap_or(s.tokens() as f64 / tokens as f64);
+        Self::of(sources.iter().map(|s| (s.sequences.len(), weight(s))).collect(), seed)
+    }
+
+    fn of(mut sources: Vec<(usize, f64)>, seed: u64) -> Self {
+        let sum: f64 = sources.iter().map(|s| s.1).sum();
+        sources.iter_mut().for_each(|s| s.1 /= sum);
+        let orders = sources.iter().map(|_| (u64::MAX, Vec::new())).collect();
+        Self { counts: vec![0; sources.len()], sources, seed, next: 0, orders }
+    }
+
+    /// Draw number `draw`: the source, and the sequence within it. Draws may be asked for in any order, but quickest in theirs.
+    pub fn draw(&mut self, draw: u64) -> (usize, usize) {
+        if draw < self.next {
+            self.next = 0;
+            self.counts.fill(0);
+        }
+        loop {
+            let source = self.turn();
+            let drawn = self.counts[source];
+            self.counts[source] += 1;
+            self.next += 1;
+            if self.next > draw {
+                return (source, self.sequence(source, drawn));
+            }
+        }
+    }
+
+    /// The source that is furthest behind its share once the next draw is made.
+    fn turn(&self) -> usize {
+        let behind = |i: usize| self.sources[i].1 * (self.next + 1) as f64 - self.counts[i] as f64;
+        (0..self.sources.len()).reduce(|a, b| if behind(b) > behind(a) { b } else { a }).unwrap_or(0)
+    }
+
+    fn sequence(&mut self, source: usize, drawn: u64) -> usize {
+        let len = self.sources[source].0;
+        let round = drawn / len as u64;
+        let (of, order) = &mut self.orders[source];
+        if *of != round {
+            *order = (0..len as u32).collect();
+            SplitMix64::child(SplitMix64::child(self.seed, source as u64).next(), round).shuffle(order);
+            *of = round;
+        }
+        order[(drawn % len as u64) as usize] as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_have_their_shares_and_sequences_their_turns() {
+        let mut mixture = Mixture::of(vec![(10, 3.0), (5, 1.0)], 1);
+        let draws: Vec<_> = (0..40).map(|i| mixture.draw(i)).collect();
+        let first: Vec<usize> = draws.iter().filter(|d| d.0 == 0).map(|d| d.1).collect();
+        assert_eq!(first.len(), 30);
+        for round in first.chunks(10) {
+            let mut seen = round.to_vec();
+            seen.sort_unstable();
+            assert_eq!(seen, (0..10).collect::<Vec<_>>());
+        }
+        assert_ne!(first[..10], first[10..20], "another order each time");
+        let early = draws[..8].iter().filter(|d| d.0 == 1).count();
+        assert_eq!(early, 2, "shares hold from the beginning");
+    }
+
+    #[test]
+    fn a_draw_is_a_function_of_its_number() {
+        let mut mixture = Mixture::of(vec![(3, 1.0), (7, 0.3), (2, 0.5)], 5);
+        let forth: Vec<_> = (0..50).map(|i| mixture.draw(i)).collect();
+        let mut back: Vec<_> = (0..50).rev().map(|i| mixture.draw(i)).collect();
+        back.reverse();
+        assert_eq!(forth, back);
+    }
+}

@@ -1,0 +1,183 @@
+//! From a file to sequences of tokens.
+
+use crate::Error;
+use bantam_checkpoint::chat_template::{ChatTemplate, Message};
+use bantam_checkpoint::tokenizer::{Special, Tokenizer};
+use serde::Deserialize;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// A file to learn from, as `[CATEGORY=]FILE[:WEIGHT]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceSpec {
+    /// What kind of text it is.
+    pub category: String,
+    /// The file.
+    pub path: PathBuf,
+    /// How often it is drawn from, relative to the other files; by its length if `None`.
+    pub weight: Option<f64>,
+}
+
+impl FromStr for SourceSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (category, rest) = text.split_once('=').unwrap_or(("text", text));
+        let (path, weight) = match rest.rsplit_once(':').map(|(path, weight)| (path, weight.parse::<f64>())) {
+            Some((path, Ok(weight))) => (path, Some(weight)),
+            _ => (rest, None),
+        };
+        if path.is_empty() || category.is_empty() || weight.is_some_and(|w| !(w > 0.0 && w.is_finite())) {
+            return Err(
+                "expected [CATEGORY=]FILE[:WEIGHT] with a weight above 0, as in code=examples.txt:0.5".to_owned()
+            );
+        }
+        Ok(Self { category: category.to_owned(), path: path.into(), weight })
+    }
+}
+
+/// Tokens that are learned together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// The tokens.
+    pub tokens: Vec<u32>,
+    /// Whether each token is to be predicted: all of a text but its first, in a conversation what the assistant says.
+    pub learned: Vec<bool>,
+}
+
+/// A file's sequences.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    /// Where they are from.
+    pub spec: SourceSpec,
+    /// In the order of the file.
+    pub sequences: Vec<Sequence>,
+}
+
+/// A line of a JSONL file.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Chat { messages: Vec<Message> },
+    Text { text: String },
+}
+
+impl Source {
+    /// Reads a file into sequences of up to `length` tokens. A file named `.jsonl` holds an object a line, with a `text` or
+    /// with `messages` (`role` and `content`); any other file is one text. Texts follow each other, parted by the end of
+    /// text, and fill sequences wholly; a conversation has a sequence of its own, cut off at `length`.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is not UTF-8, has a line that is no such object, holds conversations for a model without
+    /// a chat template, or not enough for one sequence.
+    pub fn read(
+        spec: SourceSpec,
+        tokenizer: &Tokenizer,
+        template: Option<&ChatTemplate>,
+        length: usize,
+    ) -> Result<Self, Error> {
+        let error = |problem: String| Error::Data { path: spec.path.clone(), problem };
+        let bytes = std::fs::read(&spec.path).map_err(|e| error(e.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|e| {
+            error(format!("byte {} is not UTF-8; convert the file first", e.utf8_error().valid_up_to()))
+        })?;
+        let mut stream = Vec::new();
+        let mut sequences = Vec::new();
+        if spec.path.extension().is_some_and(|e| e == "jsonl") {
+            for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+                let at = |problem: String| error(format!("line {}: {problem}", i + 1));
+                match serde_json::from_str(line) {
+                    Ok(Line::Text { text }) => push_document(&text, tokenizer, &mut stream)?,
+                    Ok(Line::Chat { messages }) => {
+                        let template = template.ok_or_else(|| at("the model has no chat template".to_owned()))?;
+                        let sequence = conversation(&messages, tokenizer, template, length);
+                        sequences.push(sequence.map_err(|e| at(e.to_string()))?);
+                    }
+                    Err(e) if e.is_data() => {
+                        return Err(at("expected an object with `text` or with `messages`".to_owned()));
+                    }
+                    Err(e) => return Err(at(format!("not JSON: {e}"))),
+                }
+            }
+        } else {
+            push_document(&text, tokenizer, &mut stream)?;
+        }
+        let whole = stream.chunks_exact(length);
+        sequences.extend(
+            whole.map(|tokens| Sequence {
+                tokens: tokens.to_vec(),
+                learned: (0..tokens.len()).map(|i| i > 0).collect(),
+            }),
+        );
+        sequences.retain(|s| s.learned.contains(&true));
+        if sequences.is_empty() {
+            return Err(error(format!("it has {} tokens of text, too few for a sequence of {length}", stream.len())));
+        }
+        Ok(Self { spec, sequences })
+    }
+
+    /// All tokens.
+    pub fn tokens(&self) -> usize {
+        self.sequences.iter().map(|s| s.tokens.len()).sum()
+    }
+}
+
+/// Appends a text, and the end of text if the model knows one.
+fn push_document(text: &str, tokenizer: &Tokenizer, stream: &mut Vec<u32>) -> Result<(), Error> {
+    stream.extend(tokenizer.encode(text, Special::DOCUMENT)?);
+    if stream.last().is_some_and(|last| Some(*last) != tokenizer.eos()) {
+        stream.extend(tokenizer.eos());
+    }
+    Ok(())
+}
+
+/// A conversation as the template renders it; learned is what each message of the assistant's adds after the prompt for it.
+fn conversation(
+    messages: &[Message],
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+    length: usize,
+) -> Result<Sequence, Error> {
+    let mut sequence = Sequence { tokens: Vec::new(), learned: Vec::new() };
+    let mut done = String::new();
+    let mut push = |upto: String, learned: bool| -> Result<(), Error> {
+        // Where a template changes what it rendered before (some cut thoughts out), all is rendered anew and nothing more learned.
+        let Some(added) = upto.strip_prefix(&done) else { return Ok(()) };
+        let special = if done.is_empty() { Special::PROMPT } else { Special { parse: true, add: false } };
+        let tokens = tokenizer.encode(added, special)?;
+        sequence.learned.extend(tokens.iter().map(|_| learned));
+        sequence.tokens.extend(tokens);
+        done = upto;
+        Ok(())
+    };
+    for i in (0..messages.len()).filter(|&i| messages[i].role == "assistant") {
+        if i > 0 {
+            push(template.render(&messages[..i], true)?, false)?;
+        }
+        push(template.render(&messages[..=i], false)?, true)?;
+    }
+    sequence.tokens.truncate(length);
+    sequence.learned.truncate(length);
+    if let Some(first) = sequence.learned.first_mut() {
+        *first = false;
+    }
+    Ok(sequence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn specifications_are_read() {
+        let spec = |text: &str| text.parse::<SourceSpec>();
+        let full = SourceSpec { category: "code".into(), path: "a/b.txt".into(), weight: Some(0.5) };
+        assert_eq!(spec("code=a/b.txt:0.5"), Ok(full));
+        assert_eq!(spec("b.txt").unwrap(), SourceSpec { category: "text".into(), path: "b.txt".into(), weight: None });
+        assert_eq!(spec("C:/b.txt").unwrap().path, Path::new("C:/b.txt"));
+        for wrong in ["", "code=", "=b.txt", "b.txt:0", "b.txt:-1"] {
+            assert!(spec(wrong).is_err(), "{wrong}");
+        }
+    }
+}
