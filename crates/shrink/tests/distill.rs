@@ -1,0 +1,87 @@
+//! A student of one layer learns from a tiny teacher of two.
+
+use bantam_checkpoint::{Checkpoint, provenance};
+use bantam_formats::Format;
+use bantam_nn::Model;
+use bantam_nn::random::SplitMix64;
+use bantam_nn::train::{AdamW, Parameters};
+use bantam_shrink::distill::{Cache, Divergence, Kept, Matching, ModelTeacher, TextTask};
+use bantam_shrink::students;
+use bantam_shrink::text::{Sequence, Source, SourceSpec};
+use bantam_shrink::train::{Decay, Schedule, Settings, Trainer};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures").join(name)
+}
+
+fn random_source(vocab: usize, sequences: usize) -> Source {
+    let mut random = SplitMix64::new(1);
+    let mut sequence = |_| Sequence {
+        tokens: (0..24).map(|_| random.below(vocab) as u32).collect(),
+        learned: (0..24).map(|i| i > 0).collect(),
+    };
+    let sequences = (0..sequences).map(&mut sequence).collect();
+    Source { spec: SourceSpec { category: "random".into(), path: "random".into(), weight: None }, sequences }
+}
+
+fn settings(steps: u64, save: Option<PathBuf>) -> Settings {
+    Settings {
+        schedule: Schedule { peak: 3e-3, floor: 0.1, warmup: 5, steps, decay: Decay::Cosine },
+        method: AdamW::default().into(),
+        clip: Some(1.0),
+        save: save.map(|path| (path, Duration::ZERO)),
+    }
+}
+
+const MATCHING: Matching = Matching { divergence: Divergence::Forward, temperature: 1.0, soft: 1.0 };
+
+#[test]
+fn a_student_comes_nearer_to_its_teacher_and_a_killed_run_goes_on_exactly() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["llama", "qwen3", "gemma3"] {
+        let teacher = Checkpoint::open(fixture(name)).unwrap();
+        let teacher_model = Model::load(&teacher).unwrap();
+        let student_path = folder.path().join(format!("{name}.gguf"));
+        students::take_layers(&teacher, "0", &student_path).unwrap();
+        let student = Checkpoint::open(&student_path).unwrap();
+        let model = Model::load(&student).unwrap();
+        let sources = [random_source(model.config().vocab_size, 40)];
+        let run = |steps_at_once: u64, save: Option<PathBuf>| {
+            let mut task = TextTask::new(&model, &sources, 4, 7);
+            let live = ModelTeacher::new(&teacher_model, name, 24, 64, 1.0);
+            let cache = Cache::open(&folder.path().join(format!("{name}.cache")), name, 0, 64).unwrap();
+            task.teacher = Some((Box::new(Kept { teacher: live, cache }), MATCHING));
+            let mut parameters = Parameters::of(&student).unwrap();
+            parameters.freeze(|path| path == "rope_freqs.weight");
+            let mut trainer = Trainer::new(settings(60, save), &task, &mut parameters).unwrap();
+            let until = trainer.steps() + steps_at_once;
+            trainer.run(&mut task, &mut parameters, &mut |steps, _| steps < until).unwrap();
+            (trainer.losses().to_vec(), parameters)
+        };
+        let (losses, parameters) = run(60, None);
+        let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
+        let (before, after) = (mean(&losses[..5]), mean(&losses[55..]));
+        assert!(after < 0.5 * before, "{name}: {before} to {after}");
+
+        let state = folder.path().join(format!("{name}.state"));
+        for steps in [13, 1, 30] {
+            run(steps, Some(state.clone()));
+        }
+        let (resumed, resumed_parameters) = run(60, Some(state));
+        assert_eq!(losses, resumed, "{name}");
+        let pairs = parameters.variables().iter().zip(resumed_parameters.variables());
+        assert!(pairs.into_iter().all(|(a, b)| a.values == b.values), "{name}: the weights are the same");
+
+        let output = folder.path().join(format!("{name}-trained.gguf"));
+        let step = provenance::Step::new("distill", name, None);
+        students::write(&student, &parameters, Format::by_name("F32").unwrap(), step, &output).unwrap();
+        let written = Checkpoint::open(&output).unwrap();
+        Model::load(&written).unwrap();
+        assert_eq!(provenance::of(written.metadata()).last().unwrap().step, "distill");
+        let norm = written.data("output_norm.weight").unwrap();
+        let norm: Vec<f32> = norm.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
+        assert_eq!(norm, parameters.get("output_norm.weight").unwrap().values);
+    }
+}
