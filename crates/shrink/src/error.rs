@@ -99,4 +99,21 @@ pub enum Error {
         /// Why not.
         problem: String,
     },
+    /// Teacher and student have different tokens.
+    #[error(
+        "{student}: token {token} is {ours:?}, in {teacher} it is {theirs:?}; a student can learn a teacher's probabilities only \
+         over the same tokens. Have the teacher write text (`bantam run`), and train on that"
+    )]
+    Tokens {
+        /// The student.
+        student: PathBuf,
+        /// The teacher.
+        teacher: PathBuf,
+        /// The first token that differs.
+        token: u32,
+        /// The student's.
+        ours: String,
+        /// The teacher's.
+        theirs: String,
+    },
 }

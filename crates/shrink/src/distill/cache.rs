@@ -38,8 +38,14 @@ impl Cache {
         let io = |e: std::io::Error| error(e.to_string());
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
         let len = file.metadata().map_err(io)?.len();
-        let mut cache =
-            Self { file, path: path.to_owned(), description: description.to_owned(), k, records: HashMap::new(), end: HEADER };
+        let mut cache = Self {
+            file,
+            path: path.to_owned(),
+            description: description.to_owned(),
+            k,
+            records: HashMap::new(),
+            end: HEADER,
+        };
         let identity = xxh3_64(format!("{description} {sequences:016x}").as_bytes());
         let mut header = MAGIC.to_vec();
         header.extend(identity.to_le_bytes());
@@ -139,10 +145,9 @@ fn record_bytes(positions: u32, k: usize) -> u64 {
 impl Teacher for Cache {
     fn says(&mut self, sequence: u64, tokens: &[u32]) -> Result<Said, Error> {
         let error = |problem: String| Error::Data { path: self.path.clone(), problem };
-        let &(at, positions) = self
-            .records
-            .get(&sequence)
-            .ok_or_else(|| error(format!("sequence {sequence} is not in it; capture the same data with `bantam teach` first")))?;
+        let &(at, positions) = self.records.get(&sequence).ok_or_else(|| {
+            error(format!("sequence {sequence} is not in it; capture the same data with `bantam teach` first"))
+        })?;
         if positions as usize != tokens.len() {
             return Err(error(format!("sequence {sequence} has {positions} positions in it, not {}", tokens.len())));
         }

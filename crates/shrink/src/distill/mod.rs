@@ -13,4 +13,4 @@ pub use cache::{Cache, Kept};
 pub use divergence::{Divergence, UnknownDivergence};
 pub use soft_labels::{Soft, SoftLabels};
 pub use task::{Matching, TextTask};
-pub use teacher::{ModelTeacher, Said, Teacher};
+pub use teacher::{ModelTeacher, Said, Teacher, fingerprint, same_tokens};

@@ -2,8 +2,12 @@
 
 use super::Soft;
 use crate::Error;
+use crate::text::Source;
+use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_nn::{Model, Session};
 use rayon::prelude::*;
+use xxhash_rust::xxh3::Xxh3;
 
 /// The likeliest tokens that follow each position of a sequence, `k` each.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -67,6 +71,41 @@ impl<'m> ModelTeacher<'m> {
             temperature,
         }
     }
+
+    /// Tokens told of each position.
+    pub fn kept(&self) -> usize {
+        self.k
+    }
+}
+
+/// Refuses a student whose tokens are not the teacher's: what is said of one means nothing for the other.
+///
+/// # Errors
+/// If a vocabulary is missing or they differ.
+pub fn same_tokens(teacher: &Checkpoint, student: &Checkpoint) -> Result<(), Error> {
+    let (ours, theirs) = (Tokenizer::of(student)?, Tokenizer::of(teacher)?);
+    let differing =
+        (0..ours.vocab_size().max(theirs.vocab_size()) as u32).find(|&t| ours.token_text(t) != theirs.token_text(t));
+    match differing {
+        None => Ok(()),
+        Some(token) => Err(Error::Tokens {
+            student: student.path().to_owned(),
+            teacher: teacher.path().to_owned(),
+            token,
+            ours: ours.token_text(token).unwrap_or("missing").to_owned(),
+            theirs: theirs.token_text(token).unwrap_or("missing").to_owned(),
+        }),
+    }
+}
+
+/// A hash of all sequences in their order: by it a cache knows its text.
+pub fn fingerprint(sources: &[Source]) -> u64 {
+    let mut hash = Xxh3::new();
+    for sequence in sources.iter().flat_map(|s| &s.sequences) {
+        hash.update(&(sequence.tokens.len() as u64).to_le_bytes());
+        sequence.tokens.iter().for_each(|t| hash.update(&t.to_le_bytes()));
+    }
+    hash.digest()
 }
 
 impl Teacher for ModelTeacher<'_> {

@@ -1,0 +1,90 @@
+//! `bantam distill`: a small student learns from a large teacher.
+
+use crate::args::Global;
+use crate::commands::teach::WordArgs;
+use crate::training::{self, DataArgs, StepArgs};
+use anyhow::ensure;
+use bantam_checkpoint::Checkpoint;
+use bantam_nn::Model;
+use bantam_shrink::distill::{Divergence, Kept, Matching, Teacher, TextTask, same_tokens};
+use bantam_shrink::students;
+use clap::Args;
+use std::path::PathBuf;
+
+#[derive(Args)]
+#[command(after_help = "\
+A run that is interrupted goes on when the same command is given again.
+
+Examples:
+  bantam distill --teacher model.gguf --layers 0-9,20-29 --data prose=book.txt code=examples.txt -o student.gguf
+  bantam distill --teacher model.gguf --student small.gguf --data talks.jsonl --divergence skewed:0.1 -o student.gguf")]
+pub struct DistillArgs {
+    /// The teacher: a GGUF file or a Hugging Face directory
+    #[arg(long, value_name = "MODEL")]
+    teacher: PathBuf,
+    /// The student to begin with
+    #[arg(long, value_name = "MODEL", required_unless_present = "layers", conflicts_with = "layers")]
+    student: Option<PathBuf>,
+    /// Begin with these layers of the teacher, as in 0-9,20-29
+    #[arg(long, value_name = "RANGES")]
+    layers: Option<String>,
+    /// The GGUF file to write
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    word: WordArgs,
+    /// Keep what the teacher says in this file, or read it from there
+    #[arg(long, value_name = "FILE")]
+    cache: Option<PathBuf>,
+    /// What to bring down: forward, reverse, skewed[:α], skewed-reverse[:α], jensen-shannon[:β]
+    #[arg(long, default_value = "forward", value_name = "NAME")]
+    divergence: Divergence,
+    /// The weight of the teacher's word; the rest is that of the text itself
+    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
+    soft: f32,
+    #[command(flatten)]
+    steps: StepArgs,
+}
+
+pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
+    ensure!((0.0..=1.0).contains(&args.soft), "--soft {}: expected a share within 0 and 1", args.soft);
+    let teacher = Checkpoint::open(&args.teacher)?;
+    teacher.refuse_overwriting(&args.output)?;
+    // The layers taken lie in a file of their own while the run lasts.
+    let folder = tempfile::tempdir()?;
+    let student_path = match (&args.student, &args.layers) {
+        (Some(student), _) => student.clone(),
+        (None, layers) => {
+            let path = folder.path().join("layers.gguf");
+            students::take_layers(&teacher, layers.as_deref().unwrap_or_default(), &path)?;
+            path
+        }
+    };
+    let student = Checkpoint::open(&student_path)?;
+    same_tokens(&teacher, &student)?;
+    let (teacher_model, model) = (Model::load(&teacher)?, Model::load(&student)?);
+    if student.parameters() > teacher.parameters() && !global.quiet {
+        eprintln!("note: the student is larger than its teacher");
+    }
+    let sources = args.data.read(&teacher)?;
+    let word = args.word.teacher(&teacher_model, &args.teacher, args.data.length)?;
+    let step = student
+        .step("distill")
+        .setting("teacher", word.description())
+        .setting("divergence", format!("{:?}", args.divergence))
+        .setting("soft", args.soft);
+    let mut task = TextTask::new(&model, &sources, args.steps.batch, args.steps.seed);
+    let matching = Matching { divergence: args.divergence, temperature: args.word.temperature, soft: args.soft };
+    let teacher: Box<dyn Teacher + '_> = match &args.cache {
+        Some(path) => {
+            let cache = args.word.cache(path, &word, &sources)?;
+            Box::new(Kept { teacher: word, cache })
+        }
+        None => Box::new(word),
+    };
+    task.teacher = Some((teacher, matching));
+    let trained = training::train(&student, &mut task, &args.steps, step, &args.output, global)?;
+    training::report(&trained, global)
+}

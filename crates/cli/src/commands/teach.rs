@@ -1,0 +1,113 @@
+//! `bantam teach`: capture what a teacher says of texts, once for all students.
+
+use crate::args::{Global, at_least_one};
+use crate::training::DataArgs;
+use crate::{interrupt, output, progress};
+use anyhow::bail;
+use bantam_checkpoint::Checkpoint;
+use bantam_nn::Model;
+use bantam_shrink::distill::{Cache, ModelTeacher, Teacher, fingerprint};
+use bantam_shrink::text::Source;
+use clap::Args;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+#[derive(Args)]
+#[command(after_help = "\
+A capture that is interrupted goes on when the same command is given again.
+
+Example:
+  bantam teach teacher.gguf --data book.txt -o teacher.cache
+  bantam distill --teacher teacher.gguf --layers 0-9 --data book.txt --cache teacher.cache -o student.gguf")]
+pub struct TeachArgs {
+    /// The teacher: a GGUF file or a Hugging Face directory
+    teacher: PathBuf,
+    /// The file to keep its words in
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    word: WordArgs,
+}
+
+/// How much of a teacher's word is kept.
+#[derive(Args, Clone, Copy)]
+pub struct WordArgs {
+    /// Likeliest tokens kept of each position; the others count as one
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = at_least_one())]
+    top: usize,
+    /// Logits of teacher and student are divided by this
+    #[arg(long, default_value_t = 1.0, value_name = "T")]
+    pub temperature: f32,
+}
+
+impl WordArgs {
+    /// The teacher, to be asked for sequences of up to `length` tokens.
+    pub fn teacher<'m>(&self, model: &'m Model, path: &Path, length: usize) -> anyhow::Result<ModelTeacher<'m>> {
+        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
+            bail!("--temperature {}: expected a number above 0", self.temperature);
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Ok(ModelTeacher::new(model, &name, length, self.top, self.temperature))
+    }
+
+    /// The cache of a teacher's word on these sources.
+    pub fn cache(&self, path: &Path, teacher: &ModelTeacher<'_>, sources: &[Source]) -> anyhow::Result<Cache> {
+        Ok(Cache::open(path, &teacher.description(), fingerprint(sources), teacher.kept())?)
+    }
+}
+
+#[derive(Serialize)]
+struct Taught {
+    output: PathBuf,
+    file_bytes: u64,
+    sequences: usize,
+    /// Captured now; the others were there.
+    tokens: u64,
+    seconds: f64,
+}
+
+pub fn run(args: &TeachArgs, global: &Global) -> anyhow::Result<()> {
+    let checkpoint = Checkpoint::open(&args.teacher)?;
+    checkpoint.refuse_overwriting(&args.output)?;
+    let model = Model::load(&checkpoint)?;
+    let sources = args.data.read(&checkpoint)?;
+    let mut teacher = args.word.teacher(&model, &args.teacher, args.data.length)?;
+    let mut cache = args.word.cache(&args.output, &teacher, &sources)?;
+    let total: usize = sources.iter().map(Source::tokens).sum();
+    let bar = progress::bar(global, "teach", total as u64, "tokens");
+    let (start, mut tokens) = (Instant::now(), 0);
+    for (number, sequence) in sources.iter().flat_map(|s| &s.sequences).enumerate() {
+        if !cache.has(number as u64) {
+            let said = teacher.says(number as u64, &sequence.tokens)?;
+            cache.keep(number as u64, &said)?;
+            tokens += sequence.tokens.len() as u64;
+        }
+        bar.inc(sequence.tokens.len() as u64);
+        if interrupt::requested() {
+            bail!("interrupted; the same command goes on from {}", args.output.display());
+        }
+    }
+    bar.finish_and_clear();
+    let taught = Taught {
+        output: args.output.clone(),
+        file_bytes: std::fs::metadata(&args.output)?.len(),
+        sequences: cache.len(),
+        tokens,
+        seconds: start.elapsed().as_secs_f64(),
+    };
+    if global.json {
+        return output::json(&taught);
+    }
+    output::line(format_args!(
+        "{}: {}, {} sequences, {} tokens captured in {:.0} s ({:.0} tokens/s)",
+        taught.output.display(),
+        output::bytes(taught.file_bytes),
+        taught.sequences,
+        taught.tokens,
+        taught.seconds,
+        taught.tokens as f64 / taught.seconds.max(1e-9)
+    ))
+}

@@ -1,0 +1,187 @@
+//! What `train` and `distill` have in common: data, steps, progress, saving and resuming.
+
+use crate::args::{Global, at_least_one};
+use crate::{interrupt, output, progress};
+use anyhow::{Context, ensure};
+use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::chat_template::ChatTemplate;
+use bantam_checkpoint::provenance::Step;
+use bantam_checkpoint::tokenizer::Tokenizer;
+use bantam_formats::Format;
+use bantam_nn::train::{AdamW, Parameters};
+use bantam_shrink::students;
+use bantam_shrink::text::{Source, SourceSpec};
+use bantam_shrink::train::{Decay, Schedule, Settings, Task, Trainer};
+use clap::Args;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What is learned from.
+#[derive(Args)]
+pub struct DataArgs {
+    /// Files to learn from: text, or .jsonl with `text` or `messages`; as [CATEGORY=]FILE[:WEIGHT]
+    #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
+    pub data: Vec<SourceSpec>,
+    /// Tokens of a sequence
+    #[arg(long, default_value_t = 256, value_name = "TOKENS", value_parser = at_least_one())]
+    pub length: usize,
+}
+
+impl DataArgs {
+    /// Reads all files.
+    pub fn read(&self, model: &Checkpoint) -> anyhow::Result<Vec<Source>> {
+        let tokenizer = Tokenizer::of(model)?;
+        let template = ChatTemplate::of(model)?;
+        let read = |spec: &SourceSpec| Source::read(spec.clone(), &tokenizer, template.as_ref(), self.length);
+        Ok(self.data.iter().map(read).collect::<Result<_, _>>()?)
+    }
+}
+
+/// How steps are made.
+#[derive(Args)]
+pub struct StepArgs {
+    /// Steps to make
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = at_least_one())]
+    steps: usize,
+    /// Sequences a step
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = at_least_one())]
+    pub batch: usize,
+    /// The highest learning rate
+    #[arg(long, default_value_t = 3e-4, value_name = "RATE")]
+    learning_rate: f32,
+    /// Steps in which the learning rate rises [default: a twentieth]
+    #[arg(long, value_name = "N")]
+    warmup: Option<u64>,
+    /// The share of the learning rate that is left at the end
+    #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
+    floor: f32,
+    /// Shrinks matrices by this share of the learning rate each step
+    #[arg(long, default_value_t = 0.01, value_name = "SHARE")]
+    weight_decay: f32,
+    /// The largest norm of a step's gradients
+    #[arg(long, default_value_t = 1.0, value_name = "NORM")]
+    clip: f32,
+    /// Chooses the order of the data
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+    /// The format of the matrices written: F32, F16, BF16
+    #[arg(long, default_value = "F16", value_name = "FORMAT")]
+    format: String,
+}
+
+/// How often a run is saved.
+const SAVE_EVERY: Duration = Duration::from_secs(300);
+
+impl StepArgs {
+    fn settings(&self, state: PathBuf) -> anyhow::Result<Settings> {
+        for (name, value) in [("--learning-rate", self.learning_rate), ("--clip", self.clip)] {
+            ensure!(value > 0.0 && value.is_finite(), "{name} {value}: expected a number above 0");
+        }
+        for (name, value) in [("--floor", self.floor), ("--weight-decay", self.weight_decay)] {
+            ensure!((0.0..=1.0).contains(&value), "{name} {value}: expected a share within 0 and 1");
+        }
+        let steps = self.steps as u64;
+        Ok(Settings {
+            schedule: Schedule {
+                peak: self.learning_rate,
+                floor: self.floor,
+                warmup: self.warmup.unwrap_or(steps / 20).min(steps),
+                steps,
+                decay: Decay::Cosine,
+            },
+            method: AdamW { betas: (0.9, 0.95), weight_decay: self.weight_decay, ..AdamW::default() }.into(),
+            clip: Some(self.clip),
+            save: Some((state, SAVE_EVERY)),
+        })
+    }
+
+    fn format(&self) -> anyhow::Result<&'static Format> {
+        let format = ["F32", "F16", "BF16"].into_iter().find(|name| name.eq_ignore_ascii_case(&self.format));
+        let format = format.with_context(|| format!("--format {}: training writes F32, F16 or BF16", self.format))?;
+        Ok(Format::by_name(format).expect("these are formats"))
+    }
+}
+
+/// What came of a run.
+#[derive(Serialize)]
+pub struct Trained {
+    output: PathBuf,
+    file_bytes: u64,
+    steps: u64,
+    /// Tokens gone through in this run (a resumed run's earlier ones are not counted).
+    tokens: u64,
+    seconds: f64,
+    losses: Vec<f32>,
+}
+
+/// Trains `student` on `task` and writes `output`. The state of the run lies beside it until it is done: the same command
+/// goes on from there.
+pub fn train(
+    student: &Checkpoint,
+    task: &mut dyn Task,
+    args: &StepArgs,
+    step: Step,
+    output: &Path,
+    global: &Global,
+) -> anyhow::Result<Trained> {
+    let format = args.format()?;
+    student.refuse_overwriting(output)?;
+    ensure!(!output.is_dir(), "{}: the output is a directory; give a file's name", output.display());
+    let mut name = output.as_os_str().to_owned();
+    name.push(".training");
+    let state = PathBuf::from(name);
+    let mut parameters = Parameters::of(student)?;
+    // Factors of the rotary frequencies are part of the architecture and have no gradient.
+    parameters.freeze(|path| path == "rope_freqs.weight");
+    let settings = args.settings(state.clone())?;
+    let mut trainer = Trainer::new(settings, task, &mut parameters)?;
+    if trainer.steps() > 0 && !global.quiet {
+        eprintln!("note: going on from step {}, saved in {}", trainer.steps(), state.display());
+    }
+    let bar = progress::bar(global, "train", args.steps as u64, "steps");
+    bar.set_position(trainer.steps());
+    let (start, mut tokens, mut mean) = (Instant::now(), 0, None);
+    trainer.run(task, &mut parameters, &mut |steps, pass| {
+        tokens += pass.items as u64;
+        let smooth = mean.map_or(pass.loss, |m: f64| 0.95 * m + 0.05 * pass.loss);
+        mean = Some(smooth);
+        bar.set_position(steps);
+        bar.set_message(format!("loss {smooth:.4}"));
+        !interrupt::requested()
+    })?;
+    bar.finish_and_clear();
+    if trainer.steps() < args.steps as u64 {
+        anyhow::bail!("interrupted at step {}; the same command goes on from {}", trainer.steps(), state.display());
+    }
+    let step = step.setting("steps", args.steps).setting("batch", args.batch).setting("learning rate", args.learning_rate);
+    students::write(student, &parameters, format, step, output)?;
+    std::fs::remove_file(&state).ok();
+    Ok(Trained {
+        output: output.to_owned(),
+        file_bytes: Checkpoint::open(output)?.file_bytes()?,
+        steps: trainer.steps(),
+        tokens,
+        seconds: start.elapsed().as_secs_f64(),
+        losses: trainer.losses().to_vec(),
+    })
+}
+
+/// Says what came of a run.
+pub fn report(trained: &Trained, global: &Global) -> anyhow::Result<()> {
+    if global.json {
+        return output::json(trained);
+    }
+    let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
+    let part = (trained.losses.len() / 20).max(1);
+    output::line(format_args!(
+        "{}: {}, {} steps in {:.0} s ({:.0} tokens/s), loss {:.4} → {:.4}",
+        trained.output.display(),
+        output::bytes(trained.file_bytes),
+        trained.steps,
+        trained.seconds,
+        trained.tokens as f64 / trained.seconds.max(1e-9),
+        mean(&trained.losses[..part]),
+        mean(&trained.losses[trained.losses.len() - part..]),
+    ))
+}
