@@ -1,6 +1,8 @@
 //! The command line.
 
-use crate::commands::{bench, compare, completions, convert, eval, inspect, quantize, run, shrink};
+use crate::commands::{
+    bench, compare, completions, convert, distill, eval, inspect, quantize, run, shrink, teach, train,
+};
 use anyhow::Context;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
@@ -62,6 +64,12 @@ pub enum Command {
     Bench(bench::BenchArgs),
     /// Try levels, measure each, and keep the best that fits a size
     Shrink(shrink::ShrinkArgs),
+    /// Train a model on text
+    Train(train::TrainArgs),
+    /// Capture what a teacher says of texts, once for all students
+    Teach(teach::TeachArgs),
+    /// Have a small student learn from a large teacher
+    Distill(distill::DistillArgs),
     /// Print a shell's completion script
     Completions(completions::CompletionsArgs),
 }

@@ -6,6 +6,7 @@ mod evaluation;
 mod interrupt;
 mod output;
 mod progress;
+mod training;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::say(format_args!("error: {}", output::paragraph(&error)));
-            ExitCode::from(FAILURE)
+            ExitCode::from(if error.is::<interrupt::Interrupted>() { interrupt::INTERRUPTED } else { FAILURE })
         }
     }
 }
@@ -39,6 +40,9 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Run(args) => commands::run::run(args, global),
         Command::Bench(args) => commands::bench::run(args, global),
         Command::Shrink(args) => commands::shrink::run(args, global),
+        Command::Train(args) => commands::train::run(args, global),
+        Command::Teach(args) => commands::teach::run(args, global),
+        Command::Distill(args) => commands::distill::run(args, global),
         Command::Completions(args) => commands::completions::run(args),
     }
 }

@@ -11,7 +11,7 @@ pub fn bar(global: &Global, label: &str, total: u64, unit: &str) -> ProgressBar 
     let unit = unit.to_owned();
     let target = if global.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let bar = ProgressBar::with_draw_target(Some(total), target);
-    let style = ProgressStyle::with_template("{prefix:<22} {bar:28} {percent:>3}%  {rate:>16}  {eta:>5} left")
+    let style = ProgressStyle::with_template("{prefix:<22} {bar:28} {percent:>3}%  {rate:>16}  {eta:>5} left  {msg}")
         .expect("the template is sound")
         .with_key("rate", move |state: &ProgressState, out: &mut dyn Write| {
             let _ = write!(out, "{}{unit}/s", short(state.per_sec()));

@@ -137,7 +137,7 @@ pub fn train(
     let settings = args.settings(state.clone())?;
     let mut trainer = Trainer::new(settings, task, &mut parameters)?;
     if trainer.steps() > 0 && !global.quiet {
-        eprintln!("note: going on from step {}, saved in {}", trainer.steps(), state.display());
+        output::say(format_args!("note: going on from step {}, saved in {}", trainer.steps(), state.display()));
     }
     let bar = progress::bar(global, "train", args.steps as u64, "steps");
     bar.set_position(trainer.steps());
@@ -152,9 +152,11 @@ pub fn train(
     })?;
     bar.finish_and_clear();
     if trainer.steps() < args.steps as u64 {
-        anyhow::bail!("interrupted at step {}; the same command goes on from {}", trainer.steps(), state.display());
+        let at = format!("at step {}, saved in {}", trainer.steps(), state.display());
+        return Err(interrupt::Interrupted { at }.into());
     }
-    let step = step.setting("steps", args.steps).setting("batch", args.batch).setting("learning rate", args.learning_rate);
+    let step =
+        step.setting("steps", args.steps).setting("batch", args.batch).setting("learning rate", args.learning_rate);
     students::write(student, &parameters, format, step, output)?;
     std::fs::remove_file(&state).ok();
     Ok(Trained {

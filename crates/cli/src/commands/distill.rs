@@ -2,6 +2,7 @@
 
 use crate::args::Global;
 use crate::commands::teach::WordArgs;
+use crate::output;
 use crate::training::{self, DataArgs, StepArgs};
 use anyhow::ensure;
 use bantam_checkpoint::Checkpoint;
@@ -66,7 +67,7 @@ pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
     same_tokens(&teacher, &student)?;
     let (teacher_model, model) = (Model::load(&teacher)?, Model::load(&student)?);
     if student.parameters() > teacher.parameters() && !global.quiet {
-        eprintln!("note: the student is larger than its teacher");
+        output::say(format_args!("note: the student is larger than its teacher"));
     }
     let sources = args.data.read(&teacher)?;
     let word = args.word.teacher(&teacher_model, &args.teacher, args.data.length)?;

@@ -87,7 +87,8 @@ pub fn run(args: &TeachArgs, global: &Global) -> anyhow::Result<()> {
         }
         bar.inc(sequence.tokens.len() as u64);
         if interrupt::requested() {
-            bail!("interrupted; the same command goes on from {}", args.output.display());
+            let at = format!("after {} sequences, kept in {}", cache.len(), args.output.display());
+            return Err(interrupt::Interrupted { at }.into());
         }
     }
     bar.finish_and_clear();
