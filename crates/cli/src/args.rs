@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::commands::{
-    bench, compare, completions, convert, distill, eval, inspect, quantize, run, shrink, teach, train,
+    bench, compare, completions, convert, distill, eval, experiment, inspect, quantize, run, shrink, teach, train,
 };
 use anyhow::Context;
 use clap::builder::RangedU64ValueParser;
@@ -70,6 +70,8 @@ pub enum Command {
     Teach(teach::TeachArgs),
     /// Have a small student learn from a large teacher
     Distill(distill::DistillArgs),
+    /// Train networks on images as an experiment file has them
+    Experiment(experiment::ExperimentArgs),
     /// Print a shell's completion script
     Completions(completions::CompletionsArgs),
 }

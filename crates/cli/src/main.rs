@@ -43,6 +43,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Train(args) => commands::train::run(args, global),
         Command::Teach(args) => commands::teach::run(args, global),
         Command::Distill(args) => commands::distill::run(args, global),
+        Command::Experiment(args) => commands::experiment::run(args, global),
         Command::Completions(args) => commands::completions::run(args),
     }
 }

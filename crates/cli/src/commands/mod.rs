@@ -6,6 +6,7 @@ pub mod completions;
 pub mod convert;
 pub mod distill;
 pub mod eval;
+pub mod experiment;
 pub mod inspect;
 pub mod quantize;
 pub mod run;

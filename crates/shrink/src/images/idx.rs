@@ -46,6 +46,11 @@ impl Images {
         self.labels.is_empty()
     }
 
+    /// Classes: the largest label and those below it.
+    pub fn classes(&self) -> usize {
+        self.labels.iter().max().map_or(0, |&label| usize::from(label) + 1)
+    }
+
     /// Values of an image.
     pub fn size(&self) -> usize {
         self.height * self.width

@@ -1,9 +1,12 @@
 //! Images with labels, and networks that learn from them: the ground on which distillation was first shown.
 //!
-//! Where to start: [`Images::read`] for the data, [`ImageTask`] for learning from labels or from a teacher.
+//! Where to start: [`Images::read`] for the data, [`ImageTask`] for learning from labels or from a teacher,
+//! [`Experiment`] for several networks that learn from each other.
 
+mod experiment;
 mod idx;
 mod task;
 
+pub use experiment::{BiasCorrection, Experiment, Network, Outcome};
 pub use idx::Images;
 pub use task::{ImageTask, Teacher, errors, initial, logits};

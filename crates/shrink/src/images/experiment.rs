@@ -1,0 +1,306 @@
+//! Experiments on images as data: networks that learn from labels or from each other, several seeds of each.
+
+use super::{ImageTask, Images, Teacher, errors, initial, logits};
+use crate::Error;
+use crate::train::{Decay, Schedule, Settings, Trainer};
+use bantam_checkpoint::Checkpoint;
+use bantam_nn::models::mlp::Mlp;
+use bantam_nn::train::{AdamW, Parameters};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// An experiment: data, and networks in the order in which they are trained.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Experiment {
+    /// What it is.
+    pub title: String,
+    /// Each network is trained once with each seed.
+    pub seeds: Vec<u64>,
+    /// The networks.
+    pub network: Vec<Network>,
+}
+
+/// How one network is trained.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// Its name; others may name it as their teacher.
+    pub name: String,
+    /// Widths of its hidden layers.
+    pub hidden: Vec<usize>,
+    /// How often it sees every image.
+    pub epochs: u64,
+    /// Images a step.
+    #[serde(default = "default_batch")]
+    pub batch: usize,
+    /// The highest learning rate of AdamW; it falls along a cosine to 0.
+    #[serde(default = "default_learning_rate")]
+    pub learning_rate: f32,
+    /// Shrinks matrices by this share of the learning rate each step.
+    #[serde(default)]
+    pub weight_decay: f32,
+    /// Pixels by which images are moved at random, each way.
+    #[serde(default)]
+    pub jitter: usize,
+    /// Shares of inputs and of hidden values that are dropped.
+    #[serde(default)]
+    pub dropout: (f32, f32),
+    /// The network that it learns from; the labels if there is none.
+    pub teacher: Option<String>,
+    /// T of the soft labels.
+    #[serde(default = "default_temperature")]
+    pub temperature: f32,
+    /// The weight of the soft labels; the rest is that of the hard ones.
+    #[serde(default = "default_soft")]
+    pub soft: f32,
+    /// It sees images of these classes only.
+    pub only: Option<Vec<u8>>,
+    /// It sees no image of these classes.
+    #[serde(default)]
+    pub without: Vec<u8>,
+    /// What the paper has: errors of the test set.
+    pub paper: Option<f64>,
+}
+
+fn default_batch() -> usize {
+    128
+}
+
+fn default_learning_rate() -> f32 {
+    1e-3
+}
+
+fn default_temperature() -> f32 {
+    1.0
+}
+
+fn default_soft() -> f32 {
+    1.0
+}
+
+/// What came of one network with one seed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The network's name.
+    pub network: String,
+    /// The seed.
+    pub seed: u64,
+    /// Numbers trained.
+    pub parameters: usize,
+    /// Errors of the test set.
+    pub errors: usize,
+    /// By class.
+    pub errors_by_class: Vec<usize>,
+    /// Where a class was never seen (or all but some): the change of its bias that makes the fewest errors, and those.
+    pub bias: Option<BiasCorrection>,
+    /// Time of training.
+    pub seconds: f64,
+}
+
+/// Biases moved after training.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BiasCorrection {
+    /// The classes whose biases move together.
+    pub classes: Vec<u8>,
+    /// By how much.
+    pub change: f32,
+    /// Errors of the test set then.
+    pub errors: usize,
+    /// By class.
+    pub errors_by_class: Vec<usize>,
+}
+
+impl Experiment {
+    /// Reads an experiment from TOML, and checks what it names.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or says something that makes no sense; with the line where TOML knows it.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let error = |problem: String| Error::Data { path: path.to_owned(), problem };
+        let text = std::fs::read_to_string(path).map_err(|e| error(e.to_string()))?;
+        let experiment: Self = toml::from_str(&text).map_err(|e| error(e.to_string()))?;
+        experiment.check().map_err(error)?;
+        Ok(experiment)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.seeds.is_empty() || self.network.is_empty() {
+            return Err("an experiment needs seeds and networks".to_owned());
+        }
+        for (i, network) in self.network.iter().enumerate() {
+            let at = |what: String| Err(format!("network `{}`: {what}", network.name));
+            let before = |name: &String| self.network[..i].iter().any(|n| n.name == *name);
+            if before(&network.name) {
+                return at("there is another of that name".to_owned());
+            }
+            if let Some(teacher) = network.teacher.as_ref().filter(|t| !before(t)) {
+                return at(format!("its teacher `{teacher}` must come before it"));
+            }
+            if network.hidden.contains(&0) || network.epochs == 0 || network.batch == 0 {
+                return at("widths, epochs and batch are at least 1".to_owned());
+            }
+            let shares = [network.dropout.0, network.dropout.1];
+            if shares.iter().any(|s| !(0.0..1.0).contains(s)) || !(0.0..=1.0).contains(&network.soft) {
+                return at("dropout lies within 0 and below 1, soft within 0 and 1".to_owned());
+            }
+            if !(network.temperature > 0.0 && network.learning_rate > 0.0) {
+                return at("temperature and learning rate are above 0".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Trains all networks with one seed. `folder` takes their weights. Calls `progress` with the network's name, the steps
+    /// done and their number.
+    ///
+    /// # Errors
+    /// If a run diverges or a file cannot be written.
+    pub fn run(
+        &self,
+        seed: u64,
+        (images, test): (&Images, &Images),
+        folder: &Path,
+        progress: &mut dyn FnMut(&str, u64, u64),
+    ) -> Result<Vec<Outcome>, Error> {
+        let mut trained: Vec<(Mlp, Parameters)> = Vec::new();
+        let mut outcomes = Vec::new();
+        for (i, network) in self.network.iter().enumerate() {
+            let start = std::time::Instant::now();
+            let teacher = network.teacher.as_ref().and_then(|t| self.network.iter().position(|n| n.name == *t));
+            let seen = network.seen(images);
+            let teacher = teacher.map(|at| {
+                let (teacher, parameters) = &mut trained[at];
+                let logits = logits(teacher, parameters, &seen);
+                Teacher { logits, temperature: network.temperature, soft: network.soft }
+            });
+            let path = folder.join(format!("network-{i}-seed-{seed}.gguf"));
+            let (model, mut parameters) = network.train(seed, &seen, images.classes(), teacher, &path, progress)?;
+            let said = logits(&model, &mut parameters, test);
+            let errors_by_class = errors(&said, &test.labels);
+            outcomes.push(Outcome {
+                network: network.name.clone(),
+                seed,
+                parameters: parameters.trained(),
+                errors: errors_by_class.iter().sum(),
+                errors_by_class,
+                bias: network.unequal(images.classes()).map(|classes| correct_bias(said, &test.labels, classes)),
+                seconds: start.elapsed().as_secs_f64(),
+            });
+            trained.push((model, parameters));
+        }
+        Ok(outcomes)
+    }
+}
+
+impl Network {
+    fn seen(&self, images: &Images) -> Images {
+        images
+            .only(|label| self.only.as_ref().is_none_or(|only| only.contains(&label)) && !self.without.contains(&label))
+    }
+
+    /// The classes whose biases are wrong because the others were not seen as often as they come.
+    fn unequal(&self, classes: usize) -> Option<Vec<u8>> {
+        match &self.only {
+            Some(only) => Some(only.clone()),
+            None if self.without.is_empty() => None,
+            None => Some(self.without.iter().copied().filter(|&c| usize::from(c) < classes).collect()),
+        }
+    }
+
+    fn train(
+        &self,
+        seed: u64,
+        seen: &Images,
+        classes: usize,
+        teacher: Option<Teacher>,
+        path: &Path,
+        progress: &mut dyn FnMut(&str, u64, u64),
+    ) -> Result<(Mlp, Parameters), Error> {
+        let widths: Vec<usize> =
+            [seen.size()].into_iter().chain(self.hidden.iter().copied()).chain([classes]).collect();
+        initial(path, &widths, seed)?;
+        let checkpoint = Checkpoint::open(path)?;
+        let (model, mut parameters) = (Mlp::load(&checkpoint)?, Parameters::of(&checkpoint)?);
+        let mut task = ImageTask::new(&model, seen, self.batch.min(seen.len()), seed);
+        (task.jitter, task.dropout, task.teacher) = (self.jitter, self.dropout, teacher);
+        let steps = self.epochs * task.steps_per_epoch();
+        let settings = Settings {
+            schedule: Schedule {
+                peak: self.learning_rate,
+                floor: 0.0,
+                warmup: (steps / 50).min(500),
+                steps,
+                decay: Decay::Cosine,
+            },
+            method: AdamW { weight_decay: self.weight_decay, ..AdamW::default() }.into(),
+            clip: None,
+            save: None,
+        };
+        let mut trainer = Trainer::new(settings, &task, &mut parameters)?;
+        trainer.run(&mut task, &mut parameters, &mut |done, _| {
+            progress(&self.name, done, steps);
+            true
+        })?;
+        drop(task);
+        Ok((model, parameters))
+    }
+}
+
+/// The one change of these classes' biases that makes the fewest errors on the test set, as the paper has it.
+fn correct_bias(said: Vec<f32>, labels: &[u8], classes: Vec<u8>) -> BiasCorrection {
+    let per = said.len() / labels.len();
+    let moved = |change: f32| {
+        let mut said = said.clone();
+        for row in said.chunks_exact_mut(per) {
+            classes.iter().for_each(|&c| row[usize::from(c)] += change);
+        }
+        errors(&said, labels)
+    };
+    let best = (-200..=200)
+        .map(|i| i as f32 * 0.1)
+        .map(|change| (change, moved(change)))
+        .min_by_key(|(change, errors)| (errors.iter().sum::<usize>(), (change.abs() * 10.0) as usize));
+    let (change, errors_by_class) = best.expect("there are changes to try");
+    BiasCorrection { classes, change, errors: errors_by_class.iter().sum(), errors_by_class }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Experiment, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("experiment.toml");
+        std::fs::write(&path, text).unwrap();
+        Experiment::read(&path).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn experiments_are_read_and_nonsense_is_named() {
+        let network =
+            |more: &str| format!("title = 't'\nseeds = [1]\n[[network]]\nname = 'a'\nhidden = [3]\nepochs = 1\n{more}");
+        let experiment = read(&network("dropout = [0.2, 0.5]")).unwrap();
+        assert_eq!((experiment.network[0].dropout, experiment.network[0].batch), ((0.2, 0.5), 128));
+        for (wrong, why) in [
+            ("teacher = 'b'", "must come before"),
+            ("dropout = [0.2, 1.0]", "dropout"),
+            ("temperature = 0.0", "temperature"),
+            ("colour = 'red'", "colour"),
+            ("[[network]]\nname = 'a'\nhidden = [3]\nepochs = 1", "another of that name"),
+        ] {
+            let error = read(&network(wrong)).unwrap_err();
+            assert!(error.contains(why) && error.contains("experiment.toml"), "{error}");
+        }
+        assert!(read("title = 't'\nseeds = []\nnetwork = []").unwrap_err().contains("needs seeds"));
+    }
+
+    #[test]
+    fn a_bias_that_was_never_raised_is_found() {
+        // Class 1 is always two below what it should be.
+        let labels: Vec<u8> = (0..40).map(|i| i % 2).collect();
+        let said = labels.iter().flat_map(|&l| if l == 0 { [1.0, -2.0] } else { [0.0, -1.0] }).collect();
+        let found = correct_bias(said, &labels, vec![1]);
+        assert!(found.errors == 0 && found.change >= 1.0 && found.change < 3.0, "{found:?}");
+    }
+}
