@@ -44,7 +44,7 @@ def bantam(args, model):
         both = bench(args.prompt, args.decode)
         return both["prefill"], both["decode"]
     # A context cannot be quite empty: the first token is generated after one.
-    return bench(args.prompt, 0)["prefill"], bench(max(args.depth, 1), args.decode)["decode"]
+    return bench(args.prompt, 1)["prefill"], bench(max(args.depth, 1), args.decode)["decode"]
 
 
 def llama(args, model):
