@@ -34,9 +34,10 @@ def timed(*command):
 
 
 def kl_of(tools, model, base_logits, args):
+    """The mean KL divergence, its standard error, and how often the likeliest token is the same (percent)."""
     out = run(tools / "llama-perplexity", "-m", model, "--kl-divergence", "--kl-divergence-base", base_logits, "-t", args.threads)
-    number = lambda label: float(re.search(label + r"\s*:\s*(-?[\d.]+)", out).group(1))
-    return number(r"Mean\s+KLD"), number(r"Same top p")
+    number = lambda label: float(re.search(label + r"\s*:?\s*(-?[\d.]+)", out).group(1))
+    return number(r"Mean\s+KLD"), number(r"Mean\s+KLD:\s*-?[\d.]+\s*±"), number(r"Same top p")
 
 
 def main():
@@ -67,12 +68,12 @@ def main():
         theirs, ours = args.work / f"llama-{level}.gguf", args.work / f"bantam-{level}.gguf"
         their_seconds = timed(tools / "llama-quantize", base, theirs, level, args.threads)
         our_seconds = timed(args.bantam, "quantize", base, "--to", level, "-o", ours, "--threads", args.threads, "--quiet")
-        their_kl, their_top = kl_of(tools, theirs, logits, args)
-        our_kl, our_top = kl_of(tools, ours, logits, args)
+        their_kl, their_error, their_top = kl_of(tools, theirs, logits, args)
+        our_kl, our_error, our_top = kl_of(tools, ours, logits, args)
         seen = json.loads(run(args.bantam, "eval", ours, "--base", base, "--text", args.text, "--chunks", args.chunks,
                               "--tasks", "none", "--json", "--quiet", "--threads", args.threads))
         own = seen["evaluations"][0]["overall"]["kl_divergence"]["mean"]
-        print(f"| {level} | {theirs.stat().st_size} | {ours.stat().st_size} | {their_kl:.5f} | {our_kl:.5f} "
+        print(f"| {level} | {theirs.stat().st_size} | {ours.stat().st_size} | {their_kl:.5f} ± {their_error:.5f} | {our_kl:.5f} ± {our_error:.5f} "
               f"| {our_kl / their_kl if their_kl else float('nan'):.3f} | {own:.5f} | {their_top:.1f} / {our_top:.1f} "
               f"| {their_seconds:.1f} / {our_seconds:.1f} |", flush=True)
         theirs.unlink()
