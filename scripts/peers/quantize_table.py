@@ -36,8 +36,8 @@ def timed(*command):
 def kl_of(tools, model, base_logits, args):
     """The mean KL divergence, its standard error, and how often the likeliest token is the same (percent)."""
     out = run(tools / "llama-perplexity", "-m", model, "--kl-divergence", "--kl-divergence-base", base_logits, "-t", args.threads)
-    number = lambda label: float(re.search(label + r"\s*:?\s*(-?[\d.]+)", out).group(1))
-    return number(r"Mean\s+KLD"), number(r"Mean\s+KLD:\s*-?[\d.]+\s*±"), number(r"Same top p")
+    number = lambda label: float(re.search(label + r"\s*(-?[\d.]+)", out).group(1))
+    return number(r"Mean\s+KLD:"), number(r"Mean\s+KLD:\s*-?[\d.]+\s*±"), number(r"Same top p:")
 
 
 def main():
