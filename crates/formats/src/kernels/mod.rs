@@ -81,8 +81,12 @@ impl Scratch {
 /// From so many columns on, unpacking a panel pays.
 const TILE_COLUMNS: usize = 5;
 
-/// Bytes of weights that a thread takes at a time when decoding: a few microseconds of work.
+/// The least bytes of weights that a thread takes at a time when decoding: a few microseconds of work.
 const TASK_BYTES: usize = 32 * 1024;
+
+/// Larger matrices are taken in this many parts a thread: memory is read faster in long stretches, and the last parts must
+/// still be small enough that no thread waits long for another.
+const TASKS_PER_THREAD: usize = 4;
 
 /// Computes `y[i, r] = sum_c x[i, c] * w[r, c]`: `x` is `n` rows of `w.cols`, `y` is `n` rows of `w.rows`.
 ///
@@ -178,7 +182,8 @@ fn by_tiles(w: &Matrix<'_>, x: &[f32], y: &mut [f32], scratch: &mut Scratch) {
 impl<'a> Matrix<'a> {
     /// Rows that a thread takes at a time when decoding.
     fn rows_per_task(&self) -> usize {
-        (TASK_BYTES * self.rows / self.data.len().max(1)).max(1)
+        let bytes = (self.data.len() / (TASKS_PER_THREAD * rayon::current_num_threads())).max(TASK_BYTES);
+        (bytes * self.rows / self.data.len().max(1)).max(1)
     }
 
     /// Up to `count` rows from `first` with the activations in `scratch`.
