@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """bantam against llama-quantize, level by level, judged by llama.cpp's own tool.
 
-    scripts/peers/quantize_table.py MODEL.gguf TEXT [--levels Q8_0,Q4_K_M] [--chunks 16] [--threads 2] [--work DIR]
+    scripts/peers/quantize_table.py MODEL.gguf [--text FILE] [--levels Q8_0,Q4_K_M] [--chunks 12] [--threads 2] [--work DIR]
 
-For each level: both quantize the same F16 file; unmodified llama-perplexity measures the KL divergence of both files
+The text is by default the beginnings of all texts of the standard suite, the categories in turn. For each level: both quantize the same F16 file; unmodified llama-perplexity measures the KL divergence of both files
 from the F16 base on the same chunks of 512 tokens; `bantam eval` measures bantam's file on the same text. Prints a
 Markdown table with file bytes, KL divergences, and the ratio of the seconds that quantizing took.
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -33,6 +34,15 @@ def timed(*command):
     return time.monotonic() - start
 
 
+def suite_text(path, excerpt=1700):
+    """The first `excerpt` bytes (whole lines) of each text of the standard suite, the categories in turn."""
+    data = pathlib.Path(__file__).parents[2] / "crates/measure/data/text"
+    categories = [sorted(folder.glob("*.txt")) for folder in sorted(data.iterdir())]
+    texts = [text for turn in itertools.zip_longest(*categories) for text in turn if text]
+    path.write_bytes(b"".join(text.read_bytes()[:excerpt].rsplit(b"\n", 1)[0] + b"\n\n" for text in texts))
+    return path
+
+
 def kl_of(tools, model, base_logits, args):
     """The mean KL divergence, its standard error, and how often the likeliest token is the same (percent)."""
     out = run(tools / "llama-perplexity", "-m", model, "--kl-divergence", "--kl-divergence-base", base_logits, "-t", args.threads)
@@ -43,9 +53,9 @@ def kl_of(tools, model, base_logits, args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=pathlib.Path)
-    parser.add_argument("text", type=pathlib.Path)
+    parser.add_argument("--text", type=pathlib.Path)
     parser.add_argument("--levels", default=LEVELS)
-    parser.add_argument("--chunks", type=int, default=16)
+    parser.add_argument("--chunks", type=int, default=12)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("peer-work"))
     parser.add_argument("--bantam", type=pathlib.Path, default=pathlib.Path("target/release/bantam"))
@@ -54,6 +64,7 @@ def main():
     here = pathlib.Path(__file__).parent
     tools = args.llama or pathlib.Path(run(here / "build_llama_cpp.sh").strip().splitlines()[-1])
     args.work.mkdir(parents=True, exist_ok=True)
+    args.text = args.text or suite_text(args.work / "suite.txt")
 
     base = args.work / f"{args.model.stem}-F16.gguf"
     run(tools / "llama-quantize", "--allow-requantize", args.model, base, "F16", args.threads)
