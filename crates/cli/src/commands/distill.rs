@@ -39,7 +39,7 @@ pub struct DistillArgs {
     /// Keep what the teacher says in this file, or read it from there
     #[arg(long, value_name = "FILE")]
     cache: Option<PathBuf>,
-    /// What to bring down: forward, reverse, skewed[:α], skewed-reverse[:α], jensen-shannon[:β]
+    /// What to bring down: forward, reverse, skewed, skewed-reverse or jensen-shannon (a share may follow, as in skewed:0.1)
     #[arg(long, default_value = "forward", value_name = "NAME")]
     divergence: Divergence,
     /// The weight of the teacher's word; the rest is that of the text itself

@@ -188,7 +188,11 @@ pub fn cost(report: &Report) -> Grid {
 /// Accuracy on each multiple-choice task; none where no task was run.
 pub fn choices(report: &Report) -> Option<Grid> {
     let tasks = &report.evaluations.iter().find(|e| !e.choices.is_empty())?.choices;
-    let mut heads = vec![head("all", "Accuracy over all questions")];
+    let mut heads = vec![
+        head("all", "Accuracy over all questions"),
+        head("lost", "Questions that only the base answers right"),
+        head("gained", "Questions that only the candidate answers right"),
+    ];
     heads.extend(tasks.iter().map(|task| {
         let chance = number::percent(task.chance);
         head(
@@ -196,24 +200,22 @@ pub fn choices(report: &Report) -> Option<Grid> {
             format!("{}: {} questions, guessing gives {chance}", task.category.name(), task.questions),
         )
     }));
-    heads.push(head("lost", "Questions that only the base answers right"));
-    heads.push(head("gained", "Questions that only the candidate answers right"));
-    let accuracies = |choices: &[Choice], of: fn(&Choice) -> Estimate| {
+    // Accuracy over all, `flips`, accuracy on each task.
+    let cells = |choices: &[Choice], of: fn(&Choice) -> Estimate, flips: [Cell; 2]| {
         let each = tasks.iter().map(|task| choices.iter().find(|c| c.task == task.task));
         let each = each.map(|choice| choice.map_or_else(Cell::absent, |choice| Cell::percent(of(choice))));
         let all = pooled(choices, of).map_or_else(Cell::absent, Cell::percent);
-        std::iter::once(all).chain(each).collect::<Vec<_>>()
+        std::iter::once(all).chain(flips).chain(each).collect()
     };
-    let mut base = accuracies(tasks, |choice| choice.base_accuracy);
-    base.extend([Cell::absent(), Cell::absent()]);
+    let base = cells(tasks, |choice| choice.base_accuracy, [Cell::absent(), Cell::absent()]);
     let base = Row { label: report.base.label.clone(), role: Role::Base, cells: base };
     let row = |(evaluation, role): (&Evaluation, Role)| {
         let sum = |of: fn(&Choice) -> usize| {
             let sum: usize = evaluation.choices.iter().map(of).sum();
             if evaluation.choices.is_empty() { Cell::absent() } else { Cell::new(sum.to_string(), sum as f64) }
         };
-        let mut cells = accuracies(&evaluation.choices, |choice| choice.accuracy);
-        cells.extend([sum(|choice| choice.lost), sum(|choice| choice.gained)]);
+        let flips = [sum(|choice| choice.lost), sum(|choice| choice.gained)];
+        let cells = cells(&evaluation.choices, |choice| choice.accuracy, flips);
         Row { label: evaluation.candidate.label.clone(), role, cells }
     };
     let rows = std::iter::once(base).chain(candidates(report).map(row)).collect();
