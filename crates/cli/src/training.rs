@@ -66,13 +66,13 @@ pub struct StepArgs {
     /// Chooses the order of the data
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub seed: u64,
+    /// Seconds from one saving of the run to the next
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    save_every: u64,
     /// The format of the matrices written: F32, F16, BF16
     #[arg(long, default_value = "F16", value_name = "FORMAT")]
     format: String,
 }
-
-/// How often a run is saved.
-const SAVE_EVERY: Duration = Duration::from_secs(300);
 
 impl StepArgs {
     fn settings(&self, state: PathBuf) -> anyhow::Result<Settings> {
@@ -93,7 +93,7 @@ impl StepArgs {
             },
             method: AdamW { betas: (0.9, 0.95), weight_decay: self.weight_decay, ..AdamW::default() }.into(),
             clip: Some(self.clip),
-            save: Some((state, SAVE_EVERY)),
+            save: Some((state, Duration::from_secs(self.save_every))),
         })
     }
 

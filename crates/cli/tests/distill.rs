@@ -1,0 +1,104 @@
+//! Teaching, distilling and training on tiny models: what comes out, what is refused, and runs that are killed.
+#![cfg(unix)]
+
+mod common;
+
+use bantam_checkpoint::{Checkpoint, provenance};
+use common::{Folder, Model, stderr};
+use std::process::Command;
+use std::time::Duration;
+
+const DATA: &str = "--data text.txt --length 32 --top 16";
+const STEPS: &str = "--steps 40 --batch 2 --learning-rate 0.003 --threads 1";
+
+fn folder() -> Folder {
+    let folder = Folder::new();
+    Model { layers: 3, ..Model::default() }.write(&folder.path("teacher.gguf"));
+    folder.write("text.txt", "The cat sat on the mat, and then the dog came. ".repeat(40));
+    folder
+}
+
+#[test]
+fn a_student_of_some_layers_comes_nearer_to_its_teacher() {
+    let folder = folder();
+    let taught = folder.json(&format!("teach teacher.gguf -o cache {DATA}"));
+    assert!(taught["sequences"].as_u64().unwrap() > 40);
+    let again = folder.json(&format!("teach teacher.gguf -o cache {DATA}"));
+    assert_eq!(again["tokens"], 0, "nothing is captured twice");
+    let distill = format!("distill --teacher teacher.gguf --layers 0,2 {DATA} {STEPS}");
+    let result = folder.json(&format!("{distill} --cache cache -o student.gguf"));
+    let losses: Vec<f64> = result["losses"].as_array().unwrap().iter().map(|l| l.as_f64().unwrap()).collect();
+    assert_eq!(losses.len(), 40);
+    let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+    assert!(mean(&losses[35..]) < 0.6 * mean(&losses[..5]), "{losses:?}");
+    assert!(!folder.path("student.gguf.training").exists());
+
+    let student = Checkpoint::open(folder.path("student.gguf")).unwrap();
+    assert_eq!(student.metadata().uint("llama.block_count"), Some(2));
+    let made: Vec<String> = provenance::of(student.metadata()).into_iter().map(|step| step.step).collect();
+    assert_eq!(made, ["take layers", "distill"]);
+    folder.succeeds("run student.gguf --raw -p The -n 4");
+
+    let trained = folder.json(&format!("train student.gguf --data text.txt --length 32 {STEPS} -o trained.gguf"));
+    assert_eq!(trained["steps"], 40);
+}
+
+#[test]
+fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
+    let folder = folder();
+    let command = format!("distill --teacher teacher.gguf --layers 0,2 {DATA} {STEPS} --save-every 0");
+    folder.succeeds(&format!("{command} -o whole.gguf"));
+    for pause in [150, 230, 310, 400, 480] {
+        let mut child = folder.command(&format!("{command} -o killed.gguf")).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(pause));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    folder.succeeds(&format!("{command} -o killed.gguf"));
+    assert!(folder.read("whole.gguf") == folder.read("killed.gguf"), "the files differ");
+}
+
+#[test]
+fn an_interrupt_saves_the_run_and_says_so() {
+    let folder = folder();
+    let command = format!("train teacher.gguf --data text.txt --length 32 {STEPS} --steps 100000 -o trained.gguf");
+    let child = folder.command(&command.replace("--steps 40 ", "")).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(700));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(stderr(&output).contains("goes on from there"), "{}", stderr(&output));
+    assert!(folder.path("trained.gguf.training").exists() && !folder.path("trained.gguf").exists());
+}
+
+#[test]
+fn what_cannot_be_learned_from_is_refused() {
+    let folder = folder();
+    folder.write("empty.txt", "");
+    folder.write("latin.txt", b"caf\xe9");
+    folder.write("wrong.jsonl", "{\"text\": \"one\"}\n{\"words\": 2}\n");
+    folder.write("broken.jsonl", "{\"text\": \"one\"\n");
+    folder.write("chat.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}\n");
+    let train = |data: &str| format!("train teacher.gguf --data {data} --length 32 -o out.gguf");
+    folder.refuses(&train("empty.txt"), &["empty.txt", "too few"]);
+    folder.refuses(&train("latin.txt"), &["latin.txt", "byte 3", "UTF-8"]);
+    folder.refuses(&train("wrong.jsonl"), &["wrong.jsonl", "line 2", "`text`"]);
+    folder.refuses(&train("broken.jsonl"), &["broken.jsonl", "line 1", "JSON"]);
+    folder.refuses(&train("chat.jsonl"), &["chat.jsonl", "chat template"]);
+    folder.refuses(&train("absent.txt"), &["absent.txt"]);
+
+    let distill = format!("distill --teacher teacher.gguf {DATA} -o out.gguf");
+    folder.refuses(&format!("{distill} --layers 0-7"), &["teacher.gguf", "0 to 2"]);
+    Model { merges: Some(vec!["Ġ c", "h e", "Ġc he"]), ..Model::default() }.write(&folder.path("other.gguf"));
+    folder.refuses(&format!("{distill} --student other.gguf"), &["other.gguf", "teacher.gguf", "token 256"]);
+    folder.refuses(&format!("{distill} --layers 0 --soft 2"), &["--soft", "within 0 and 1"]);
+    folder.refuses(&format!("{distill} --layers 0 --learning-rate nan"), &["--learning-rate", "above 0"]);
+
+    folder.succeeds(&format!("teach teacher.gguf -o cache {DATA}"));
+    folder.refuses(&format!("{distill} --layers 0 --cache cache --temperature 2"), &["cache", "another teacher"]);
+    let mut bytes = folder.read("cache");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    folder.write("cache", bytes);
+    folder.refuses(&format!("{distill} --layers 0 --cache cache"), &["cache", "damaged"]);
+}
