@@ -14,8 +14,12 @@ use std::path::Path;
 pub fn take_layers(teacher: &Checkpoint, layers: &str, output: &Path) -> Result<(), Error> {
     teacher.refuse_overwriting(output)?;
     let error = |problem: String| Error::Layers { path: teacher.path().to_owned(), layers: layers.to_owned(), problem };
-    let count = Config::of(teacher)?.block_count;
+    let config = Config::of(teacher)?;
+    let count = config.block_count;
     let taken = parse(layers, count).map_err(error)?;
+    if let Some(window) = &config.sliding_window {
+        same_reach(&window.layers, &taken).map_err(error)?;
+    }
     let mut metadata = teacher.metadata().clone();
     choose_layers(&mut metadata, &taken, count);
     metadata.set("general.file_type", Value::U32(0));
@@ -101,6 +105,21 @@ fn parse(layers: &str, count: usize) -> Result<Vec<usize>, String> {
     Ok(taken)
 }
 
+/// Refuses layers that would see another part of the text than before: families with sliding windows fix by a layer's
+/// place whether it sees everything.
+fn same_reach(windowed: &[bool], taken: &[usize]) -> Result<(), String> {
+    let reach = |layer: usize| if windowed[layer] { "a window" } else { "everything" };
+    match taken.iter().enumerate().find(|&(new, &old)| windowed.get(new) != windowed.get(old)) {
+        None => Ok(()),
+        Some((new, &old)) if new < windowed.len() => Err(format!(
+            "layer {old} sees {}, and would be layer {new}, which sees {}; choose layers that keep this pattern",
+            reach(old),
+            reach(new)
+        )),
+        Some(_) => Err(format!("they are more than its {} layers", windowed.len())),
+    }
+}
+
 /// Brings the number of layers, and what is said layer by layer, in line with the layers taken.
 fn choose_layers(metadata: &mut Metadata, taken: &[usize], count: usize) {
     let architecture = metadata.str("general.architecture").unwrap_or_default().to_owned();
@@ -125,6 +144,15 @@ fn pick<T: Copy>(all: &[T], taken: &[usize]) -> Vec<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn layers_keep_what_they_see() {
+        let windowed = [true, true, false, true, true, false];
+        assert_eq!(same_reach(&windowed, &[0, 4, 5]), Ok(()));
+        let error = same_reach(&windowed, &[0, 2, 5]).unwrap_err();
+        assert!(error.contains("layer 2 sees everything") && error.contains("layer 1"), "{error}");
+        assert!(same_reach(&windowed, &[0, 1, 2, 3, 4, 5, 0]).unwrap_err().contains("more than"));
+    }
 
     #[test]
     fn layers_are_read_as_ranges() {
