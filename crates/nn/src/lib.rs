@@ -24,11 +24,13 @@ pub mod layers;
 mod model;
 pub mod models;
 pub mod random;
+mod rotation;
 pub mod run;
 pub mod sample;
 mod tensor;
 
 pub mod train;
+mod vector;
 pub mod weights;
 
 pub use backend::Backend;

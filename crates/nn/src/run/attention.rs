@@ -2,9 +2,10 @@
 //! memory does not grow with the square of the context.
 
 use super::cache::{LayerCache, PAGE};
-use super::{for_rows, vector};
+use super::for_rows;
 use crate::layers::{AttentionSpec, Rotary};
-use bantam_checkpoint::config::RopePairing;
+use crate::rotation::Rotation;
+use crate::vector;
 use bantam_formats::kernels::{accumulate, parallel};
 use bantam_formats::{Scratch, matmul};
 use std::ops::Range;
@@ -194,64 +195,45 @@ impl Free {
     }
 }
 
-/// The cosines and sines of a stretch of positions, computed once for all layers that rotate alike.
+/// The rotations of the positions at hand, computed once for all layers that rotate alike.
 #[derive(Default)]
-pub(super) struct Rotations(Vec<Rotation>);
+pub(super) struct Rotations(Vec<Known>);
 
-/// The cosines and sines of a stretch of positions.
-pub(super) struct Rotation {
+struct Known {
     rotary: Arc<Rotary>,
-    position: usize,
-    tokens: usize,
-    /// `[tokens, pairs]`.
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    positions: Range<usize>,
+    rotation: Rotation,
 }
 
 impl Rotations {
-    /// The rotation of `tokens` positions from `position` on.
-    pub(super) fn at(&mut self, rotary: &Arc<Rotary>, position: usize, tokens: usize) -> &Rotation {
-        let known = self.0.iter().position(|r| Arc::ptr_eq(&r.rotary, rotary));
-        let index = known.unwrap_or_else(|| {
-            self.0.push(Rotation { rotary: rotary.clone(), position: 0, tokens: 0, cos: vec![], sin: vec![] });
-            self.0.len() - 1
-        });
-        let rotation = &mut self.0[index];
-        if (rotation.position, rotation.tokens) != (position, tokens) {
-            rotation.compute(position, tokens);
-        }
-        rotation
+    /// The rotation at `positions`.
+    pub(super) fn at(&mut self, rotary: &Arc<Rotary>, positions: Range<usize>) -> &Rotation {
+        let compute = || Known {
+            rotary: rotary.clone(),
+            positions: positions.clone(),
+            rotation: Rotation::new(rotary, positions.clone()),
+        };
+        let index = match self.0.iter().position(|known| Arc::ptr_eq(&known.rotary, rotary)) {
+            Some(index) if self.0[index].positions == positions => index,
+            Some(index) => {
+                self.0[index] = compute();
+                index
+            }
+            None => {
+                self.0.push(compute());
+                self.0.len() - 1
+            }
+        };
+        &self.0[index].rotation
     }
 }
 
-impl Rotation {
-    fn compute(&mut self, position: usize, tokens: usize) {
-        (self.position, self.tokens) = (position, tokens);
-        self.cos.clear();
-        self.sin.clear();
-        for at in position..position + tokens {
-            for frequency in &self.rotary.frequencies {
-                let (sin, cos) = (at as f32 * frequency).sin_cos();
-                self.cos.push(cos * self.rotary.amplitude);
-                self.sin.push(sin * self.rotary.amplitude);
-            }
+/// Rotates the heads of `x`, `[tokens, heads * width]`.
+pub(super) fn rotate(rotation: &Rotation, x: &mut [f32], heads: usize, width: usize) {
+    let cols = heads * width;
+    for_rows(x, cols, |at, rows| {
+        for (token, row) in (at / cols..).zip(rows.chunks_exact_mut(cols)) {
+            row.chunks_exact_mut(width).for_each(|head| rotation.apply(token, head));
         }
-    }
-
-    /// Rotates the heads of `x`, `[tokens, heads * width]`.
-    pub(super) fn apply(&self, x: &mut [f32], heads: usize, width: usize) {
-        let pairs = self.rotary.pairs();
-        let rotate = match self.rotary.pairing {
-            RopePairing::Interleaved => vector::rotate_neighbours,
-            RopePairing::Halves => vector::rotate_halves,
-        };
-        let cols = heads * width;
-        for_rows(x, cols, |at, rows| {
-            for (token, row) in (at / cols..).zip(rows.chunks_exact_mut(cols)) {
-                let angles = token * pairs..(token + 1) * pairs;
-                let (cos, sin) = (&self.cos[angles.clone()], &self.sin[angles]);
-                row.chunks_exact_mut(width).for_each(|head| rotate(&mut head[..2 * pairs], cos, sin));
-            }
-        });
-    }
+    });
 }

@@ -1,17 +1,16 @@
 //! The backend that runs a model: weights in their formats, a key-value cache, no allocation per token.
 //!
-//! Where to start: [`Run`] implements [`Backend`]; `attention.rs` is attention over the cache, `cache.rs` the cache,
-//! `vector.rs` the SIMD loops, `tensor.rs` the pool that tensors come from.
+//! Where to start: [`Run`] implements [`Backend`]; `attention.rs` is attention over the cache, `cache.rs` the cache.
 
 mod attention;
 mod cache;
-pub(crate) mod vector;
 
 pub use crate::tensor::Tensor;
 pub use cache::KvCache;
 
 use crate::layers::{Activation, AttentionSpec, Embedding, Linear, RmsNorm};
 use crate::tensor::Pool;
+use crate::vector;
 use crate::weights::Weight;
 use crate::{Backend, Result};
 use attention::{Rotations, Workspace};
@@ -104,9 +103,9 @@ impl Backend for Run {
 
     fn attention(&mut self, spec: &AttentionSpec, mut q: Tensor, mut k: Tensor, v: Tensor) -> Tensor {
         let (tokens, position) = (q.rows(), self.cache.position());
-        let rotation = self.rotations.at(&spec.rotary, position, tokens);
-        rotation.apply(&mut q, spec.heads, spec.key_length);
-        rotation.apply(&mut k, spec.kv_heads, spec.key_length);
+        let rotation = self.rotations.at(&spec.rotary, position..position + tokens);
+        attention::rotate(rotation, &mut q, spec.heads, spec.key_length);
+        attention::rotate(rotation, &mut k, spec.kv_heads, spec.key_length);
         self.cache.write(spec.layer, &k, &v);
         let mut out = self.pool.take(tokens, spec.heads * spec.value_length);
         let cache = self.cache.layer(spec.layer);
@@ -116,16 +115,13 @@ impl Backend for Run {
 
     fn activate(&mut self, activation: Activation, mut x: Tensor) -> Tensor {
         let cols = x.cols();
-        let ones = vec![1.0; AT_ONCE.div_ceil(cols) * cols];
-        let multiply = multiply_by(activation);
-        for_rows(&mut x, cols, |_, x| multiply(x, &ones[..x.len()]));
+        for_rows(&mut x, cols, |_, x| vector::activate(activation, x));
         x
     }
 
     fn gated(&mut self, activation: Activation, mut gate: Tensor, up: Tensor) -> Tensor {
         let cols = gate.cols();
-        let multiply = multiply_by(activation);
-        for_rows(&mut gate, cols, |at, gate| multiply(gate, &up[at..at + gate.len()]));
+        for_rows(&mut gate, cols, |at, gate| vector::gate(activation, gate, &up[at..at + gate.len()]));
         gate
     }
 
@@ -133,15 +129,6 @@ impl Backend for Run {
         let cols = x.cols();
         for_rows(&mut x, cols, |at, x| vector::add_rows(x, &y[at..at + x.len()]));
         x
-    }
-}
-
-/// The loop that makes `activation(x) * y` of `x`.
-fn multiply_by(activation: Activation) -> fn(&mut [f32], &[f32]) {
-    match activation {
-        Activation::Relu => vector::relu_times,
-        Activation::Silu => vector::silu_times,
-        Activation::GeluTanh => vector::gelu_times,
     }
 }
 

@@ -7,9 +7,9 @@
 use super::matrix::{Threads, View, multiply};
 use super::tape::{Backward, Node, Var};
 use super::vector;
-use crate::layers::{AttentionSpec, Rotary};
+use crate::layers::AttentionSpec;
+use crate::rotation::Rotation;
 use crate::tensor::{Pool, Tensor};
-use bantam_checkpoint::config::RopePairing;
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -36,29 +36,23 @@ pub(super) struct Attention {
 pub(super) struct Layout(pub Arc<[usize]>);
 
 impl Layout {
-    /// Cuts `x`, `[rows, width]` by sequences, into `parts` equal parts of each sequence.
-    fn cut_mut<'a>(&self, mut x: &'a mut [f32], width: usize, parts: usize) -> Vec<&'a mut [f32]> {
-        let mut cut = Vec::with_capacity(self.0.len() * parts);
-        for &len in self.0.iter() {
-            for _ in 0..parts {
-                let (part, rest) = x.split_at_mut(len * width / parts);
-                cut.push(part);
-                x = rest;
-            }
-        }
-        cut
+    /// Positions of the longest sequence.
+    fn longest(&self) -> usize {
+        self.0.iter().copied().max().unwrap_or(0)
     }
 
+    /// The lengths of `parts` equal parts of each sequence's `[len, width]`.
+    fn lengths(&self, width: usize, parts: usize) -> impl Iterator<Item = usize> + '_ {
+        self.0.iter().flat_map(move |&len| std::iter::repeat_n(len * width / parts, parts))
+    }
+
+    /// Cuts `x`, `[rows, width]`, by sequences, and each into `parts` equal parts.
     fn cut<'a>(&self, mut x: &'a [f32], width: usize, parts: usize) -> Vec<&'a [f32]> {
-        let mut cut = Vec::with_capacity(self.0.len() * parts);
-        for &len in self.0.iter() {
-            for _ in 0..parts {
-                let (part, rest) = x.split_at(len * width / parts);
-                cut.push(part);
-                x = rest;
-            }
-        }
-        cut
+        self.lengths(width, parts).map(|len| x.split_off(..len).expect("x has these rows")).collect()
+    }
+
+    fn cut_mut<'a>(&self, mut x: &'a mut [f32], width: usize, parts: usize) -> Vec<&'a mut [f32]> {
+        self.lengths(width, parts).map(|len| x.split_off_mut(..len).expect("x has these rows")).collect()
     }
 }
 
@@ -67,9 +61,9 @@ impl Attention {
     pub fn forward(spec: &AttentionSpec, lengths: Arc<[usize]>, [q, k, v]: [Var; 3], pool: &Pool) -> (Tensor, Self) {
         let layout = Layout(lengths);
         let inputs = [q.id, k.id, v.id];
-        let turned = Turn::new(&spec.rotary, &layout, 1.0);
-        let q = layout.by_heads(&q.into_value(pool), spec.heads, Some(&turned), pool);
-        let k = layout.by_heads(&k.into_value(pool), spec.kv_heads, Some(&turned), pool);
+        let rotation = Rotation::new(&spec.rotary, 0..layout.longest());
+        let q = layout.by_heads(&q.into_value(pool), spec.heads, Some(&rotation), pool);
+        let k = layout.by_heads(&k.into_value(pool), spec.kv_heads, Some(&rotation), pool);
         let v = layout.by_heads(&v.into_value(pool), spec.kv_heads, None, pool);
         let mut by_heads = pool.take(q.rows(), spec.heads * spec.value_length);
         let mut log_sums = vec![0.0; q.rows() * spec.heads];
@@ -114,7 +108,7 @@ impl Node for Attention {
                 Head { spec, q, k, v }.backward(dy, log_sums, dq, dk, dv);
             }
         });
-        let back = Turn::new(&spec.rotary, layout, -1.0);
+        let back = Rotation::new(&spec.rotary, 0..layout.longest()).transposed();
         to.give(self.inputs[0], layout.by_tokens(&dq, spec.heads, Some(&back), pool));
         to.give(self.inputs[1], layout.by_tokens(&dk, spec.kv_heads, Some(&back), pool));
         to.give(self.inputs[2], layout.by_tokens(&dv, spec.kv_heads, None, pool));
@@ -179,7 +173,7 @@ impl Head<'_> {
         for (queries, keys) in self.blocks() {
             self.scores(&queries, &keys, &mut p);
             for (query, row) in queries.clone().zip(p.chunks_exact_mut(keys.len())) {
-                vector::exp_of(only(row, self.visible(query), keys.start), log_sums[query]);
+                vector::exp_minus(only(row, self.visible(query), keys.start), log_sums[query]);
             }
             let dy = View::new(part(dy, &queries, vd), vd);
             let n = keys.len();
@@ -213,39 +207,9 @@ fn part_mut<'a>(x: &'a mut [f32], rows: &Range<usize>, cols: usize) -> &'a mut [
     &mut x[rows.start * cols..rows.end * cols]
 }
 
-/// Rotations of the positions of the longest sequence, `[positions, pairs]`.
-struct Turn {
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-    pairs: usize,
-    pairing: RopePairing,
-}
-
-impl Turn {
-    /// `direction` is 1, or -1 to turn gradients back.
-    fn new(rotary: &Rotary, layout: &Layout, direction: f32) -> Self {
-        let longest = layout.0.iter().copied().max().unwrap_or(0);
-        let angles = (0..longest).flat_map(|at| rotary.frequencies.iter().map(move |f| at as f32 * f * direction));
-        let (sin, cos) = angles.map(|a| (a.sin() * rotary.amplitude, a.cos() * rotary.amplitude)).unzip();
-        Turn { cos, sin, pairs: rotary.pairs(), pairing: rotary.pairing }
-    }
-
-    /// Turns a head at `position`.
-    fn apply(&self, position: usize, head: &mut [f32]) {
-        let at = position * self.pairs..(position + 1) * self.pairs;
-        let head = &mut head[..2 * self.pairs];
-        match self.pairing {
-            RopePairing::Interleaved => {
-                crate::run::vector::rotate_neighbours(head, &self.cos[at.clone()], &self.sin[at]);
-            }
-            RopePairing::Halves => crate::run::vector::rotate_halves(head, &self.cos[at.clone()], &self.sin[at]),
-        }
-    }
-}
-
 impl Layout {
     /// From `[sequence, position, head, width]` to `[sequence, head, position, width]`, rotating on the way.
-    fn by_heads(&self, x: &[f32], heads: usize, turn: Option<&Turn>, pool: &Pool) -> Tensor {
+    fn by_heads(&self, x: &[f32], heads: usize, rotation: Option<&Rotation>, pool: &Pool) -> Tensor {
         let rows: usize = self.0.iter().sum();
         let cols = x.len() / rows;
         let width = cols / heads;
@@ -256,14 +220,14 @@ impl Layout {
             let from = sequence.chunks_exact(cols).map(|row| &row[head * width..(head + 1) * width]);
             for (position, (out, from)) in out.chunks_exact_mut(width).zip(from).enumerate() {
                 out.copy_from_slice(from);
-                turn.into_iter().for_each(|turn| turn.apply(position, out));
+                rotation.into_iter().for_each(|rotation| rotation.apply(position, out));
             }
         });
         y
     }
 
     /// The way back.
-    fn by_tokens(&self, x: &[f32], heads: usize, turn: Option<&Turn>, pool: &Pool) -> Tensor {
+    fn by_tokens(&self, x: &[f32], heads: usize, rotation: Option<&Rotation>, pool: &Pool) -> Tensor {
         let rows: usize = self.0.iter().sum();
         let cols = x.len() / rows;
         let width = cols / heads;
@@ -274,7 +238,7 @@ impl Layout {
             for (position, row) in out.chunks_exact_mut(cols).enumerate() {
                 for (head, out) in row.chunks_exact_mut(width).enumerate() {
                     out.copy_from_slice(&from[(head * len + position) * width..][..width]);
-                    turn.into_iter().for_each(|turn| turn.apply(position, out));
+                    rotation.into_iter().for_each(|rotation| rotation.apply(position, out));
                 }
             }
         });

@@ -16,10 +16,9 @@ pub(super) struct Gated {
 impl Gated {
     pub fn forward(&self, pool: &Pool) -> Tensor {
         let (gate, up) = (&self.gate, &self.up);
-        let mut y = pool.take(gate.rows(), gate.cols());
+        let mut y = gate.clone().into_value(pool);
         let part = ROWS_AT_ONCE * y.cols();
-        let parts = y.par_chunks_mut(part).zip(gate.par_chunks(part)).zip(up.par_chunks(part));
-        parts.for_each(|((y, gate), up)| vector::gated(self.activation, gate, up, y));
+        y.par_chunks_mut(part).zip(up.par_chunks(part)).for_each(|(y, up)| vector::gate(self.activation, y, up));
         y
     }
 }
@@ -33,7 +32,7 @@ impl Node for Gated {
         let gradients = dy.par_chunks_mut(part).zip(dup.par_chunks_mut(part));
         let values = gate.par_chunks(part).zip(up.par_chunks(part));
         gradients.zip(values).for_each(|((dy, dup), (gate, up))| {
-            vector::gated_backward(self.activation, gate, up, dy, dup);
+            vector::gate_backward(self.activation, gate, up, dy, dup);
         });
         to.give(gate.id, dy);
         to.give(up.id, dup);

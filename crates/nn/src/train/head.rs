@@ -10,11 +10,10 @@ use rayon::prelude::*;
 
 /// A loss on the logits of each row.
 pub trait Objective: Sync {
-    /// The loss of row `row` of the batch by its logits, which become the gradient of that loss; `None` if the row does not
-    /// count (padding, a prompt).
+    /// The loss of row `row` of the batch, which counts, by its logits, which become the gradient of that loss.
     fn loss(&self, row: usize, logits: &mut [f32]) -> f64;
 
-    /// Whether the row counts. Its logits are not even computed otherwise.
+    /// Whether the row counts (padding and prompts do not). Its logits are not even computed otherwise.
     fn counts(&self, row: usize) -> bool;
 }
 
@@ -69,7 +68,7 @@ impl Head {
         let weight = View::new(&parameters[self.weight].values, hidden.cols());
         multiply(logits, false, 1.0, View::new(hidden, hidden.cols()), weight.transposed(), Threads::All);
         if let Some(bias) = self.bias {
-            vector::add_to_rows(logits, &parameters[bias].values);
+            vector::add_rows(logits, &parameters[bias].values);
         }
     }
 
@@ -77,15 +76,24 @@ impl Head {
     fn backward(&self, d_logits: &Tensor, hidden: &mut Tensor, parameters: &mut Parameters) {
         let width = hidden.cols();
         let d = View::new(d_logits, d_logits.cols());
-        if let Some((_, dw)) = parameters[self.weight].receive() {
+        if let Some(dw) = parameters[self.weight].receive() {
             multiply(dw, true, 1.0, d.transposed(), View::new(hidden, width), Threads::All);
         }
-        if let Some((_, db)) = self.bias.and_then(|bias| parameters[bias].receive()) {
+        if let Some(db) = self.bias.and_then(|bias| parameters[bias].receive()) {
             vector::add_columns(db, d_logits);
         }
         let weight = View::new(&parameters[self.weight].values, width);
         multiply(hidden, false, 1.0, d, weight, Threads::All);
     }
+}
+
+/// `x = softmax(x / temperature)`; returns the logarithm of `Σ exp(x / temperature)`.
+pub fn softmax(x: &mut [f32], temperature: f32) -> f32 {
+    vector::scale(x, 1.0 / temperature);
+    let max = vector::max(x);
+    let sum = vector::exp_minus(x, max);
+    vector::scale(x, 1.0 / sum);
+    max + sum.ln()
 }
 
 /// The negative log-likelihood of one token a row: training on labels.
@@ -97,12 +105,10 @@ pub struct CrossEntropy<'a> {
 impl Objective for CrossEntropy<'_> {
     fn loss(&self, row: usize, logits: &mut [f32]) -> f64 {
         let target = self.targets[row].expect("the row counts") as usize;
-        let max = vector::max(logits);
-        let at_target = logits[target] - max;
-        let sum = vector::exp_minus(logits, max);
-        vector::scale(logits, 1.0 / sum);
+        let at_target = logits[target];
+        let log_sum = softmax(logits, 1.0);
         logits[target] -= 1.0;
-        f64::from(sum.ln() - at_target)
+        f64::from(log_sum - at_target)
     }
 
     fn counts(&self, row: usize) -> bool {

@@ -21,7 +21,7 @@ impl Linear {
         let weight = View::new(&w.values, x.cols());
         multiply(&mut y, false, 1.0, View::new(x, x.cols()), weight.transposed(), Threads::All);
         if let Some(bias) = self.bias {
-            vector::add_to_rows(&mut y, &parameters[bias].values);
+            vector::add_rows(&mut y, &parameters[bias].values);
         }
         y
     }
@@ -32,13 +32,16 @@ impl Node for Linear {
     fn backward(self: Box<Self>, dy: Tensor, to: &mut Backward<'_>) {
         let x = &self.x;
         let dy_view = View::new(&dy, dy.cols());
-        to.write(x.id, x.rows(), x.cols(), |dx, add, parameters| {
-            multiply(dx, add, 1.0, dy_view, View::new(&parameters[self.weight].values, x.cols()), Threads::All);
-        });
-        if let Some((_, dw)) = to.parameters[self.weight].receive() {
+        // A model's input takes no gradient, which is half of the work of a first layer.
+        if to.wants(x.id) {
+            to.write(x.id, x.rows(), x.cols(), |dx, add, parameters| {
+                multiply(dx, add, 1.0, dy_view, View::new(&parameters[self.weight].values, x.cols()), Threads::All);
+            });
+        }
+        if let Some(dw) = to.parameters[self.weight].receive() {
             multiply(dw, true, 1.0, dy_view.transposed(), View::new(x, x.cols()), Threads::All);
         }
-        if let Some((_, db)) = self.bias.and_then(|bias| to.parameters[bias].receive()) {
+        if let Some(db) = self.bias.and_then(|bias| to.parameters[bias].receive()) {
             vector::add_columns(db, &dy);
         }
     }
@@ -65,7 +68,7 @@ impl Embedding {
 
 impl Node for Embedding {
     fn backward(self: Box<Self>, dy: Tensor, to: &mut Backward<'_>) {
-        if let Some((_, table)) = to.parameters[self.table].receive() {
+        if let Some(table) = to.parameters[self.table].receive() {
             for (dy, &token) in dy.chunks_exact(dy.cols()).zip(&self.tokens) {
                 let row = &mut table[token as usize * dy.len()..][..dy.len()];
                 row.iter_mut().zip(dy).for_each(|(row, dy)| *row += dy * self.scale);

@@ -40,7 +40,7 @@ mod tape;
 mod vector;
 
 pub use activation::Dropout;
-pub use head::{CrossEntropy, Objective};
+pub use head::{CrossEntropy, Objective, softmax};
 pub use optimizer::{AdamW, Method, Optimizer, Sgd, clip};
 pub use parameters::{Parameters, Variable};
 pub use tape::Var;
@@ -158,7 +158,7 @@ impl Backend for Train<'_> {
     fn add(&mut self, x: Var, y: Var) -> Var {
         let node = gated::Add { x: x.id, y: y.id };
         let mut sum = x.into_value(&self.pool);
-        vector::add(&mut sum, &y);
+        vector::add_rows(&mut sum, &y);
         self.tape.push(sum, node)
     }
 }

@@ -39,8 +39,8 @@ impl Node for RmsNorm {
                 })
                 .collect();
         });
-        if let Some((_, dw)) = to.parameters[self.weight].receive() {
-            sums.iter().for_each(|sum| vector::add(dw, sum));
+        if let Some(dw) = to.parameters[self.weight].receive() {
+            sums.iter().for_each(|sum| vector::add_rows(dw, sum));
         }
     }
 }

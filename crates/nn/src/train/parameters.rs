@@ -30,9 +30,9 @@ impl Variable {
     }
 
     /// The gradient to add to, if it is trained.
-    pub(super) fn receive(&mut self) -> Option<(&[f32], &mut [f32])> {
+    pub(super) fn receive(&mut self) -> Option<&mut [f32]> {
         self.received = true;
-        (!self.gradient.is_empty()).then_some((&self.values[..], &mut self.gradient[..]))
+        (!self.gradient.is_empty()).then_some(&mut self.gradient[..])
     }
 }
 

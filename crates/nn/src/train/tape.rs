@@ -48,17 +48,18 @@ pub(super) struct Backward<'a> {
 impl Backward<'_> {
     /// Adds `gradient` to that of a value.
     pub fn give(&mut self, id: usize, gradient: Tensor) {
-        if self.nodes[id].is_none() {
-            return;
-        }
         match &mut self.gradients[id] {
-            Some(sum) => super::vector::add(sum, &gradient),
+            Some(sum) => super::vector::add_rows(sum, &gradient),
             empty => *empty = Some(gradient),
         }
     }
 
-    /// Lets `write` write or add a gradient of a value: the second argument says that it must add. Values from outside take
-    /// none, and `write` is not called.
+    /// Whether a gradient of this value goes anywhere.
+    pub fn wants(&self, id: usize) -> bool {
+        self.nodes[id].is_some()
+    }
+
+    /// Lets `write` write or add a gradient of a value: the second argument says that it must add.
     pub fn write(
         &mut self,
         id: usize,

@@ -2,6 +2,7 @@
 //! whatever the processor has; [`simd`] chooses at run time. Loops are written as `for`: a closure that is not inlined would
 //! run without the instructions.
 
+use crate::layers::Activation;
 use pulp::Arch;
 
 /// Lanes that sums run in: a register of AVX-512, two of AVX2. Fixed, so that a sum does not depend on the machine's registers.
@@ -26,7 +27,7 @@ pub(crate) fn scale(x: &mut [f32], factor: f32) {
 }
 
 /// `x += factor * y`.
-pub(super) fn add_scaled(x: &mut [f32], y: &[f32], factor: f32) {
+pub(crate) fn add_scaled(x: &mut [f32], y: &[f32], factor: f32) {
     simd(
         #[inline(always)]
         || {
@@ -66,42 +67,74 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     )
 }
 
-/// `gate = max(gate, 0) * up`.
-pub(crate) fn relu_times(gate: &mut [f32], up: &[f32]) {
+/// Compiles a loop for each activation; `$f` is a function to its value and its derivative.
+macro_rules! by_activation {
+    ($activation:expr, $f:ident => $loop:expr) => {
+        match $activation {
+            $crate::layers::Activation::Relu => {
+                use $crate::vector::relu as $f;
+                $loop
+            }
+            $crate::layers::Activation::Silu => {
+                use $crate::vector::silu as $f;
+                $loop
+            }
+            $crate::layers::Activation::GeluTanh => {
+                use $crate::vector::gelu as $f;
+                $loop
+            }
+        }
+    };
+}
+pub(crate) use by_activation;
+
+/// `x = activation(x)`.
+pub(crate) fn activate(activation: Activation, x: &mut [f32]) {
     simd(
         #[inline(always)]
         || {
-            for (g, u) in gate.iter_mut().zip(up) {
-                *g = g.max(0.0) * u;
-            }
+            by_activation!(activation, f => for x in x {
+                *x = f(*x).0;
+            })
         },
     )
 }
 
-/// `gate = silu(gate) * up`.
-pub(crate) fn silu_times(gate: &mut [f32], up: &[f32]) {
+/// `gate = activation(gate) * up`.
+pub(crate) fn gate(activation: Activation, gate: &mut [f32], up: &[f32]) {
     simd(
         #[inline(always)]
         || {
-            for (g, u) in gate.iter_mut().zip(up) {
-                *g = *g / (1.0 + exp(-*g)) * u;
-            }
+            by_activation!(activation, f => for (g, u) in gate.iter_mut().zip(up) {
+                *g = f(*g).0 * u;
+            })
         },
     )
 }
 
-/// `gate = gelu(gate) * up`, by `gelu(x) = x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`, and `(1 + tanh z) / 2 = sigmoid(2z)`.
-pub(crate) fn gelu_times(gate: &mut [f32], up: &[f32]) {
+/// `max(x, 0)` and its derivative.
+#[inline(always)]
+pub(crate) fn relu(x: f32) -> (f32, f32) {
+    if x > 0.0 { (x, 1.0) } else { (0.0, 0.0) }
+}
+
+/// `x sigmoid(x)` and its derivative.
+#[inline(always)]
+pub(crate) fn silu(x: f32) -> (f32, f32) {
+    let denominator = 1.0 + exp(-x);
+    let sigmoid = 1.0 / denominator;
+    (x / denominator, sigmoid * (1.0 + x * (1.0 - sigmoid)))
+}
+
+/// GELU by its tanh, `x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`, where `(1 + tanh z) / 2 = sigmoid(2z)`; and its derivative.
+#[inline(always)]
+pub(crate) fn gelu(x: f32) -> (f32, f32) {
     const TWICE_ROOT: f32 = 1.595_769; // 2 √(2/π)
-    simd(
-        #[inline(always)]
-        || {
-            for (g, u) in gate.iter_mut().zip(up) {
-                let z = TWICE_ROOT * (*g + 0.044715 * *g * *g * *g);
-                *g = *g / (1.0 + exp(-z)) * u;
-            }
-        },
-    )
+    let z = TWICE_ROOT * (x + 0.044_715 * x * x * x);
+    let dz = TWICE_ROOT * (1.0 + 3.0 * 0.044_715 * x * x);
+    let denominator = 1.0 + exp(-z);
+    let sigmoid = 1.0 / denominator;
+    (x / denominator, sigmoid * (1.0 + x * dz * (1.0 - sigmoid)))
 }
 
 /// The largest of `x`.
@@ -267,10 +300,10 @@ mod tests {
             gate.iter().zip(&up).map(|(&g, &u)| f(g.into()) * f64::from(u)).collect()
         };
         let mut found = gate.clone();
-        silu_times(&mut found, &up);
+        super::gate(Activation::Silu, &mut found, &up);
         assert_close(&found, &expect(|x| x / (1.0 + (-x).exp())));
         let mut found = gate.clone();
-        gelu_times(&mut found, &up);
+        super::gate(Activation::GeluTanh, &mut found, &up);
         let root = (2.0 / std::f64::consts::PI).sqrt();
         assert_eq!(root, 0.797_884_560_802_865_4);
         assert_close(
