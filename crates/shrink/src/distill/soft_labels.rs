@@ -1,7 +1,7 @@
 //! Learning from a teacher's probabilities, and from labels beside them.
 
 use super::Divergence;
-use bantam_nn::train::Objective;
+use bantam_nn::train::{Objective, softmax};
 
 /// What a teacher said about the token that follows one row.
 #[derive(Clone, Copy, Debug)]
@@ -64,18 +64,7 @@ impl Objective for SoftLabels<'_> {
 fn hard(logits: &[f32], label: usize) -> (f64, Vec<f32>, usize) {
     let mut probabilities = logits.to_vec();
     let log_sum = softmax(&mut probabilities, 1.0);
-    (log_sum - f64::from(logits[label]), probabilities, label)
-}
-
-/// `x = softmax(x / temperature)`; returns the logarithm of `Σ exp(x / temperature)`.
-fn softmax(x: &mut [f32], temperature: f32) -> f64 {
-    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let rate = 1.0 / temperature;
-    x.iter_mut().for_each(|x| *x = ((*x - max) * rate).exp());
-    let sum: f64 = x.iter().map(|&x| f64::from(x)).sum();
-    let inverse = (1.0 / sum) as f32;
-    x.iter_mut().for_each(|x| *x *= inverse);
-    f64::from(max * rate) + sum.ln()
+    (f64::from(log_sum - logits[label]), probabilities, label)
 }
 
 /// The divergence on the whole vocabulary; `logits` become its gradient by `logits / T`, times `scale`.
