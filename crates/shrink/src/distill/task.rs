@@ -1,6 +1,6 @@
 //! Learning from sequences: labels, a teacher's probabilities, or both.
 
-use super::{Divergence, Soft, SoftLabels, Teacher};
+use super::{Divergence, Soft, SoftLabels, Teacher, fingerprint};
 use crate::Error;
 use crate::text::{Mixture, Sequence, Source};
 use crate::train::{Pass, Task};
@@ -50,14 +50,12 @@ impl<'a> TextTask<'a> {
 
 impl Task for TextTask<'_> {
     fn description(&self) -> String {
-        let sources: Vec<String> = self
-            .sources
-            .iter()
-            .map(|s| format!("{} {} tokens weight {:?}", s.spec.path.display(), s.tokens(), s.spec.weight))
-            .collect();
+        // A file of the same name may have other text by now.
+        let weights: Vec<Option<f64>> = self.sources.iter().map(|s| s.spec.weight).collect();
+        let text = format!("text {:016x} of weights {weights:?}", fingerprint(self.sources));
         let teacher =
             self.teacher.as_ref().map(|(teacher, matching)| format!("{}, {matching:?}", teacher.description()));
-        format!("{}; batch {}, seed {}, teacher {teacher:?}", sources.join(", "), self.batch, self.seed)
+        format!("{text}, batch {}, seed {}, teacher {teacher:?}", self.batch, self.seed)
     }
 
     fn pass(&mut self, step: u64, parameters: &mut Parameters) -> Result<Pass, Error> {

@@ -5,6 +5,7 @@ use crate::Error;
 use bantam_nn::train::{Method, Optimizer, Parameters, clip};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use xxhash_rust::xxh3::Xxh3;
 
 /// How to train.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,7 +58,11 @@ impl Trainer {
     /// If what was saved cannot be read, or is of another run.
     pub fn new(settings: Settings, task: &dyn Task, parameters: &mut Parameters) -> Result<Self, Error> {
         let Settings { schedule, method, clip, save } = &settings;
-        let run = format!("{}; {schedule:?}; {method:?}; clip {clip:?}", task.description());
+        let run = format!(
+            "{}; {schedule:?}; {method:?}; clip {clip:?}; from weights {:016x}",
+            task.description(),
+            hash(parameters)
+        );
         let mut optimizer = Optimizer::new(*method, parameters);
         let losses = match save {
             Some((path, _)) => state::restore(path, &run, parameters, &mut optimizer)?,
@@ -117,6 +122,18 @@ impl Trainer {
             None => Ok(()),
         }
     }
+}
+
+/// A hash of all values, by which a run knows what it began with.
+fn hash(parameters: &Parameters) -> u64 {
+    let mut hash = Xxh3::new();
+    for variable in parameters.variables() {
+        hash.update(variable.path.as_bytes());
+        for values in variable.values.chunks(1 << 12) {
+            hash.update(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+        }
+    }
+    hash.digest()
 }
 
 #[cfg(test)]
@@ -183,13 +200,18 @@ mod tests {
     #[test]
     fn the_state_of_another_run_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("state.gguf");
-        let mut parameters = parameters();
-        let mut trainer = Trainer::new(settings(Some(path.clone())), &Pull, &mut parameters).unwrap();
-        trainer.run(&mut Pull, &mut parameters, &mut |_, _| false).unwrap();
-        let other = Settings { clip: None, ..settings(Some(path)) };
-        let error = Trainer::new(other, &Pull, &mut parameters).err().unwrap().to_string();
-        assert!(error.contains("state.gguf") && error.contains("another run"), "{error}");
+        let same = settings(Some(folder.path().join("state.gguf")));
+        let mut parameters_then = parameters();
+        let mut trainer = Trainer::new(same.clone(), &Pull, &mut parameters_then).unwrap();
+        trainer.run(&mut Pull, &mut parameters_then, &mut |_, _| false).unwrap();
+        let refused = |settings, mut parameters: Parameters| {
+            let error = Trainer::new(settings, &Pull, &mut parameters).err().unwrap().to_string();
+            assert!(error.contains("state.gguf") && error.contains("another run"), "{error}");
+        };
+        refused(Settings { clip: None, ..same.clone() }, parameters());
+        let mut others = parameters();
+        others.variables_mut()[0].values[1] = -3.0;
+        refused(same, others);
     }
 
     #[test]
