@@ -265,6 +265,34 @@ mod tests {
         assert!(taught < 60, "{taught} errors of 400");
     }
 
+    /// Linear layers, rectifiers and dropout, whose draws are those of the step.
+    #[test]
+    fn gradients_agree_with_finite_differences() {
+        let images = corners(20, 1);
+        let mut fixture = fixture(&[64, 12, 10, 4], 2);
+        let mut task = ImageTask::new(&fixture.network, &images, 20, 3);
+        task.dropout = (0.2, 0.4);
+        let parameters = &mut fixture.parameters;
+        parameters.clear_gradients();
+        task.pass(0, parameters).unwrap();
+        let gradients: Vec<Vec<f32>> = parameters.variables().iter().map(|v| v.gradient.clone()).collect();
+        for (i, gradient) in gradients.iter().enumerate() {
+            // Along the gradient itself the slope is its norm.
+            let norm = gradient.iter().map(|g| g * g).sum::<f32>().sqrt();
+            let values = parameters.variables()[i].values.clone();
+            let step = 1e-3;
+            let mut at = |by: f32| {
+                let moved = values.iter().zip(gradient).map(|(v, g)| v + by * g / norm).collect();
+                parameters.variables_mut()[i].values = moved;
+                task.pass(0, parameters).unwrap().loss
+            };
+            let slope = (at(step) - at(-step)) / f64::from(2.0 * step);
+            parameters.variables_mut()[i].values = values;
+            let path = &parameters.variables()[i].path;
+            assert!((slope / f64::from(norm) - 1.0).abs() < 0.02, "{path}: {norm}, by differences {slope}");
+        }
+    }
+
     #[test]
     fn batches_are_functions_of_the_step() {
         let images = corners(30, 1);
