@@ -1,7 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    bench, compare, completions, convert, distill, eval, experiment, inspect, quantize, run, shrink, teach, train,
+    bench, compare, completions, convert, distill, eval, experiment, inspect, quantize, run, shrink, student, teach,
+    train,
 };
 use anyhow::Context;
 use clap::builder::RangedU64ValueParser;
@@ -64,6 +65,8 @@ pub enum Command {
     Bench(bench::BenchArgs),
     /// Try levels, measure each, and keep the best that fits a size
     Shrink(shrink::ShrinkArgs),
+    /// Make a small model to begin with, from a teacher's layers or a configuration
+    Student(student::StudentArgs),
     /// Train a model on text
     Train(train::TrainArgs),
     /// Capture what a teacher says of texts, once for all students

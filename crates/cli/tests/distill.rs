@@ -43,6 +43,29 @@ fn a_student_of_some_layers_comes_nearer_to_its_teacher() {
     assert_eq!(trained["steps"], 40);
 }
 
+const CONFIG: &str = r#"{"model_type": "MODEL", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 260, "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5, "tie_word_embeddings": false}"#;
+
+#[test]
+fn a_student_from_a_configuration_learns_whatever_its_family() {
+    let folder = folder();
+    for family in ["llama", "qwen2", "qwen3", "gemma3_text"] {
+        folder.write("config.json", CONFIG.replace("MODEL", family));
+        let made = folder.json("student teacher.gguf --config config.json -o student.gguf");
+        assert!(made["parameters"].as_u64().unwrap() < made["teacher_parameters"].as_u64().unwrap(), "{made}");
+        let result = folder
+            .json(&format!("distill --teacher teacher.gguf --student student.gguf {DATA} {STEPS} -o distilled.gguf"));
+        let losses: Vec<f64> = result["losses"].as_array().unwrap().iter().map(|l| l.as_f64().unwrap()).collect();
+        assert!(losses[39] < 0.9 * losses[0], "{family}: {losses:?}");
+        folder.succeeds("run distilled.gguf --raw -p The -n 4");
+    }
+    folder.write("config.json", CONFIG.replace("MODEL", "llama").replace("260", "300"));
+    folder.refuses("student teacher.gguf --config config.json -o none.gguf", &["vocab_size is 300", "260 tokens"]);
+    folder.write("config.json", CONFIG.replace("MODEL", "mamba"));
+    folder.refuses("student teacher.gguf --config config.json -o none.gguf", &["mamba", "config.json"]);
+}
+
 #[test]
 fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
     let folder = folder();

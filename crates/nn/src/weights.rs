@@ -73,12 +73,44 @@ pub struct Parameter {
 pub struct Loader<'c> {
     checkpoint: &'c Checkpoint,
     taken: RefCell<HashSet<String>>,
+    plan: Option<Plan>,
+}
+
+/// What a definition asks for that the checkpoint does not have yet.
+struct Plan {
+    tied: bool,
+    asked: RefCell<Vec<TensorInfo>>,
+}
+
+impl Plan {
+    fn zeros(&self, path: &str, shape: &[usize]) -> (&'static Format, TensorData) {
+        let format = Format::by_name("F32").expect("F32 is a format");
+        let info = TensorInfo { name: path.to_owned(), shape: shape.to_vec(), format };
+        let zeros = TensorData::Owned(vec![0; info.bytes()].into());
+        // A tied table is asked for twice.
+        let mut asked = self.asked.borrow_mut();
+        if asked.iter().all(|other| other.name != path) {
+            asked.push(info);
+        }
+        (format, zeros)
+    }
 }
 
 impl<'c> Loader<'c> {
     /// A loader that has handed out nothing yet.
     pub fn new(checkpoint: &'c Checkpoint) -> Self {
-        Self { checkpoint, taken: RefCell::default() }
+        Self { checkpoint, taken: RefCell::default(), plan: None }
+    }
+
+    /// A loader for a model that is yet to be made: tensors that the checkpoint lacks are handed out as zeros, and noted.
+    /// `tied` says that the head is the embedding.
+    pub(crate) fn planning(checkpoint: &'c Checkpoint, tied: bool) -> Self {
+        Self { plan: Some(Plan { tied, asked: RefCell::default() }), ..Self::new(checkpoint) }
+    }
+
+    /// What was asked for that the checkpoint lacks, in F32, in the order of asking.
+    pub(crate) fn planned(self) -> Vec<TensorInfo> {
+        self.plan.map_or_else(Vec::new, |plan| plan.asked.into_inner())
     }
 
     /// The checkpoint.
@@ -88,7 +120,8 @@ impl<'c> Loader<'c> {
 
     /// Whether the checkpoint has this tensor.
     pub fn has(&self, path: &str) -> bool {
-        self.checkpoint.tensor(path).is_some()
+        let planned = self.plan.as_ref().is_some_and(|plan| path == "output.weight" && !plan.tied);
+        planned || self.checkpoint.tensor(path).is_some()
     }
 
     /// The matrix at `path`, `[rows, cols]`, mapped.
@@ -140,6 +173,9 @@ impl<'c> Loader<'c> {
     }
 
     fn tensor(&self, path: &str, expected: &[usize]) -> Result<(&'static Format, TensorData)> {
+        if let Some(plan) = self.plan.as_ref().filter(|_| self.checkpoint.tensor(path).is_none()) {
+            return Ok(plan.zeros(path, expected));
+        }
         let info: &TensorInfo = self.checkpoint.tensor(path).ok_or_else(|| Error::MissingTensor {
             path: self.checkpoint.path().to_owned(),
             tensor: path.to_owned(),

@@ -1,7 +1,8 @@
 //! Tiny random models of each family against the logits that transformers computes for them.
 
-use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::{Checkpoint, TensorInfo};
 use bantam_formats::Format;
+use bantam_nn::models::planned_tensors;
 use bantam_nn::{Model, Session};
 use std::path::{Path, PathBuf};
 
@@ -162,4 +163,20 @@ fn a_cache_format_that_does_not_fit_is_refused() {
     let model = load("gemma3").model; // heads of 16
     let error = model.session_with_cache(64, Format::by_name("Q8_0").unwrap()).err().unwrap();
     assert!(error.to_string().contains("its blocks of 32 do not divide heads of 16"), "{error}");
+}
+
+/// A model that is planned from its configuration alone has the tensors that the real one has.
+#[test]
+fn a_planned_model_has_the_tensors_of_the_real_one() {
+    for name in ["llama", "qwen2"] {
+        let real = Checkpoint::open(folder(name)).unwrap();
+        let (planned, tied) = bantam_checkpoint::hf::planned(&folder(name).join("config.json"), &real).unwrap();
+        let sorted = |tensors: &[TensorInfo]| {
+            let mut all: Vec<_> = tensors.iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
+            all.sort();
+            all
+        };
+        let tensors = [planned.tensors(), &planned_tensors(&planned, tied).unwrap()].concat();
+        assert_eq!(sorted(&tensors), sorted(real.tensors()), "{name}");
+    }
 }

@@ -4,6 +4,7 @@ use crate::Error;
 use bantam_checkpoint::metadata::Array;
 use bantam_checkpoint::{Checkpoint, Config, GgufWriter, Metadata, TensorInfo, Value, provenance};
 use bantam_formats::Format;
+use bantam_nn::random::SplitMix64;
 use bantam_nn::train::Parameters;
 use std::path::Path;
 
@@ -42,6 +43,44 @@ pub fn take_layers(teacher: &Checkpoint, layers: &str, output: &Path) -> Result<
         (tensor.format.decode)(&data, &mut values);
         writer.write(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())?;
         data.release();
+    }
+    Ok(writer.finish()?)
+}
+
+/// The spread of a new student's weights (Radford et al. 2019).
+const SPREAD: f64 = 0.02;
+
+/// Writes a student with random weights, in F32: the hyperparameters of a Hugging Face `config.json`, the tokenizer of
+/// `teacher`. Matrices are normal with a spread of 0.02, those that write into the residual stream narrower by the root of
+/// how many do (GPT-2's); norms are 1, biases 0.
+///
+/// # Errors
+/// If the configuration cannot be read, is of no known family or for other tokens, or the file cannot be written.
+pub fn initial(config: &Path, teacher: &Checkpoint, seed: u64, output: &Path) -> Result<(), Error> {
+    teacher.refuse_overwriting(output)?;
+    let (planned, tied) = bantam_checkpoint::hf::planned(config, teacher)?;
+    let new = bantam_nn::models::planned_tensors(&planned, tied)?;
+    let tensors: Vec<TensorInfo> = planned.tensors().iter().chain(&new).cloned().collect();
+    let mut metadata = planned.metadata().clone();
+    metadata.set("general.file_type", Value::U32(0));
+    let step = teacher.step("random weights").setting("config", config.display()).setting("seed", seed);
+    provenance::append(&mut metadata, step);
+    let residual = SPREAD / (2.0 * Config::of(&planned)?.block_count as f64).sqrt();
+    let mut writer = GgufWriter::create(output, &metadata, &tensors)?;
+    for (i, tensor) in tensors.iter().enumerate() {
+        if planned.tensor(&tensor.name).is_some() {
+            writer.write(&planned.data(&tensor.name)?)?;
+            continue;
+        }
+        let mut random = SplitMix64::child(seed, i as u64);
+        let into_residual = ["attn_output.weight", "ffn_down.weight"].iter().any(|name| tensor.name.ends_with(name));
+        let spread = if into_residual { residual } else { SPREAD };
+        let mut value = || match (tensor.shape.len(), tensor.name.ends_with(".bias")) {
+            (1, true) => 0.0,
+            (1, false) => 1.0,
+            _ => (random.normal() * spread) as f32,
+        };
+        writer.write(&(0..tensor.len()).flat_map(|_| value().to_le_bytes()).collect::<Vec<u8>>())?;
     }
     Ok(writer.finish()?)
 }

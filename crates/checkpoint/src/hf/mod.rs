@@ -74,6 +74,31 @@ pub fn open(dir: &Path) -> Result<Checkpoint> {
     Ok(Checkpoint::assemble(dir, metadata, tensors, sources))
 }
 
+/// A model that is yet to be made: the hyperparameters of a `config.json`, the tokenizer of `tokens_of`, and no weights (Llama
+/// 3's frequency factors excepted, which are part of the architecture). The second answer is whether its head is its embedding.
+///
+/// # Errors
+/// If the file is missing or malformed, describes a model that bantam does not support, or one of another number of tokens.
+pub fn planned(config: &Path, tokens_of: &Checkpoint) -> Result<(Checkpoint, bool)> {
+    let (family, json) = read_config(config, &mapped::read_text(config)?)?;
+    let tokens = tokens_of.metadata().strings("tokenizer.ggml.tokens").map_or(0, <[_]>::len);
+    let vocab_size = json.vocab_size as usize;
+    let embedded = tokens_of.tensor("token_embd.weight").map_or(tokens, TensorInfo::rows);
+    if vocab_size < tokens || vocab_size > embedded.max(tokens) {
+        let message = format!("the vocab_size is {vocab_size}; {} has {embedded} tokens.", tokens_of.path().display());
+        return Err(Error::malformed(config, message));
+    }
+    let mut metadata = Metadata::default();
+    metadata.set("general.architecture", Value::String(family.architecture.into()));
+    metadata.set("general.type", Value::String("model".into()));
+    json.metadata(family).iter().for_each(|(key, value)| metadata.set(key, value.clone()));
+    let tokenizer = tokens_of.metadata().iter().filter(|(key, _)| key.starts_with("tokenizer."));
+    tokenizer.for_each(|(key, value)| metadata.set(key, value.clone()));
+    metadata.set("general.quantization_version", Value::U32(2));
+    let (tensors, sources) = json.rope_factors().map(|factors| rope_freqs(&factors)).into_iter().unzip();
+    Ok((Checkpoint::assemble(config, metadata, tensors, sources), json.tied()))
+}
+
 /// Reads `config.json` and refuses what is not supported. Pure: `path` only names the file in errors.
 ///
 /// # Errors

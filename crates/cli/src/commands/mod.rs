@@ -11,5 +11,6 @@ pub mod inspect;
 pub mod quantize;
 pub mod run;
 pub mod shrink;
+pub mod student;
 pub mod teach;
 pub mod train;

@@ -9,7 +9,7 @@ mod qwen3;
 use crate::layers::{Decoder, Linear, PreNormBlock};
 use crate::weights::Loader;
 use crate::{Backend, Error, Result};
-use bantam_checkpoint::Config;
+use bantam_checkpoint::{Checkpoint, Config, TensorInfo};
 
 /// A model's definition: its layers, and how they follow each other.
 pub enum Definition {
@@ -32,19 +32,34 @@ static FAMILIES: &[Family] = &[
     Family { architecture: "gemma3", load: |l, c| gemma3::load(l, c).map(Definition::Gemma3) },
 ];
 
+/// The tensors of a model that is yet to be made, in F32: `planned` has its hyperparameters and no weights; `tied` says that
+/// its head is its embedding.
+///
+/// # Errors
+/// If the architecture is unknown or the hyperparameters make no sense.
+pub fn planned_tensors(planned: &Checkpoint, tied: bool) -> Result<Vec<TensorInfo>> {
+    let config = Config::of(planned)?;
+    let loader = Loader::planning(planned, tied);
+    (family(planned, &config)?.load)(&loader, &config)?;
+    Ok(loader.planned())
+}
+
+fn family(checkpoint: &Checkpoint, config: &Config) -> Result<&'static Family> {
+    let family = FAMILIES.iter().find(|f| f.architecture == config.architecture);
+    family.ok_or_else(|| Error::UnknownArchitecture {
+        path: checkpoint.path().to_owned(),
+        architecture: config.architecture.clone(),
+        known: FAMILIES.iter().map(|f| f.architecture).collect::<Vec<_>>().join(", "),
+    })
+}
+
 impl Definition {
     /// Loads the definition that the configuration names.
     ///
     /// # Errors
     /// If the architecture is unknown, or tensors are missing, superfluous, or not of the shape that the configuration asks for.
     pub fn load(loader: Loader<'_>, config: &Config) -> Result<Self> {
-        let family = FAMILIES.iter().find(|f| f.architecture == config.architecture);
-        let family = family.ok_or_else(|| Error::UnknownArchitecture {
-            path: loader.checkpoint().path().to_owned(),
-            architecture: config.architecture.clone(),
-            known: FAMILIES.iter().map(|f| f.architecture).collect::<Vec<_>>().join(", "),
-        })?;
-        let definition = (family.load)(&loader, config)?;
+        let definition = (family(loader.checkpoint(), config)?.load)(&loader, config)?;
         loader.finish()?;
         Ok(definition)
     }

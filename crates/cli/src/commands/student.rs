@@ -1,0 +1,70 @@
+//! `bantam student`: a small model to begin with, from a teacher's layers or from a configuration.
+
+use crate::args::Global;
+use crate::output;
+use bantam_checkpoint::Checkpoint;
+use bantam_shrink::students;
+use clap::Args;
+use serde::Serialize;
+use std::path::PathBuf;
+
+#[derive(Args)]
+#[command(after_help = "\
+A configuration is a Hugging Face config.json; its vocab_size must be the teacher's. Example:
+  {\"model_type\": \"llama\", \"hidden_size\": 512, \"intermediate_size\": 1536, \"num_hidden_layers\": 12,
+   \"num_attention_heads\": 8, \"num_key_value_heads\": 4, \"vocab_size\": 49152, \"max_position_embeddings\": 2048,
+   \"rms_norm_eps\": 1e-5, \"rope_theta\": 100000.0, \"tie_word_embeddings\": true}
+
+Examples:
+  bantam student teacher.gguf --layers 0-9,20-29 -o student.gguf
+  bantam student teacher.gguf --config small.json -o student.gguf
+  bantam distill --teacher teacher.gguf --student student.gguf --data book.txt -o distilled.gguf")]
+pub struct StudentArgs {
+    /// The teacher, whose tokenizer the student has: a GGUF file or a Hugging Face directory
+    teacher: PathBuf,
+    /// Take these layers of the teacher, as in 0-9,20-29
+    #[arg(long, value_name = "RANGES", required_unless_present = "config", conflicts_with = "config")]
+    layers: Option<String>,
+    /// Begin with random weights, in the shape of this config.json
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Chooses the random weights
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    /// The GGUF file to write
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+}
+
+#[derive(Serialize)]
+struct Made {
+    output: PathBuf,
+    file_bytes: u64,
+    parameters: u64,
+    teacher_parameters: u64,
+}
+
+pub fn run(args: &StudentArgs, global: &Global) -> anyhow::Result<()> {
+    let teacher = Checkpoint::open(&args.teacher)?;
+    match (&args.config, &args.layers) {
+        (Some(config), _) => students::initial(config, &teacher, args.seed, &args.output)?,
+        (None, layers) => students::take_layers(&teacher, layers.as_deref().unwrap_or_default(), &args.output)?,
+    }
+    let student = Checkpoint::open(&args.output)?;
+    let made = Made {
+        output: args.output.clone(),
+        file_bytes: student.file_bytes()?,
+        parameters: student.parameters() as u64,
+        teacher_parameters: teacher.parameters() as u64,
+    };
+    if global.json {
+        return output::json(&made);
+    }
+    output::line(format_args!(
+        "{}: {}, {:.1} M parameters, {:.0} % of its teacher's",
+        made.output.display(),
+        output::bytes(made.file_bytes),
+        made.parameters as f64 / 1e6,
+        100.0 * made.parameters as f64 / made.teacher_parameters as f64,
+    ))
+}
