@@ -16,7 +16,7 @@ use std::fmt;
 pub const KEY: &str = "bantam.provenance";
 
 /// One thing that was done to a model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Step {
     /// What was done: `quantize`, `convert`.
     pub step: String,
@@ -30,6 +30,34 @@ pub struct Step {
     /// The settings, in the order in which they were made.
     #[serde(default)]
     pub settings: Vec<(String, String)>,
+    /// How training went, if the step trained.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub training: Option<Training>,
+}
+
+/// How training went. Nothing here depends on the machine: the same run gives the same record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Training {
+    /// Steps made.
+    pub steps: u64,
+    /// Tokens gone through.
+    pub tokens: u64,
+    /// Multiplications and additions in matrix products with weights, the teacher's included where it was asked on the way.
+    pub flops: f64,
+    /// The loss, each the mean of equally many steps.
+    pub losses: Vec<f32>,
+}
+
+/// Losses kept of a run, at most.
+const LOSSES: usize = 256;
+
+impl Training {
+    /// The record of a run with these losses, one a step.
+    pub fn new(losses: &[f32], tokens: u64, flops: f64) -> Self {
+        let part = losses.len().div_ceil(LOSSES).max(1);
+        let mean = |part: &[f32]| part.iter().sum::<f32>() / part.len() as f32;
+        Self { steps: losses.len() as u64, tokens, flops, losses: losses.chunks(part).map(mean).collect() }
+    }
 }
 
 impl Step {
@@ -41,6 +69,7 @@ impl Step {
             source: source.to_owned(),
             source_quantized_as: source_quantized_as.map(str::to_owned),
             settings: Vec::new(),
+            training: None,
         }
     }
 
@@ -90,6 +119,17 @@ mod tests {
         append(&mut metadata, Step::new("quantize", "b.gguf", None));
         let shown: Vec<String> = of(&metadata).iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["convert a.gguf [already quantized: Q4_1] (dtype F16)", "quantize b.gguf"]);
+    }
+
+    #[test]
+    fn long_runs_are_kept_in_short() {
+        let losses: Vec<f32> = (0..1000).map(|i| i as f32).collect();
+        let training = Training::new(&losses, 5, 1e9);
+        assert_eq!((training.losses.len(), training.losses[0], training.losses[249]), (250, 1.5, 997.5));
+        assert_eq!(Training::new(&losses[..3], 5, 1e9).losses, losses[..3]);
+        let mut metadata = Metadata::default();
+        append(&mut metadata, Step { training: Some(training.clone()), ..Step::new("train", "a.gguf", None) });
+        assert_eq!(of(&metadata)[0].training, Some(training));
     }
 
     #[test]

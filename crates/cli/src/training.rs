@@ -5,7 +5,7 @@ use crate::{interrupt, output, progress};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::chat_template::ChatTemplate;
-use bantam_checkpoint::provenance::Step;
+use bantam_checkpoint::provenance::{Step, Training};
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_formats::Format;
 use bantam_nn::train::{AdamW, Parameters};
@@ -48,6 +48,9 @@ pub struct StepArgs {
     /// Sequences a step
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = at_least_one())]
     pub batch: usize,
+    /// Sequences gone through together, for less memory; the gradients of a step's parts add up [default: all of a step]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    pub at_once: Option<usize>,
     /// The highest learning rate
     #[arg(long, default_value_t = 3e-4, value_name = "RATE")]
     learning_rate: f32,
@@ -110,16 +113,22 @@ pub struct Trained {
     output: PathBuf,
     file_bytes: u64,
     steps: u64,
-    /// Tokens gone through in this run (a resumed run's earlier ones are not counted).
     tokens: u64,
+    /// In matrix products with weights.
+    flops: f64,
+    /// Of this run; a resumed run's earlier ones are not counted.
     seconds: f64,
+    tokens_per_second: f64,
     losses: Vec<f32>,
 }
 
 /// Trains `student` on `task` and writes `output`. The state of the run lies beside it until it is done: the same command
 /// goes on from there.
+///
+/// `teacher` is asked on the way, if there is one.
 pub fn train(
     student: &Checkpoint,
+    teacher: Option<&Checkpoint>,
     task: &mut dyn Task,
     args: &StepArgs,
     step: Step,
@@ -156,18 +165,31 @@ pub fn train(
         let at = format!("at step {}, saved in {}", trainer.steps(), state.display());
         return Err(interrupt::Interrupted { at }.into());
     }
-    let step =
-        step.setting("steps", args.steps).setting("batch", args.batch).setting("learning rate", args.learning_rate);
+    let seconds = start.elapsed().as_secs_f64();
+    let flops = trainer.items() as f64 * (6.0 * products(student) + teacher.map_or(0.0, |t| 2.0 * products(t)));
+    let step = Step {
+        training: Some(Training::new(trainer.losses(), trainer.items(), flops)),
+        ..step.setting("steps", args.steps).setting("batch", args.batch).setting("learning rate", args.learning_rate)
+    };
     students::write(student, &parameters, format, step, output)?;
     std::fs::remove_file(&state).ok();
     Ok(Trained {
         output: output.to_owned(),
         file_bytes: Checkpoint::open(output)?.file_bytes()?,
         steps: trainer.steps(),
-        tokens,
-        seconds: start.elapsed().as_secs_f64(),
+        tokens: trainer.items(),
+        flops,
+        seconds,
+        tokens_per_second: tokens as f64 / seconds.max(1e-9),
         losses: trainer.losses().to_vec(),
     })
+}
+
+/// Weights that a token is multiplied with: all matrices, the embedding only where it is the head too.
+fn products(model: &Checkpoint) -> f64 {
+    let tied = model.tensor("output.weight").is_none();
+    let matrices = model.tensors().iter().filter(|t| t.shape.len() > 1 && (tied || t.name != "token_embd.weight"));
+    matrices.map(|t| t.len() as f64).sum()
 }
 
 /// Says what came of a run.
@@ -178,12 +200,13 @@ pub fn report(trained: &Trained, global: &Global) -> anyhow::Result<()> {
     let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
     let part = (trained.losses.len() / 20).max(1);
     output::line(format_args!(
-        "{}: {}, {} steps in {:.0} s ({:.0} tokens/s), loss {:.4} → {:.4}",
+        "{}: {}, {} steps in {:.0} s ({:.0} tokens/s), {:.3e} operations, loss {:.4} → {:.4}",
         trained.output.display(),
         output::bytes(trained.file_bytes),
         trained.steps,
         trained.seconds,
-        trained.tokens as f64 / trained.seconds.max(1e-9),
+        trained.tokens_per_second,
+        trained.flops,
         mean(&trained.losses[..part]),
         mean(&trained.losses[trained.losses.len() - part..]),
     ))

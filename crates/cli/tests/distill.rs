@@ -38,6 +38,14 @@ fn a_student_of_some_layers_comes_nearer_to_its_teacher() {
     let made: Vec<String> = provenance::of(student.metadata()).into_iter().map(|step| step.step).collect();
     assert_eq!(made, ["take layers", "distill"]);
     folder.succeeds("run student.gguf --raw -p The -n 4");
+    let evaluation = folder.json("eval student.gguf --base teacher.gguf --text text.txt --context 32 --tasks none");
+    let training = &evaluation["evaluations"][0]["candidate"]["training"][0];
+    assert_eq!(training[0], "distill");
+    assert_eq!(
+        (&training[1]["steps"], &training[1]["tokens"]),
+        (&40.into(), &result["tokens"]),
+        "the file says what it took"
+    );
 
     let trained = folder.json(&format!("train student.gguf --data text.txt --length 32 {STEPS} -o trained.gguf"));
     assert_eq!(trained["steps"], 40);

@@ -222,6 +222,7 @@ mod tests {
             bits_per_weight: 4.5,
             bytes_by_format: Vec::new(),
             quantized_as: quantized_as.map(str::to_owned),
+            training: vec![],
         }
     }
 

@@ -1,5 +1,6 @@
 //! What is measured, as plain data: the JSON that `eval`, `compare` and `shrink` write, and what the report shows.
 
+use bantam_checkpoint::provenance::Training;
 use serde::{Deserialize, Serialize};
 
 /// A kind of text. Compression hurts them differently.
@@ -117,6 +118,9 @@ pub struct ModelSummary {
     pub bytes_by_format: Vec<(String, u64)>,
     /// How the weights had been quantized before they became the base, if they were.
     pub quantized_as: Option<String>,
+    /// What it learned, oldest first: `distill`, `train`, and how that went.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub training: Vec<(String, Training)>,
 }
 
 /// The text one measurement ran on.

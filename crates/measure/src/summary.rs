@@ -1,7 +1,7 @@
 //! What a model file is, in a few numbers.
 
 use crate::{Error, Result, results::ModelSummary};
-use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::{Checkpoint, provenance};
 use std::path::Path;
 
 /// Sums up a model. Reads no weights.
@@ -12,6 +12,7 @@ pub fn of(checkpoint: &Checkpoint) -> Result<ModelSummary> {
     let path = checkpoint.path();
     let bytes_by_format = checkpoint.by_format().iter().map(|s| (s.format.name.to_owned(), s.bytes)).collect();
     let parameters = checkpoint.parameters();
+    let steps = provenance::of(checkpoint.metadata()).into_iter();
     Ok(ModelSummary {
         label: label(path),
         path: path.display().to_string(),
@@ -21,6 +22,7 @@ pub fn of(checkpoint: &Checkpoint) -> Result<ModelSummary> {
         bits_per_weight: checkpoint.bytes() as f64 * 8.0 / parameters.max(1) as f64,
         bytes_by_format,
         quantized_as: checkpoint.quantized_as().map(|q| q.into_owned()),
+        training: steps.filter_map(|step| step.training.map(|training| (step.step, training))).collect(),
     })
 }
 

@@ -8,7 +8,7 @@ use bantam_nn::train::{AdamW, Parameters};
 use bantam_shrink::distill::{Cache, Divergence, Kept, Matching, ModelTeacher, TextTask};
 use bantam_shrink::students;
 use bantam_shrink::text::{Sequence, Source, SourceSpec};
-use bantam_shrink::train::{Decay, Schedule, Settings, Trainer};
+use bantam_shrink::train::{Decay, Schedule, Settings, Task, Trainer};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -83,5 +83,32 @@ fn a_student_comes_nearer_to_its_teacher_and_a_killed_run_goes_on_exactly() {
         let norm = written.data("output_norm.weight").unwrap();
         let norm: Vec<f32> = norm.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
         assert_eq!(norm, parameters.get("output_norm.weight").unwrap().values);
+    }
+}
+
+/// Sequences of other lengths, of which other parts are learned, gone through in parts.
+#[test]
+fn a_step_in_parts_is_the_same_step() {
+    let checkpoint = Checkpoint::open(fixture("llama")).unwrap();
+    let model = Model::load(&checkpoint).unwrap();
+    let mut source = random_source(model.config().vocab_size, 5);
+    source.sequences[1].tokens.truncate(9);
+    source.sequences[1].learned.truncate(9);
+    source.sequences[3].learned[..20].fill(false);
+    let sources = [source];
+    let gradients = |at_once: usize| {
+        let mut task = TextTask::new(&model, &sources, 5, 7);
+        task.at_once = at_once;
+        let mut parameters = Parameters::of(&checkpoint).unwrap();
+        let pass = task.pass(0, &mut parameters).unwrap();
+        (pass, parameters)
+    };
+    let (whole, wholly) = gradients(5);
+    let (parts, partly) = gradients(2);
+    assert!((whole.loss - parts.loss).abs() < 1e-5 && whole.items == parts.items, "{whole:?} {parts:?}");
+    for (a, b) in wholly.variables().iter().zip(partly.variables()) {
+        let norm = a.gradient.iter().map(|g| g * g).sum::<f32>().sqrt();
+        let difference = a.gradient.iter().zip(&b.gradient).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
+        assert!(difference <= 1e-4 * norm, "{}: {difference} of {norm}", a.path);
     }
 }

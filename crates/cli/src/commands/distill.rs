@@ -78,14 +78,16 @@ pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
         .setting("soft", args.soft);
     let mut task = TextTask::new(&model, &sources, args.steps.batch, args.steps.seed);
     let matching = Matching { divergence: args.divergence, temperature: args.word.temperature, soft: args.soft };
-    let teacher: Box<dyn Teacher + '_> = match &args.cache {
+    task.at_once = args.steps.at_once.unwrap_or(args.steps.batch);
+    let asked = args.cache.is_none().then_some(&teacher);
+    let word: Box<dyn Teacher + '_> = match &args.cache {
         Some(path) => {
             let cache = args.word.cache(path, &word, &sources)?;
             Box::new(Kept { teacher: word, cache })
         }
         None => Box::new(word),
     };
-    task.teacher = Some((teacher, matching));
-    let trained = training::train(&student, &mut task, &args.steps, step, &args.output, global)?;
+    task.teacher = Some((word, matching));
+    let trained = training::train(&student, asked, &mut task, &args.steps, step, &args.output, global)?;
     training::report(&trained, global)
 }

@@ -54,8 +54,8 @@ pub fn run(args: &StudentArgs, global: &Global) -> anyhow::Result<()> {
     let made = Made {
         output: args.output.clone(),
         file_bytes: student.file_bytes()?,
-        parameters: student.parameters() as u64,
-        teacher_parameters: teacher.parameters() as u64,
+        parameters: student.parameters(),
+        teacher_parameters: teacher.parameters(),
     };
     if global.json {
         return output::json(&made);

@@ -4,6 +4,7 @@ use super::number;
 use super::plot::{Anchor, Scale, Shape, Svg, label_rows, shortened, spread, text_width};
 use crate::conclusion::{self, Verdict};
 use crate::results::{Category, Divergence, Evaluation, ModelSummary, Report};
+use bantam_checkpoint::provenance::Training;
 
 const LABEL: f64 = 12.0; // font size of labels, as in the style sheet
 
@@ -284,6 +285,45 @@ pub fn bars(label: &str, bars: &[Bar]) -> String {
     }
     let words: Vec<_> = bars.iter().map(|bar| format!("{} {}", bar.label, bar.text)).collect();
     svg.finish("bars", &format!("{label}: {}", words.join("; ")))
+}
+
+/// The loss of a training run over its tokens: steps' means faint, their smoothed course strong.
+pub fn losses(label: &str, step: &str, training: &Training) -> String {
+    let (left, right, top, bottom) = (44.0, 318.0, 8.0, 150.0);
+    let losses: Vec<f64> =
+        training.losses.iter().map(|&loss| loss.into()).filter(|loss: &f64| loss.is_finite()).collect();
+    let smooth = smoothed(&losses);
+    // A few wild steps at the beginning must not press the rest flat.
+    let high = smooth.iter().copied().fold(0.0, f64::max);
+    let low = losses.iter().copied().fold(f64::INFINITY, f64::min).min(high);
+    let x = Scale::linear((0.0, training.tokens as f64), (left, right));
+    let y = Scale::linear((low, high), (bottom, top));
+    let mut svg = Svg::new(320.0, bottom + 38.0);
+    for tick in y.ticks(5) {
+        svg.line((left, y.at(tick)), (right, y.at(tick)), "grid");
+        svg.text((left - 6.0, y.at(tick) + 4.0), Anchor::End, "tick", &tick_label(tick), "");
+    }
+    svg.line((left, bottom), (right, bottom), "axis");
+    for tick in x.ticks(4) {
+        svg.text((x.at(tick), bottom + 17.0), Anchor::Middle, "tick", &number::count(tick as u64), "");
+    }
+    svg.text(((left + right) / 2.0, bottom + 33.0), Anchor::Middle, "axis-name", "tokens", "");
+    let tokens = |i: usize| training.tokens as f64 * (i + 1) as f64 / losses.len() as f64;
+    let points =
+        |values: &[f64]| values.iter().enumerate().map(|(i, &v)| (x.at(tokens(i)), y.at(v))).collect::<Vec<_>>();
+    svg.polyline(&points(&losses), "loss faint");
+    svg.polyline(&points(&smooth), "loss");
+    let ends = smooth.first().zip(smooth.last()).map_or(String::new(), |(first, last)| {
+        format!(" from {} to {}", number::significant(*first), number::significant(*last))
+    });
+    svg.finish("losses", &format!("Loss of {label} in {step}{ends}"))
+}
+
+/// The mean of each value and its neighbours, a twentieth of all.
+fn smoothed(values: &[f64]) -> Vec<f64> {
+    let reach = values.len() / 40;
+    let around = |i: usize| &values[i.saturating_sub(reach)..values.len().min(i + reach + 1)];
+    (0..values.len()).map(|i| around(i).iter().sum::<f64>() / around(i).len() as f64).collect()
 }
 
 /// The number formats that occur in the base or a candidate, narrowest first.

@@ -1,6 +1,7 @@
 //! Reports made up for tests: one as a real run gives it, and some as no run should.
 
 use crate::results::*;
+use bantam_checkpoint::provenance::Training;
 
 fn divergence(kl: f64, perplexity: f64) -> Divergence {
     Divergence {
@@ -25,6 +26,7 @@ fn model(label: &str, megabytes: f64, formats: &[(&str, f64)]) -> ModelSummary {
         bits_per_weight: megabytes * 1e6 * 8.0 / 134_515_008.0,
         bytes_by_format: formats.iter().map(|(name, mb)| (name.to_string(), (mb * 1e6) as u64)).collect(),
         quantized_as: None,
+        training: vec![],
     }
 }
 
@@ -179,6 +181,11 @@ pub fn extreme() -> Vec<Report> {
         evaluation.samples.clear();
     }
     odd.base_speed = None;
+    let losses = [vec![], vec![f32::NAN], vec![2.0], vec![0.0; 3], vec![f32::INFINITY, 1.0, 0.5], vec![1e9, -1.0]];
+    for (evaluation, losses) in odd.evaluations.iter_mut().zip(losses) {
+        let training = Training { steps: losses.len() as u64, tokens: 0, flops: f64::NAN, losses };
+        evaluation.candidate.training = vec![("distill <b>".into(), training)];
+    }
     let mut many = sample();
     let copies = many.evaluations.clone();
     for (step, mut copy) in copies.into_iter().enumerate() {

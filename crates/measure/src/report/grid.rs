@@ -4,6 +4,7 @@ use super::charts::{categories, of_category};
 use super::number;
 use crate::conclusion;
 use crate::results::{Category, Choice, Divergence, Estimate, Evaluation, Report, Speed};
+use bantam_checkpoint::provenance::Training;
 
 /// A table: the first column names the model.
 #[derive(Clone, Debug, PartialEq)]
@@ -220,6 +221,40 @@ pub fn choices(report: &Report) -> Option<Grid> {
     };
     let rows = std::iter::once(base).chain(candidates(report).map(row)).collect();
     Some(Grid { title: "Multiple choice", heads, rows })
+}
+
+/// What the candidates learned and what that took; none where none was trained.
+pub fn training(report: &Report) -> Option<Grid> {
+    let heads = vec![
+        head("learned by", "The step that trained it: distill from a teacher, train on labels"),
+        head("steps", "Steps of the optimizer"),
+        head("tokens", "Tokens gone through, each time they came"),
+        head(
+            "operations",
+            "Multiplications and additions in matrix products with weights, a teacher's too if it was asked",
+        ),
+        head("loss at first", "Mean loss of the first steps; a divergence where it was distilled"),
+        head("at last", "Mean loss of the last steps"),
+    ];
+    let row = |label: &str, role, step: &str, training: &Training| {
+        let loss = |loss: Option<&f32>| {
+            loss.map_or_else(Cell::absent, |&l| Cell::new(number::significant(l.into()), l.into()))
+        };
+        let step = Cell { text: step.to_owned(), error: String::new(), key: None };
+        let cells = vec![
+            step,
+            Cell::new(number::count(training.steps), training.steps as f64),
+            Cell::new(number::count(training.tokens), training.tokens as f64),
+            Cell::new(format!("{:.2e}", training.flops), training.flops),
+            loss(training.losses.first()),
+            loss(training.losses.last()),
+        ];
+        Row { label: label.to_owned(), role, cells }
+    };
+    let rows: Vec<Row> = candidates(report)
+        .flat_map(|(e, role)| e.candidate.training.iter().map(move |(step, t)| row(&e.candidate.label, role, step, t)))
+        .collect();
+    (!rows.is_empty()).then_some(Grid { title: "Training", heads, rows })
 }
 
 /// Accuracy over all questions of several tasks, which are independent samples.

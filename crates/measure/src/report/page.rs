@@ -24,6 +24,8 @@ pub fn html(report: &Report) -> String {
         },
         quality: grid::quality(report),
         choices: grid::choices(report),
+        training: grid::training(report),
+        losses: losses(report),
         cost: grid::cost(report),
         bars: speed_bars(report),
         stacked: vec![("wide", charts::stacked(report, 1040.0)), ("narrow", charts::stacked(report, 360.0))],
@@ -46,6 +48,8 @@ struct Page<'a> {
     tradeoff: Vec<(&'static str, String)>,
     quality: Grid,
     choices: Option<Grid>,
+    training: Option<Grid>,
+    losses: Vec<Losses<'a>>,
     cost: Grid,
     bars: Vec<Panel>,
     stacked: Vec<(&'static str, String)>,
@@ -65,6 +69,13 @@ struct Fact {
 struct Panel {
     title: &'static str,
     unit: &'static str,
+    svg: String,
+}
+
+/// How a candidate's loss fell.
+struct Losses<'a> {
+    label: &'a str,
+    step: &'a str,
     svg: String,
 }
 
@@ -226,6 +237,14 @@ fn panel(
     measured.then(|| Panel { title, unit, svg: charts::bars(&format!("{title}, {unit}"), &bars) })
 }
 
+fn losses(report: &Report) -> Vec<Losses<'_>> {
+    let candidates = report.evaluations.iter().map(|evaluation| &evaluation.candidate);
+    let all = candidates.flat_map(|model| model.training.iter().map(move |(step, training)| (model, step, training)));
+    let panel =
+        |(model, step, training): (&'_ ModelSummary, &'_ String, &'_ _)| charts::losses(&model.label, step, training);
+    all.map(|each| Losses { label: &each.0.label, step: each.1, svg: panel(each) }).collect()
+}
+
 fn formats(report: &Report) -> Vec<(String, String)> {
     let formats = charts::formats(report);
     let of = formats.len();
@@ -316,6 +335,7 @@ fn machine(report: &Report) -> String {
 mod tests {
     use super::*;
     use crate::report::examples::{extreme, sample};
+    use bantam_checkpoint::provenance::Training;
 
     #[test]
     fn nothing_from_a_file_becomes_markup() {
@@ -350,6 +370,17 @@ mod tests {
         let mut report = sample();
         report.base.quantized_as = None;
         assert!(!html(&report).contains("itself quantized"));
+    }
+
+    #[test]
+    fn a_trained_candidate_shows_how_its_loss_fell() {
+        let mut report = sample();
+        assert!(!html(&report).contains("id=\"training\""));
+        let training = Training { steps: 600, tokens: 1_200_000, flops: 3.5e15, losses: vec![2.5, 1.5, 1.25] };
+        report.evaluations[1].candidate.training = vec![("distill".into(), training)];
+        let page = html(&report);
+        assert!(page.contains("id=\"training\"") && page.contains("from 2.50 to 1.25"));
+        assert!(page.contains("3.50e15") && page.contains("1.20 M") || page.contains("1.2 M"), "its cost");
     }
 
     #[test]

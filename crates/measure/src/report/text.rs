@@ -10,7 +10,7 @@ use std::fmt::Write;
 /// candidate is marked with `*`.
 pub fn table(report: &Report, width: usize) -> String {
     let mut text = String::new();
-    let grids = [Some(grid::quality(report)), grid::choices(report), Some(grid::cost(report))];
+    let grids = [Some(grid::quality(report)), grid::choices(report), grid::training(report), Some(grid::cost(report))];
     for grid in grids.into_iter().flatten().filter(|grid| !grid.rows.is_empty()) {
         write_grid(&mut text, &grid, width);
         text.push('\n');

@@ -27,6 +27,8 @@ pub struct TextTask<'a> {
     seed: u64,
     /// Sequences a step.
     pub batch: usize,
+    /// Sequences gone through together; a step goes through its batch part by part and adds up the gradients.
+    pub at_once: usize,
     /// Without one the labels alone are learned.
     pub teacher: Option<(Box<dyn Teacher + 'a>, Matching)>,
 }
@@ -34,7 +36,7 @@ pub struct TextTask<'a> {
 impl<'a> TextTask<'a> {
     /// Learning from labels alone.
     pub fn new(student: &'a Model, sources: &'a [Source], batch: usize, seed: u64) -> Self {
-        Self { student, sources, mixture: Mixture::new(sources, seed), seed, batch, teacher: None }
+        Self { student, sources, mixture: Mixture::new(sources, seed), seed, batch, at_once: batch, teacher: None }
     }
 
     /// The sequences of a step, with their numbers.
@@ -60,6 +62,22 @@ impl Task for TextTask<'_> {
 
     fn pass(&mut self, step: u64, parameters: &mut Parameters) -> Result<Pass, Error> {
         let sequences = self.drawn(step);
+        let learned = |sequences: &[(u64, &Sequence)]| {
+            sequences.iter().flat_map(|(_, s)| next_tokens(s)).filter(Option::is_some).count() as f32
+        };
+        let all = learned(&sequences).max(1.0);
+        let mut whole = Pass { loss: 0.0, items: 0 };
+        for part in sequences.chunks(self.at_once.max(1)) {
+            let pass = self.part(part, learned(part) / all, parameters)?;
+            whole = Pass { loss: whole.loss + pass.loss, items: whole.items + pass.items };
+        }
+        Ok(whole)
+    }
+}
+
+impl TextTask<'_> {
+    /// Adds the gradients of the mean loss of some sequences, times `share`.
+    fn part(&mut self, sequences: &[(u64, &Sequence)], share: f32, parameters: &mut Parameters) -> Result<Pass, Error> {
         let tokens: Vec<u32> = sequences.iter().flat_map(|(_, s)| s.tokens.iter().copied()).collect();
         let lengths: Vec<usize> = sequences.iter().map(|(_, s)| s.tokens.len()).collect();
         let labels: Vec<Option<u32>> = sequences.iter().flat_map(|(_, s)| next_tokens(s)).collect();
@@ -72,7 +90,7 @@ impl Task for TextTask<'_> {
         let mut pass = Train::new(parameters, &lengths);
         let definition = self.student.definition();
         let hidden = definition.hidden(&mut pass, &tokens);
-        let mut learn = |objective: &dyn Objective| pass.loss(definition.head(), &hidden, objective, 1.0);
+        let mut learn = |objective: &dyn Objective| pass.loss(definition.head(), &hidden, objective, share);
         let loss = match &self.teacher {
             None => learn(&CrossEntropy { targets: &labels }),
             Some((_, Matching { divergence, temperature, soft })) => {

@@ -11,12 +11,22 @@ const ARCHITECTURE: &str = "bantam-training";
 const RUN: &str = "bantam-training.run";
 const STEPS: &str = "bantam-training.steps";
 const LOSSES: &str = "bantam-training.losses";
+const ITEMS: &str = "bantam-training.items";
+
+/// What is known of a run's past beside values and averages.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Past {
+    /// The loss of each step.
+    pub losses: Vec<f32>,
+    /// What was learned from: tokens, images.
+    pub items: u64,
+}
 
 /// Writes the state to `path`. `run` says what the run is: a state of another is not gone on with.
 pub(super) fn save(
     path: &Path,
     run: &str,
-    losses: &[f32],
+    past: &Past,
     parameters: &Parameters,
     optimizer: &Optimizer,
 ) -> Result<(), Error> {
@@ -24,7 +34,8 @@ pub(super) fn save(
     metadata.set("general.architecture", Value::String(ARCHITECTURE.to_owned()));
     metadata.set(RUN, Value::String(run.to_owned()));
     metadata.set(STEPS, Value::U64(optimizer.steps()));
-    metadata.set(LOSSES, Value::Array(Array::F32(losses.to_vec())));
+    metadata.set(LOSSES, Value::Array(Array::F32(past.losses.clone())));
+    metadata.set(ITEMS, Value::U64(past.items));
     let f32 = Format::by_name("F32").expect("F32 is a format");
     let variables = || parameters.variables().iter().enumerate().filter(|(_, v)| v.trained());
     let mut tensors: Vec<(String, &[f32])> = variables().map(|(_, v)| (v.path.clone(), &v.values[..])).collect();
@@ -43,15 +54,15 @@ pub(super) fn save(
     Ok(writer.finish()?)
 }
 
-/// Goes on from the state at `path`, if there is one; returns the losses so far.
+/// Goes on from the state at `path`, if there is one; returns its past.
 pub(super) fn restore(
     path: &Path,
     run: &str,
     parameters: &mut Parameters,
     optimizer: &mut Optimizer,
-) -> Result<Vec<f32>, Error> {
+) -> Result<Past, Error> {
     if !path.exists() {
-        return Ok(Vec::new());
+        return Ok(Past::default());
     }
     let state = Checkpoint::open(path)?;
     let error = |problem: String| Error::TrainingState { path: path.to_owned(), problem };
@@ -83,7 +94,7 @@ pub(super) fn restore(
         variable.values = values(&variable.path, variable.values.len())?;
     }
     optimizer.restore(steps, moments);
-    Ok(losses.clone())
+    Ok(Past { losses: losses.clone(), items: metadata.uint(ITEMS).unwrap_or(0) })
 }
 
 fn moment_name(moment: usize, path: &str) -> String {

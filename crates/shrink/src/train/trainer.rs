@@ -1,6 +1,7 @@
 //! The loop over steps.
 
-use super::{Schedule, state};
+use super::Schedule;
+use super::state::{self, Past};
 use crate::Error;
 use bantam_nn::train::{Method, Optimizer, Parameters, clip};
 use std::path::PathBuf;
@@ -47,8 +48,7 @@ pub struct Trainer {
     settings: Settings,
     run: String,
     optimizer: Optimizer,
-    /// The loss of each step.
-    losses: Vec<f32>,
+    past: Past,
 }
 
 impl Trainer {
@@ -64,11 +64,11 @@ impl Trainer {
             hash(parameters)
         );
         let mut optimizer = Optimizer::new(*method, parameters);
-        let losses = match save {
+        let past = match save {
             Some((path, _)) => state::restore(path, &run, parameters, &mut optimizer)?,
-            None => Vec::new(),
+            None => Past::default(),
         };
-        Ok(Self { settings, run, optimizer, losses })
+        Ok(Self { settings, run, optimizer, past })
     }
 
     /// Steps made so far, in earlier runs too.
@@ -78,7 +78,12 @@ impl Trainer {
 
     /// The loss of each step so far.
     pub fn losses(&self) -> &[f32] {
-        &self.losses
+        &self.past.losses
+    }
+
+    /// What was learned from so far, in earlier runs too: tokens, images.
+    pub fn items(&self) -> u64 {
+        self.past.items
     }
 
     /// Makes the remaining steps. Calls `progress` after each with the steps made and what the step's pass was; it answers
@@ -102,7 +107,8 @@ impl Trainer {
                 return Err(Error::Diverged { step, loss: pass.loss, norm, rate: self.settings.schedule.rate(step) });
             }
             self.optimizer.step(parameters, self.settings.schedule.rate(step));
-            self.losses.push(pass.loss as f32);
+            self.past.losses.push(pass.loss as f32);
+            self.past.items += pass.items as u64;
             let go_on = progress(self.steps(), pass);
             let due = self.settings.save.as_ref().is_some_and(|(_, every)| saved.elapsed() >= *every);
             if due || !go_on || self.steps() == self.settings.schedule.steps {
@@ -118,7 +124,7 @@ impl Trainer {
 
     fn save(&self, parameters: &Parameters) -> Result<(), Error> {
         match &self.settings.save {
-            Some((path, _)) => state::save(path, &self.run, &self.losses, parameters, &self.optimizer),
+            Some((path, _)) => state::save(path, &self.run, &self.past, parameters, &self.optimizer),
             None => Ok(()),
         }
     }
@@ -193,7 +199,7 @@ mod tests {
         }
         let mut resumed = parameters();
         let last = Trainer::new(settings(Some(path)), &Pull, &mut resumed).unwrap();
-        assert_eq!(last.losses(), trainer.losses());
+        assert_eq!((last.losses(), last.items()), (trainer.losses(), 80));
         assert_eq!(resumed.variables()[0].values, whole.variables()[0].values);
     }
 
