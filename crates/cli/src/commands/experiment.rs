@@ -1,9 +1,10 @@
 //! `bantam experiment`: networks on images, taught by each other, as an experiment file has them.
 
 use crate::args::Global;
-use crate::{output, progress};
+use crate::{interrupt, output, progress};
 use anyhow::Context;
-use bantam_shrink::images::{Experiment, Images, Outcome};
+use bantam_shrink::Error;
+use bantam_shrink::images::{Experiment, Images, Outcome, Watch, soft_labels};
 use clap::Args;
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 #[command(after_help = "\
-Seeds that are finished are kept in the output folder: the same command goes on with the others.
+What is finished is kept in the output folder, and so is a network that is interrupted: the same command goes on from there.
 
 Example:
   bantam experiment recipes/hinton-mnist/experiment.toml --images mnist/ -o hinton/")]
@@ -26,7 +27,7 @@ pub struct ExperimentArgs {
     output: PathBuf,
 }
 
-/// The outcomes of one seed, with the experiment that they are of.
+/// The outcomes of one seed so far, with the experiment that they are of.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     experiment: String,
@@ -44,54 +45,84 @@ pub fn run(args: &ExperimentArgs, global: &Global) -> anyhow::Result<()> {
     std::fs::create_dir_all(&args.output).with_context(|| format!("{}: cannot be made", args.output.display()))?;
     let mut outcomes = Vec::new();
     for &seed in &experiment.seeds {
-        let path = args.output.join(format!("seed-{seed}.json"));
-        match kept(&path, &text) {
-            Some(kept) => outcomes.extend(kept),
-            None => {
-                let ran = run_seed(&experiment, seed, &images, &test, &args.output, global)?;
-                let kept = Kept { experiment: text.clone(), outcomes: ran };
-                std::fs::write(&path, serde_json::to_vec_pretty(&kept)?)
-                    .with_context(|| format!("{}: cannot be written", path.display()))?;
-                outcomes.extend(kept.outcomes);
-            }
+        let mut run = Run { experiment: &experiment, text: &text, seed, folder: &args.output, global, bar: None };
+        let mut of_seed = run.kept();
+        experiment.run(seed, (&images, &test), &args.output, &mut of_seed, &mut run)?;
+        if of_seed.len() < experiment.network.len() {
+            let at = format!("with seed {seed}, saved in {}", args.output.display());
+            return Err(interrupt::Interrupted { at }.into());
         }
+        outcomes.extend(of_seed);
     }
+    draw_soft_labels(&experiment, &test, &args.output)?;
     if global.json {
         return output::json(&outcomes);
     }
     output::print(format_args!("{}", table(&experiment, &outcomes, test.len())))
 }
 
-/// What was kept of a seed of the same experiment.
-fn kept(path: &Path, experiment: &str) -> Option<Vec<Outcome>> {
-    let kept: Kept = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-    (kept.experiment == experiment).then_some(kept.outcomes)
+/// One seed's run.
+struct Run<'a> {
+    experiment: &'a Experiment,
+    text: &'a str,
+    seed: u64,
+    folder: &'a Path,
+    global: &'a Global,
+    /// The network that is being trained, with its bar.
+    bar: Option<(String, ProgressBar)>,
 }
 
-fn run_seed(
-    experiment: &Experiment,
-    seed: u64,
-    images: &Images,
-    test: &Images,
-    folder: &Path,
-    global: &Global,
-) -> anyhow::Result<Vec<Outcome>> {
-    let mut current: Option<(String, ProgressBar)> = None;
-    let outcomes = experiment.run(seed, (images, test), folder, &mut |name, done, steps| {
-        if current.as_ref().is_none_or(|(shown, _)| shown != name) {
-            let bar = progress::bar(global, &format!("seed {seed}, {name}"), steps, "steps");
-            if let Some((_, before)) = current.replace((name.to_owned(), bar)) {
-                before.finish_and_clear();
-            }
+impl Run<'_> {
+    fn path(&self) -> PathBuf {
+        self.folder.join(format!("seed-{}.json", self.seed))
+    }
+
+    /// What was kept of the same experiment, as far as the weights are there.
+    fn kept(&self) -> Vec<Outcome> {
+        let kept = std::fs::read(self.path()).ok().and_then(|json| serde_json::from_slice::<Kept>(&json).ok());
+        let kept = kept.filter(|kept| kept.experiment == self.text).map_or_else(Vec::new, |kept| kept.outcomes);
+        let there = |i: &usize| self.experiment.weights(self.folder, *i, self.seed).exists();
+        let whole = (0..kept.len()).take_while(there).count();
+        kept.into_iter().take(whole).collect()
+    }
+}
+
+impl Watch for Run<'_> {
+    fn step(&mut self, network: &str, done: u64, steps: u64) -> bool {
+        if self.bar.as_ref().is_none_or(|(shown, _)| shown != network) {
+            let bar = progress::bar(self.global, &format!("seed {}, {network}", self.seed), steps, "steps");
+            self.bar = Some((network.to_owned(), bar));
         }
-        if let Some((_, bar)) = &current {
+        if let Some((_, bar)) = &self.bar {
             bar.set_position(done);
         }
-    })?;
-    if let Some((_, bar)) = current {
-        bar.finish_and_clear();
+        !interrupt::requested()
     }
-    Ok(outcomes)
+
+    fn finished(&mut self, outcomes: &[Outcome]) -> Result<(), Error> {
+        if let Some((_, bar)) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        let kept = Kept { experiment: self.text.to_owned(), outcomes: outcomes.to_vec() };
+        let path = self.path();
+        let json = serde_json::to_vec_pretty(&kept).map_err(std::io::Error::other);
+        // Under another name first: a kill must not leave half of it.
+        let part = path.with_extension("part");
+        json.and_then(|json| std::fs::write(&part, json))
+            .and_then(|()| std::fs::rename(&part, &path))
+            .map_err(|e| Error::Data { path, problem: e.to_string() })
+    }
+}
+
+/// Draws what the first teacher, trained with the first seed, says of some images.
+fn draw_soft_labels(experiment: &Experiment, test: &Images, folder: &Path) -> anyhow::Result<()> {
+    let taught = experiment.network.iter().find_map(|n| n.teacher.as_ref().map(|teacher| (teacher, n.temperature)));
+    let Some((teacher, temperature)) = taught else { return Ok(()) };
+    let at = experiment.network.iter().position(|n| n.name == *teacher).context("teachers are checked on reading")?;
+    let logits = experiment.logits(folder, at, experiment.seeds[0], test)?;
+    let path = folder.join("soft-labels.svg");
+    std::fs::write(&path, soft_labels(test, &logits, temperature))
+        .with_context(|| format!("{}: cannot be written", path.display()))
 }
 
 /// A Markdown table: of each network the median of its seeds beside the paper's number.

@@ -1,13 +1,18 @@
 //! Experiments on images as data: networks that learn from labels or from each other, several seeds of each.
 
 use super::{ImageTask, Images, Teacher, errors, initial, logits};
-use crate::Error;
 use crate::train::{Decay, Schedule, Settings, Trainer};
+use crate::{Error, students};
 use bantam_checkpoint::Checkpoint;
+use bantam_formats::Format;
 use bantam_nn::models::mlp::Mlp;
 use bantam_nn::train::{AdamW, Parameters};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Time from one saving of a network's training to the next.
+const SAVE_EVERY: Duration = Duration::from_secs(60);
 
 /// An experiment: data, and networks in the order in which they are trained.
 #[derive(Clone, Debug, Deserialize)]
@@ -151,21 +156,40 @@ impl Experiment {
         Ok(())
     }
 
-    /// Trains all networks with one seed. `folder` takes their weights. Calls `progress` with the network's name, the steps
-    /// done and their number.
+    /// Where the weights of a network lie.
+    pub fn weights(&self, folder: &Path, network: usize, seed: u64) -> PathBuf {
+        folder.join(format!("network-{network}-seed-{seed}.gguf"))
+    }
+
+    /// What a trained network says of images, `[images, classes]`.
     ///
     /// # Errors
-    /// If a run diverges or a file cannot be written.
+    /// If its weights cannot be read.
+    pub fn logits(&self, folder: &Path, network: usize, seed: u64, images: &Images) -> Result<Vec<f32>, Error> {
+        let (model, mut parameters) = load(&self.weights(folder, network, seed))?;
+        Ok(logits(&model, &mut parameters, images))
+    }
+
+    /// Trains the networks that come after those of `outcomes` with one seed, and adds theirs. `folder` takes all weights.
+    /// `watch` is told how training goes and what came of each network.
+    ///
+    /// # Errors
+    /// If a run diverges, or a file cannot be read or written.
     pub fn run(
         &self,
         seed: u64,
         (images, test): (&Images, &Images),
         folder: &Path,
-        progress: &mut dyn FnMut(&str, u64, u64),
-    ) -> Result<Vec<Outcome>, Error> {
+        outcomes: &mut Vec<Outcome>,
+        watch: &mut dyn Watch,
+    ) -> Result<(), Error> {
         let mut trained: Vec<(Mlp, Parameters)> = Vec::new();
-        let mut outcomes = Vec::new();
         for (i, network) in self.network.iter().enumerate() {
+            let path = self.weights(folder, i, seed);
+            if i < outcomes.len() {
+                trained.push(load(&path)?);
+                continue;
+            }
             let start = std::time::Instant::now();
             let teacher = network.teacher.as_ref().and_then(|t| self.network.iter().position(|n| n.name == *t));
             let seen = network.seen(images);
@@ -174,8 +198,10 @@ impl Experiment {
                 let logits = logits(teacher, parameters, &seen);
                 Teacher { logits, temperature: network.temperature, soft: network.soft }
             });
-            let path = folder.join(format!("network-{i}-seed-{seed}.gguf"));
-            let (model, mut parameters) = network.train(seed, &seen, images.classes(), teacher, &path, progress)?;
+            if !network.train(seed, &seen, images.classes(), teacher, &path, watch)? {
+                return Ok(());
+            }
+            let (model, mut parameters) = load(&path)?;
             let said = logits(&model, &mut parameters, test);
             let errors_by_class = errors(&said, &test.labels);
             outcomes.push(Outcome {
@@ -188,9 +214,29 @@ impl Experiment {
                 seconds: start.elapsed().as_secs_f64(),
             });
             trained.push((model, parameters));
+            watch.finished(outcomes)?;
         }
-        Ok(outcomes)
+        Ok(())
     }
+}
+
+/// Who looks on while an experiment runs.
+pub trait Watch {
+    /// Called after each step with the network's name, the steps done and their number; answers whether to go on. If not, the
+    /// network's training is saved and the next run goes on with it.
+    fn step(&mut self, network: &str, done: u64, steps: u64) -> bool;
+
+    /// Called with all outcomes of the seed so far after each network.
+    ///
+    /// # Errors
+    /// If they cannot be kept.
+    fn finished(&mut self, outcomes: &[Outcome]) -> Result<(), Error>;
+}
+
+/// A network with its weights.
+fn load(path: &Path) -> Result<(Mlp, Parameters), Error> {
+    let checkpoint = Checkpoint::open(path)?;
+    Ok((Mlp::load(&checkpoint)?, Parameters::of(&checkpoint)?))
 }
 
 impl Network {
@@ -208,6 +254,7 @@ impl Network {
         }
     }
 
+    /// Trains it and writes it to `path`; `false` if it was told to stop before.
     fn train(
         &self,
         seed: u64,
@@ -215,12 +262,13 @@ impl Network {
         classes: usize,
         teacher: Option<Teacher>,
         path: &Path,
-        progress: &mut dyn FnMut(&str, u64, u64),
-    ) -> Result<(Mlp, Parameters), Error> {
+        watch: &mut dyn Watch,
+    ) -> Result<bool, Error> {
         let widths: Vec<usize> =
             [seen.size()].into_iter().chain(self.hidden.iter().copied()).chain([classes]).collect();
-        initial(path, &widths, seed)?;
-        let checkpoint = Checkpoint::open(path)?;
+        let (start, state) = (path.with_extension("initial"), path.with_extension("training"));
+        initial(&start, &widths, seed)?;
+        let checkpoint = Checkpoint::open(&start)?;
         let (model, mut parameters) = (Mlp::load(&checkpoint)?, Parameters::of(&checkpoint)?);
         let mut task = ImageTask::new(&model, seen, self.batch.min(seen.len()), seed);
         (task.jitter, task.dropout, task.teacher) = (self.jitter, self.dropout, teacher);
@@ -235,15 +283,18 @@ impl Network {
             },
             method: AdamW { weight_decay: self.weight_decay, ..AdamW::default() }.into(),
             clip: None,
-            save: None,
+            save: Some((state.clone(), SAVE_EVERY)),
         };
         let mut trainer = Trainer::new(settings, &task, &mut parameters)?;
-        trainer.run(&mut task, &mut parameters, &mut |done, _| {
-            progress(&self.name, done, steps);
-            true
-        })?;
-        drop(task);
-        Ok((model, parameters))
+        trainer.run(&mut task, &mut parameters, &mut |done, _| watch.step(&self.name, done, steps))?;
+        if trainer.steps() < steps {
+            return Ok(false);
+        }
+        let f32 = Format::by_name("F32").expect("F32 is a format");
+        students::write(&checkpoint, &parameters, f32, checkpoint.step("train").setting("seed", seed), path)?;
+        // What is left behind does no harm.
+        let _ = (std::fs::remove_file(start), std::fs::remove_file(state));
+        Ok(true)
     }
 }
 

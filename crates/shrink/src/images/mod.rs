@@ -5,8 +5,10 @@
 
 mod experiment;
 mod idx;
+mod picture;
 mod task;
 
-pub use experiment::{BiasCorrection, Experiment, Network, Outcome};
+pub use experiment::{BiasCorrection, Experiment, Network, Outcome, Watch};
 pub use idx::Images;
+pub use picture::soft_labels;
 pub use task::{ImageTask, Teacher, errors, initial, logits};
