@@ -63,6 +63,9 @@ pub struct StepArgs {
     /// Shrinks matrices by this share of the learning rate each step
     #[arg(long, default_value_t = 0.01, value_name = "SHARE")]
     weight_decay: f32,
+    /// The share of what each layer adds that is dropped, against learning small data by heart
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    pub dropout: f32,
     /// The largest norm of a step's gradients
     #[arg(long, default_value_t = 1.0, value_name = "NORM")]
     clip: f32,
@@ -85,6 +88,7 @@ impl StepArgs {
         for (name, value) in [("--floor", self.floor), ("--weight-decay", self.weight_decay)] {
             ensure!((0.0..=1.0).contains(&value), "{name} {value}: expected a share within 0 and 1");
         }
+        ensure!((0.0..1.0).contains(&self.dropout), "--dropout {}: expected a share below 1", self.dropout);
         let steps = self.steps as u64;
         Ok(Settings {
             schedule: Schedule {

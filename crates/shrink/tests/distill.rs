@@ -112,3 +112,36 @@ fn a_step_in_parts_is_the_same_step() {
         assert!(difference <= 1e-4 * norm, "{}: {difference} of {norm}", a.path);
     }
 }
+
+/// Dropout in transformers: the draws are those of the step, so the loss has a slope.
+#[test]
+fn gradients_with_dropout_agree_with_finite_differences() {
+    for name in ["llama", "gemma3"] {
+        let checkpoint = Checkpoint::open(fixture(name)).unwrap();
+        let model = Model::load(&checkpoint).unwrap();
+        let sources = [random_source(model.config().vocab_size, 4)];
+        let mut task = TextTask::new(&model, &sources, 4, 7);
+        let mut parameters = Parameters::of(&checkpoint).unwrap();
+        parameters.freeze(|path| path == "rope_freqs.weight");
+        let without = task.pass(1, &mut parameters).unwrap().loss;
+        task.dropout = (0.1, 0.3);
+        parameters.clear_gradients();
+        let with = task.pass(1, &mut parameters).unwrap().loss;
+        assert!((with - without).abs() > 1e-4 && with == task.pass(1, &mut parameters).unwrap().loss);
+        parameters.clear_gradients();
+        task.pass(1, &mut parameters).unwrap();
+        let gradients: Vec<Vec<f32>> = parameters.variables().iter().map(|v| v.gradient.clone()).collect();
+        let norm = gradients.iter().flatten().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt() as f32;
+        let values: Vec<Vec<f32>> = parameters.variables().iter().map(|v| v.values.clone()).collect();
+        let mut at = |by: f32| {
+            for ((variable, values), gradient) in parameters.variables_mut().iter_mut().zip(&values).zip(&gradients) {
+                if variable.trained() {
+                    variable.values = values.iter().zip(gradient).map(|(v, g)| v + by * g / norm).collect();
+                }
+            }
+            task.pass(1, &mut parameters).unwrap().loss
+        };
+        let slope = (at(1e-2) - at(-1e-2)) / 2e-2;
+        assert!((slope / f64::from(norm) - 1.0).abs() < 0.02, "{name}: {norm}, by differences {slope}");
+    }
+}

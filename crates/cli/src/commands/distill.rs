@@ -78,6 +78,7 @@ pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
         .setting("soft", args.soft);
     let mut task = TextTask::new(&model, &sources, args.steps.batch, args.steps.seed);
     let matching = Matching { divergence: args.divergence, temperature: args.word.temperature, soft: args.soft };
+    task.dropout = (args.steps.dropout, args.steps.dropout);
     task.at_once = args.steps.at_once.unwrap_or(args.steps.batch);
     let asked = args.cache.is_none().then_some(&teacher);
     let word: Box<dyn Teacher + '_> = match &args.cache {

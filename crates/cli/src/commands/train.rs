@@ -31,6 +31,7 @@ pub fn run(args: &TrainArgs, global: &Global) -> anyhow::Result<()> {
     let model = Model::load(&student)?;
     let sources = args.data.read(&student)?;
     let mut task = TextTask::new(&model, &sources, args.steps.batch, args.steps.seed);
+    task.dropout = (args.steps.dropout, args.steps.dropout);
     task.at_once = args.steps.at_once.unwrap_or(args.steps.batch);
     let trained = training::train(&student, None, &mut task, &args.steps, student.step("train"), &args.output, global)?;
     training::report(&trained, global)

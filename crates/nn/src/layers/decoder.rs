@@ -1,6 +1,6 @@
 //! The decoder: an embedding, a stack of blocks, a norm, a head.
 
-use super::{Attention, Embedding, GatedMlp, Linear, RmsNorm};
+use super::{Attention, DropoutSite, Embedding, GatedMlp, Linear, RmsNorm};
 use crate::weights::Loader;
 use crate::{Backend, Result};
 use bantam_checkpoint::Config;
@@ -50,7 +50,8 @@ impl<L: Block> Decoder<L> {
 
     /// The final hidden states of `tokens`, normed: `[tokens, width]`.
     pub fn hidden<B: Backend>(&self, b: &mut B, tokens: &[u32]) -> B::Tensor {
-        let mut x = b.embed(&self.embedding, tokens);
+        let x = b.embed(&self.embedding, tokens);
+        let mut x = b.dropout(DropoutSite::Input, x);
         for block in &self.blocks {
             x = block.forward(b, x);
         }
@@ -99,9 +100,11 @@ impl Block for PreNormBlock {
     fn forward<B: Backend>(&self, b: &mut B, x: B::Tensor) -> B::Tensor {
         let y = b.rms_norm(&self.attention_norm, &x);
         let y = self.attention.forward(b, &y);
+        let y = b.dropout(DropoutSite::Hidden, y);
         let x = b.add(x, y);
         let y = b.rms_norm(&self.mlp_norm, &x);
         let y = self.mlp.forward(b, &y);
+        let y = b.dropout(DropoutSite::Hidden, y);
         b.add(x, y)
     }
 

@@ -1,6 +1,8 @@
 //! Gemma 3 (Gemma Team 2025): norms before and after each layer, windowed layers between full ones, scaled embeddings.
 
-use crate::layers::{Activation, Attention, AttentionSpec, Block, Decoder, GatedMlp, Linear, RmsNorm, Rotary};
+use crate::layers::{
+    Activation, Attention, AttentionSpec, Block, Decoder, DropoutSite, GatedMlp, Linear, RmsNorm, Rotary,
+};
 use crate::weights::Loader;
 use crate::{Backend, Result};
 use bantam_checkpoint::Config;
@@ -58,10 +60,12 @@ impl Block for SandwichBlock {
         let y = b.rms_norm(&self.attention_norm, &x);
         let y = self.attention.forward(b, &y);
         let y = b.rms_norm(&self.post_attention_norm, &y);
+        let y = b.dropout(DropoutSite::Hidden, y);
         let x = b.add(x, y);
         let y = b.rms_norm(&self.mlp_norm, &x);
         let y = self.mlp.forward(b, &y);
         let y = b.rms_norm(&self.post_mlp_norm, &y);
+        let y = b.dropout(DropoutSite::Hidden, y);
         b.add(x, y)
     }
 

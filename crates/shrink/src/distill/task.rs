@@ -5,7 +5,8 @@ use crate::Error;
 use crate::text::{Mixture, Sequence, Source};
 use crate::train::{Pass, Task};
 use bantam_nn::Model;
-use bantam_nn::train::{CrossEntropy, Objective, Parameters, Train};
+use bantam_nn::random::SplitMix64;
+use bantam_nn::train::{CrossEntropy, Dropout, Objective, Parameters, Train};
 
 /// How a teacher's word is weighed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,6 +30,8 @@ pub struct TextTask<'a> {
     pub batch: usize,
     /// Sequences gone through together; a step goes through its batch part by part and adds up the gradients.
     pub at_once: usize,
+    /// Shares of the embeddings and of what layers add that are dropped.
+    pub dropout: (f32, f32),
     /// Without one the labels alone are learned.
     pub teacher: Option<(Box<dyn Teacher + 'a>, Matching)>,
 }
@@ -36,7 +39,16 @@ pub struct TextTask<'a> {
 impl<'a> TextTask<'a> {
     /// Learning from labels alone.
     pub fn new(student: &'a Model, sources: &'a [Source], batch: usize, seed: u64) -> Self {
-        Self { student, sources, mixture: Mixture::new(sources, seed), seed, batch, at_once: batch, teacher: None }
+        Self {
+            student,
+            sources,
+            mixture: Mixture::new(sources, seed),
+            seed,
+            batch,
+            at_once: batch,
+            dropout: (0.0, 0.0),
+            teacher: None,
+        }
     }
 
     /// The sequences of a step, with their numbers.
@@ -57,7 +69,8 @@ impl Task for TextTask<'_> {
         let text = format!("text {:016x} of weights {weights:?}", fingerprint(self.sources));
         let teacher =
             self.teacher.as_ref().map(|(teacher, matching)| format!("{}, {matching:?}", teacher.description()));
-        format!("{text}, batch {}, seed {}, teacher {teacher:?}", self.batch, self.seed)
+        let Self { batch, seed, dropout, .. } = self;
+        format!("{text}, batch {batch}, seed {seed}, dropout {dropout:?}, teacher {teacher:?}")
     }
 
     fn pass(&mut self, step: u64, parameters: &mut Parameters) -> Result<Pass, Error> {
@@ -67,8 +80,10 @@ impl Task for TextTask<'_> {
         };
         let all = learned(&sequences).max(1.0);
         let mut whole = Pass { loss: 0.0, items: 0 };
+        let mut random = SplitMix64::child(self.seed, step);
         for part in sequences.chunks(self.at_once.max(1)) {
-            let pass = self.part(part, learned(part) / all, parameters)?;
+            let dropout = Dropout { input: self.dropout.0, hidden: self.dropout.1, seed: random.next() };
+            let pass = self.part(part, learned(part) / all, dropout, parameters)?;
             whole = Pass { loss: whole.loss + pass.loss, items: whole.items + pass.items };
         }
         Ok(whole)
@@ -77,7 +92,13 @@ impl Task for TextTask<'_> {
 
 impl TextTask<'_> {
     /// Adds the gradients of the mean loss of some sequences, times `share`.
-    fn part(&mut self, sequences: &[(u64, &Sequence)], share: f32, parameters: &mut Parameters) -> Result<Pass, Error> {
+    fn part(
+        &mut self,
+        sequences: &[(u64, &Sequence)],
+        share: f32,
+        dropout: Dropout,
+        parameters: &mut Parameters,
+    ) -> Result<Pass, Error> {
         let tokens: Vec<u32> = sequences.iter().flat_map(|(_, s)| s.tokens.iter().copied()).collect();
         let lengths: Vec<usize> = sequences.iter().map(|(_, s)| s.tokens.len()).collect();
         let labels: Vec<Option<u32>> = sequences.iter().flat_map(|(_, s)| next_tokens(s)).collect();
@@ -87,7 +108,7 @@ impl TextTask<'_> {
                 sequences.iter().map(|(number, s)| teacher.says(*number, &s.tokens)).collect::<Result<_, _>>()?
             }
         };
-        let mut pass = Train::new(parameters, &lengths);
+        let mut pass = Train::new(parameters, &lengths).with_dropout(dropout);
         let definition = self.student.definition();
         let hidden = definition.hidden(&mut pass, &tokens);
         let mut learn = |objective: &dyn Objective| pass.loss(definition.head(), &hidden, objective, share);
