@@ -3,6 +3,7 @@
 //! Where to start: [`Source::read`] for one file, [`Mixture`] for the order in which sequences of several are drawn.
 
 mod mixture;
+mod parquet;
 mod read;
 
 pub use mixture::Mixture;

@@ -4,7 +4,7 @@ use crate::Error;
 use bantam_checkpoint::chat_template::{ChatTemplate, Message};
 use bantam_checkpoint::tokenizer::{Special, Tokenizer};
 use serde::Deserialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// A file to learn from, as `[CATEGORY=]FILE[:WEIGHT]`.
@@ -54,17 +54,17 @@ pub struct Source {
     pub sequences: Vec<Sequence>,
 }
 
-/// A line of a JSONL file.
+/// A line of a JSONL file, a row of a Parquet file.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Line {
+enum Entry {
     Chat { messages: Vec<Message> },
     Text { text: String },
 }
 
 impl Source {
-    /// Reads a file into sequences of up to `length` tokens. A file named `.jsonl` holds an object a line, with a `text` or
-    /// with `messages` (`role` and `content`); any other file is one text. Texts follow each other, parted by the end of
+    /// Reads a file into sequences of up to `length` tokens. A file named `.jsonl` holds an object a line, one named `.parquet`
+    /// a row of columns, with a `text` or with `messages` (`role` and `content`); any other file is one text. Texts follow each other, parted by the end of
     /// text, and fill sequences wholly; a conversation has a sequence of its own, cut off at `length`.
     ///
     /// # Errors
@@ -77,30 +77,26 @@ impl Source {
         length: usize,
     ) -> Result<Self, Error> {
         let error = |problem: String| Error::Data { path: spec.path.clone(), problem };
-        let bytes = std::fs::read(&spec.path).map_err(|e| error(e.to_string()))?;
-        let text = String::from_utf8(bytes).map_err(|e| {
-            error(format!("byte {} is not UTF-8; convert the file first", e.utf8_error().valid_up_to()))
-        })?;
-        let mut stream = Vec::new();
-        let mut sequences = Vec::new();
-        if spec.path.extension().is_some_and(|e| e == "jsonl") {
-            for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-                let at = |problem: String| error(format!("line {}: {problem}", i + 1));
-                match serde_json::from_str(line) {
-                    Ok(Line::Text { text }) => push_document(&text, tokenizer, &mut stream)?,
-                    Ok(Line::Chat { messages }) => {
-                        let template = template.ok_or_else(|| at("the model has no chat template".to_owned()))?;
-                        let sequence = conversation(&messages, tokenizer, template, length);
-                        sequences.push(sequence.map_err(|e| at(e.to_string()))?);
-                    }
-                    Err(e) if e.is_data() => {
-                        return Err(at("expected an object with `text` or with `messages`".to_owned()));
-                    }
-                    Err(e) => return Err(at(format!("not JSON: {e}"))),
+        let (mut stream, mut sequences) = (Vec::new(), Vec::new());
+        let mut take = |place: String, entry: Entry| -> Result<(), Error> {
+            let at = |problem: String| error(format!("{place}: {problem}"));
+            match entry {
+                Entry::Text { text } => push_document(&text, tokenizer, &mut stream)?,
+                Entry::Chat { messages } => {
+                    let template = template.ok_or_else(|| at("the model has no chat template".to_owned()))?;
+                    let sequence = conversation(&messages, tokenizer, template, length);
+                    sequences.push(sequence.map_err(|e| at(e.to_string()))?);
                 }
             }
-        } else {
-            push_document(&text, tokenizer, &mut stream)?;
+            Ok(())
+        };
+        match spec.path.extension().and_then(|e| e.to_str()) {
+            Some("jsonl") => lines(&spec.path, &mut take)?,
+            Some("parquet") => super::parquet::rows(&spec.path, |number, row| {
+                let entry = serde_json::from_value(row);
+                take(format!("row {number}"), entry.map_err(|_| error(format!("row {number}: {EXPECTED}")))?)
+            })?,
+            _ => take("text".to_owned(), Entry::Text { text: read_text(&spec.path)? })?,
         }
         let whole = stream.chunks_exact(length);
         sequences.extend(
@@ -120,6 +116,28 @@ impl Source {
     pub fn tokens(&self) -> usize {
         self.sequences.iter().map(|s| s.tokens.len()).sum()
     }
+}
+
+const EXPECTED: &str = "expected a `text`, or `messages` with `role` and `content`";
+
+/// Calls `take` with each line that is not blank.
+fn lines(path: &Path, take: &mut dyn FnMut(String, Entry) -> Result<(), Error>) -> Result<(), Error> {
+    for (i, line) in read_text(path)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let place = format!("line {}", i + 1);
+        let error = |problem: String| Error::Data { path: path.to_owned(), problem: format!("{place}: {problem}") };
+        let entry = serde_json::from_str(line);
+        let entry =
+            entry.map_err(|e| error(if e.is_data() { EXPECTED.to_owned() } else { format!("not JSON: {e}") }))?;
+        take(place, entry)?;
+    }
+    Ok(())
+}
+
+fn read_text(path: &Path) -> Result<String, Error> {
+    let error = |problem: String| Error::Data { path: path.to_owned(), problem };
+    let bytes = std::fs::read(path).map_err(|e| error(e.to_string()))?;
+    String::from_utf8(bytes)
+        .map_err(|e| error(format!("byte {} is not UTF-8; convert the file first", e.utf8_error().valid_up_to())))
 }
 
 /// Appends a text, and the end of text if the model knows one.
@@ -167,7 +185,6 @@ fn conversation(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     #[test]
     fn specifications_are_read() {

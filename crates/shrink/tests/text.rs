@@ -1,0 +1,69 @@
+//! The same texts and conversations as JSON lines and as Parquet, and damaged files.
+
+use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::chat_template::ChatTemplate;
+use bantam_checkpoint::tokenizer::Tokenizer;
+use bantam_shrink::text::{Sequence, Source};
+use std::path::Path;
+
+const TEXTS: &str = "{\"text\": \"The cat is number 0.\"}\n{\"text\": \"The dog is number 1.\"}\n\n\
+                     {\"text\": \"The mouse is number 2.\", \"more\": []}\n";
+
+const CHATS: &str = r#"{"messages": [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "A cat."}]}
+{"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "And now?"},
+ {"role": "assistant", "content": "Still a cat."}, {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes."}]}"#;
+
+const TEMPLATE: &str = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}\
+                        {% if add_generation_prompt %}<assistant>{% endif %}";
+
+fn read(path: &Path, length: usize) -> Result<Vec<Sequence>, String> {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures/llama");
+    let tokenizer = Tokenizer::of(&Checkpoint::open(model).unwrap()).unwrap();
+    let template = ChatTemplate::new(TEMPLATE, String::new(), String::new(), Path::new("template")).unwrap();
+    let spec = path.to_str().unwrap().parse().unwrap();
+    Source::read(spec, &tokenizer, Some(&template), length).map(|s| s.sequences).map_err(|e| e.to_string())
+}
+
+fn fixture(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+#[test]
+fn parquet_files_say_what_json_lines_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("texts.jsonl");
+    std::fs::write(&path, TEXTS).unwrap();
+    let texts = read(&path, 8).unwrap();
+    assert!(texts.len() > 2);
+    for codec in ["snappy", "zstd", "gzip"] {
+        assert_eq!(read(&fixture(&format!("texts-{codec}.parquet")), 8).unwrap(), texts, "{codec}");
+    }
+    let path = folder.path().join("chats.jsonl");
+    std::fs::write(&path, CHATS.replace(",\n", ",")).unwrap();
+    let chats = read(&path, 200).unwrap();
+    assert!(chats.len() == 2 && chats[1].learned.iter().any(|l| *l) && chats[1].learned.iter().any(|l| !l));
+    assert_eq!(read(&fixture("chats.parquet"), 200).unwrap(), chats);
+}
+
+#[test]
+fn damaged_parquet_files_are_refused_and_nothing_panics() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("damaged.parquet");
+    let whole = std::fs::read(fixture("texts-snappy.parquet")).unwrap();
+    for cut in (0..whole.len()).step_by(7) {
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        let error = read(&path, 8).unwrap_err();
+        assert!(error.contains("damaged.parquet"), "{error}");
+    }
+    let mut refused = 0;
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x55;
+        std::fs::write(&path, &bytes).unwrap();
+        refused += usize::from(read(&path, 8).is_err());
+    }
+    assert!(refused > whole.len() / 4, "{refused} of {}", whole.len());
+    let other = folder.path().join("other.parquet");
+    std::fs::write(&other, "text\nmore\n").unwrap();
+    assert!(read(&other, 8).unwrap_err().contains("no Parquet file"));
+}
