@@ -75,6 +75,27 @@ fn a_student_from_a_configuration_learns_whatever_its_family() {
 }
 
 #[test]
+fn a_narrower_student_keeps_the_neurons_that_weigh_most() {
+    let folder = folder();
+    folder.succeeds("student teacher.gguf --layers 0,2 --feed-forward 192 -o student.gguf");
+    let result =
+        folder.json(&format!("distill --teacher teacher.gguf --student student.gguf {DATA} {STEPS} -o distilled.gguf"));
+    let losses: Vec<f64> = result["losses"].as_array().unwrap().iter().map(|l| l.as_f64().unwrap()).collect();
+    assert!(losses[39] < 0.8 * losses[0], "{losses:?}");
+    let student = Checkpoint::open(folder.path("student.gguf")).unwrap();
+    assert_eq!(student.metadata().uint("llama.feed_forward_length"), Some(192));
+    // Nothing is lost with neurons that do nothing: the same model with a quarter of them at 0.
+    let mut silent = Model { layers: 3, ..Model::default() };
+    silent.silent = 64;
+    silent.write(&folder.path("silent.gguf"));
+    folder.succeeds("student silent.gguf --feed-forward 192 -o narrow.gguf");
+    let same = folder.json("eval narrow.gguf --base silent.gguf --text text.txt --context 32 --tasks none");
+    let divergence = same["evaluations"][0]["overall"]["kl_divergence"]["mean"].as_f64().unwrap();
+    assert!(divergence < 1e-6, "{divergence}");
+    folder.refuses("student teacher.gguf --feed-forward 256 -o none.gguf", &["teacher.gguf", "256 neurons", "255"]);
+}
+
+#[test]
 fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
     let folder = folder();
     let command = format!("distill --teacher teacher.gguf --layers 0,2 {DATA} {STEPS} --save-every 0");

@@ -99,6 +99,16 @@ pub enum Error {
         /// Why not.
         problem: String,
     },
+    /// A width that is no narrowing.
+    #[error("{path}: its feed-forward layers have {all} neurons; between 1 and {} can be kept, not {asked}", all - 1)]
+    Width {
+        /// The model.
+        path: PathBuf,
+        /// What it has.
+        all: usize,
+        /// What was asked for.
+        asked: usize,
+    },
     /// Teacher and student have different tokens.
     #[error(
         "{student}: token {token} is {ours:?}, in {teacher} it is {theirs:?}; a student can learn a teacher's probabilities only \

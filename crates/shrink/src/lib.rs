@@ -9,6 +9,7 @@ pub mod distill;
 pub mod error;
 pub mod images;
 pub mod mix;
+pub mod narrow;
 pub mod quantize;
 pub mod students;
 pub mod text;

@@ -1,9 +1,9 @@
-//! `bantam student`: a small model to begin with, from a teacher's layers or from a configuration.
+//! `bantam student`: a small model to begin with, of a teacher's layers and neurons or from a configuration.
 
-use crate::args::Global;
+use crate::args::{Global, at_least_one};
 use crate::output;
 use bantam_checkpoint::Checkpoint;
-use bantam_shrink::students;
+use bantam_shrink::{narrow, students};
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -17,14 +17,18 @@ A configuration is a Hugging Face config.json; its vocab_size must be the teache
 
 Examples:
   bantam student teacher.gguf --layers 0-9,20-29 -o student.gguf
+  bantam student teacher.gguf --layers 0-19 --feed-forward 1024 -o student.gguf
   bantam student teacher.gguf --config small.json -o student.gguf
   bantam distill --teacher teacher.gguf --student student.gguf --data book.txt -o distilled.gguf")]
 pub struct StudentArgs {
     /// The teacher, whose tokenizer the student has: a GGUF file or a Hugging Face directory
     teacher: PathBuf,
     /// Take these layers of the teacher, as in 0-9,20-29
-    #[arg(long, value_name = "RANGES", required_unless_present = "config", conflicts_with = "config")]
+    #[arg(long, value_name = "RANGES", required_unless_present_any = ["config", "feed_forward"], conflicts_with = "config")]
     layers: Option<String>,
+    /// Keep this many neurons of each feed-forward layer, those with the largest weights
+    #[arg(long, value_name = "N", conflicts_with = "config", value_parser = at_least_one())]
+    feed_forward: Option<usize>,
     /// Begin with random weights, in the shape of this config.json
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -46,9 +50,16 @@ struct Made {
 
 pub fn run(args: &StudentArgs, global: &Global) -> anyhow::Result<()> {
     let teacher = Checkpoint::open(&args.teacher)?;
-    match (&args.config, &args.layers) {
-        (Some(config), _) => students::initial(config, &teacher, args.seed, &args.output)?,
-        (None, layers) => students::take_layers(&teacher, layers.as_deref().unwrap_or_default(), &args.output)?,
+    match (&args.config, &args.layers, args.feed_forward) {
+        (Some(config), ..) => students::initial(config, &teacher, args.seed, &args.output)?,
+        (None, Some(layers), None) => students::take_layers(&teacher, layers, &args.output)?,
+        (None, Some(layers), Some(neurons)) => {
+            let folder = tempfile::tempdir()?;
+            let path = folder.path().join("layers.gguf");
+            students::take_layers(&teacher, layers, &path)?;
+            narrow::feed_forward(&Checkpoint::open(&path)?, neurons, &args.output)?;
+        }
+        (None, None, neurons) => narrow::feed_forward(&teacher, neurons.unwrap_or_default(), &args.output)?,
     }
     let student = Checkpoint::open(&args.output)?;
     let made = Made {

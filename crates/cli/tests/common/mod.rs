@@ -27,6 +27,8 @@ pub struct Model {
     /// A tensor of which the first weight is replaced.
     pub broken: Option<(&'static str, f32)>,
     pub layers: usize,
+    /// Neurons of each feed-forward layer that do nothing: every fourth, up to this many.
+    pub silent: usize,
     pub vocab: usize,
 }
 
@@ -39,6 +41,7 @@ impl Default for Model {
             tokenizer: true,
             broken: None,
             layers: 1,
+            silent: 0,
             vocab: 260,
         }
     }
@@ -52,6 +55,9 @@ impl Model {
         for info in &infos {
             let mut weight = || if info.shape.len() == 1 { 1.0 } else { 0.3 * random() };
             let mut values: Vec<f32> = (0..info.len()).map(|_| weight()).collect();
+            if info.name.ends_with("ffn_up.weight") {
+                values.chunks_mut(WIDTH).step_by(4).take(self.silent).for_each(|row| row.fill(0.0));
+            }
             match self.broken {
                 Some((name, value)) if name == info.name => values[0] = value,
                 _ => {}
