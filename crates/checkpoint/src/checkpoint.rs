@@ -40,6 +40,12 @@ impl TensorInfo {
         self.shape.iter().rev().skip(1).product()
     }
 
+    /// Whether llama.cpp wants the tensor in F32 whatever the model's format: vectors, and the small tables of positions and
+    /// token types that encoders add to the embeddings.
+    pub fn stays_f32(&self) -> bool {
+        self.shape.len() <= 1 || ["position_embd.weight", "token_types.weight"].contains(&&self.name[..])
+    }
+
     /// The bytes of the tensor.
     pub fn bytes(&self) -> usize {
         self.rows() * self.format.bytes_of(self.cols()).expect("checked when the file was opened")

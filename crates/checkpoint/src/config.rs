@@ -3,10 +3,10 @@
 use crate::metadata::Array;
 use crate::{Checkpoint, Error, Result, Value};
 
-/// Hyperparameters of a decoder language model. Names as in GGUF's keys, without the architecture's prefix.
+/// Hyperparameters of a language model or a sentence encoder. Names as in GGUF's keys, without the architecture's prefix.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// `general.architecture`: `llama`, `qwen2`, `qwen3`, `gemma3`.
+    /// `general.architecture`: `llama`, `qwen2`, `qwen3`, `gemma3`, `bert`.
     pub architecture: String,
     /// Number of layers.
     pub block_count: usize,
@@ -26,18 +26,56 @@ pub struct Config {
     pub vocab_size: usize,
     /// The longest context the model was trained for.
     pub context_length: usize,
-    /// The epsilon of the RMS norms.
-    pub rms_norm_eps: f32,
+    /// The epsilon of the norms.
+    pub norm_eps: f32,
     /// Rotary position embedding of full-attention layers.
     pub rope: Rope,
     /// Sliding-window attention, if the model has it.
     pub sliding_window: Option<SlidingWindow>,
+    /// What makes the model an encoder: it sees whole texts and makes an embedding of each. A language model has none.
+    pub encoder: Option<Encoder>,
+}
+
+/// What an encoder has beside its layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encoder {
+    /// Kinds of text that the model tells apart (a question and its answer); sentences are all of the first.
+    pub token_types: usize,
+    /// How one vector is made of the tokens'.
+    pub pooling: Pooling,
+}
+
+/// How one vector is made of the hidden states of a text's tokens: `pooling_type` of GGUF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// Their mean.
+    Mean,
+    /// That of the first token.
+    First,
+    /// That of the last token.
+    Last,
+}
+
+impl Pooling {
+    /// GGUF's number.
+    pub fn code(self) -> u32 {
+        match self {
+            Pooling::Mean => 1,
+            Pooling::First => 2,
+            Pooling::Last => 3,
+        }
+    }
+
+    /// The pooling of GGUF's number.
+    pub fn from_code(code: u64) -> Option<Self> {
+        [Pooling::Mean, Pooling::First, Pooling::Last].into_iter().find(|p| u64::from(p.code()) == code)
+    }
 }
 
 /// Rotary position embedding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
-    /// Rotated dimensions of each head.
+    /// Rotated dimensions of each head; 0 where positions are learned (bert).
     pub dimension_count: usize,
     /// Base of the frequencies.
     pub freq_base: f32,
@@ -93,7 +131,7 @@ impl Config {
     /// # Errors
     /// If a key is missing, has the wrong type or a nonsensical value (named), or the architecture is unknown.
     pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        let keys = Keys::of(checkpoint)?;
+        let (keys, row) = Keys::of(checkpoint)?;
         let head_count = keys.count("attention.head_count")?.required()?;
         let head_count_kv = keys.count("attention.head_count_kv")?.or(head_count);
         if !head_count.is_multiple_of(head_count_kv) {
@@ -120,19 +158,35 @@ impl Config {
             value_length: keys.count("attention.value_length")?.or(embedding_length / head_count),
             vocab_size: vocab_size(checkpoint, &keys)?,
             context_length,
-            rms_norm_eps: keys.positive("attention.layer_norm_rms_epsilon")?.required()?,
-            rope: rope(&keys, key_length, context_length)?,
+            norm_eps: keys.positive(row.norm_eps)?.required()?,
+            rope: rope(&keys, row.pairing, key_length, context_length)?,
             sliding_window: sliding_window(&keys, block_count)?,
+            encoder: if row.pairing.is_none() { Some(encoder(&keys)?) } else { None },
         })
     }
 }
 
-/// The architectures that [`Config::of`] knows, and which dimensions each one's rotary embedding pairs.
-const ARCHITECTURES: [(&str, RopePairing); 4] = [
-    ("llama", RopePairing::Interleaved),
-    ("qwen2", RopePairing::Halves),
-    ("qwen3", RopePairing::Halves),
-    ("gemma3", RopePairing::Halves),
+/// An architecture that [`Config::of`] knows.
+struct Architecture {
+    name: &'static str,
+    /// Which dimensions its rotary embedding pairs; encoders have none.
+    pairing: Option<RopePairing>,
+    /// The key of the norms' epsilon.
+    norm_eps: &'static str,
+}
+
+impl Architecture {
+    const fn decoder(name: &'static str, pairing: RopePairing) -> Self {
+        Self { name, pairing: Some(pairing), norm_eps: "attention.layer_norm_rms_epsilon" }
+    }
+}
+
+static ARCHITECTURES: [Architecture; 5] = [
+    Architecture::decoder("llama", RopePairing::Interleaved),
+    Architecture::decoder("qwen2", RopePairing::Halves),
+    Architecture::decoder("qwen3", RopePairing::Halves),
+    Architecture::decoder("gemma3", RopePairing::Halves),
+    Architecture { name: "bert", pairing: None, norm_eps: "attention.layer_norm_epsilon" },
 ];
 
 /// More layers than any model has, so that no lying header makes anybody allocate for them.
@@ -144,7 +198,11 @@ const GEMMA3_WINDOW_PATTERN: usize = 6;
 /// The largest vocabulary, dimension or context that a file may claim.
 const MAX_COUNT: u64 = 1 << 31;
 
-fn rope(keys: &Keys<'_>, key_length: usize, context_length: usize) -> Result<Rope> {
+fn rope(keys: &Keys<'_>, pairing: Option<RopePairing>, key_length: usize, context_length: usize) -> Result<Rope> {
+    let Some(pairing) = pairing else {
+        let (pairing, scaling) = (RopePairing::Halves, RopeScaling::None);
+        return Ok(Rope { dimension_count: 0, freq_base: 10_000.0, pairing, scaling });
+    };
     let dimension_count = keys.count("rope.dimension_count")?.or(key_length);
     if !dimension_count.is_multiple_of(2) || dimension_count > key_length {
         return Err(keys.wrong(
@@ -152,7 +210,6 @@ fn rope(keys: &Keys<'_>, key_length: usize, context_length: usize) -> Result<Rop
             format!("is {dimension_count}, but must be even and at most the head width {key_length}"),
         ));
     }
-    let pairing = ARCHITECTURES.iter().find(|(name, _)| *name == keys.architecture).expect("checked by Keys::of").1;
     let factor = match keys.positive("rope.scaling.factor")?.value {
         Some(factor) => Some(factor),
         None => keys.positive("rope.scale_linear")?.value,
@@ -193,6 +250,26 @@ fn sliding_window(keys: &Keys<'_>, block_count: usize) -> Result<Option<SlidingW
     Ok(Some(SlidingWindow { size, layers, freq_base: keys.positive("rope.freq_base_swa")?.or(10_000.0) }))
 }
 
+/// What makes the model an encoder. Where the file does not say, texts are pooled to their mean.
+fn encoder(keys: &Keys<'_>) -> Result<Encoder> {
+    const TOKEN_TYPES: &str = "tokenizer.ggml.token_type_count";
+    if keys.get("attention.causal") == Some(&Value::Bool(true)) {
+        let message = format!("{}.attention.causal is true; encoders see the whole text.", keys.architecture);
+        return Err(Error::unsupported(keys.checkpoint.path(), message));
+    }
+    let pooling = match keys.uint("pooling_type")? {
+        None => Pooling::Mean,
+        Some(code) => Pooling::from_code(code).ok_or_else(|| {
+            keys.wrong("pooling_type", format!("is {code}; bantam has 1 (mean), 2 (first token) and 3 (last token)"))
+        })?,
+    };
+    let token_types = keys.checkpoint.metadata().uint(TOKEN_TYPES).filter(|n| (1..MAX_COUNT).contains(n));
+    let token_types = token_types.ok_or_else(|| {
+        Error::malformed(keys.checkpoint.path(), format!("{TOKEN_TYPES} must be a count of at least 1."))
+    })?;
+    Ok(Encoder { token_types: token_types as usize, pooling })
+}
+
 /// The rows of the embedding, else what the metadata says.
 fn vocab_size(checkpoint: &Checkpoint, keys: &Keys<'_>) -> Result<usize> {
     if let Some(embedding) = checkpoint.tensor("token_embd.weight") {
@@ -229,16 +306,17 @@ impl<T> Entry<'_, T> {
 }
 
 impl<'a> Keys<'a> {
-    fn of(checkpoint: &'a Checkpoint) -> Result<Self> {
-        let known = ARCHITECTURES.map(|(name, _)| name).join(", ");
+    /// The keys, and the row of the architecture.
+    fn of(checkpoint: &'a Checkpoint) -> Result<(Self, &'static Architecture)> {
+        let known = ARCHITECTURES.iter().map(|row| row.name).collect::<Vec<_>>().join(", ");
         match checkpoint.metadata().get("general.architecture") {
-            Some(Value::String(name)) if ARCHITECTURES.iter().any(|(known, _)| known == name) => {
-                Ok(Self { checkpoint, architecture: name })
-            }
-            Some(Value::String(name)) => Err(Error::unsupported(
-                checkpoint.path(),
-                format!("the architecture is {name:?} (general.architecture); bantam runs {known}."),
-            )),
+            Some(Value::String(name)) => match ARCHITECTURES.iter().find(|row| row.name == name) {
+                Some(row) => Ok((Self { checkpoint, architecture: name }, row)),
+                None => Err(Error::unsupported(
+                    checkpoint.path(),
+                    format!("the architecture is {name:?} (general.architecture); bantam runs {known}."),
+                )),
+            },
             _ => Err(Error::malformed(
                 checkpoint.path(),
                 format!("the metadata has no string general.architecture; it must name one of {known}."),

@@ -1,12 +1,13 @@
 //! Hugging Face directories, there and back.
 
-use bantam_checkpoint::config::RopeScaling;
+use bantam_checkpoint::config::{Encoder, Pooling, RopeScaling};
+use bantam_checkpoint::tokenizer::{Special, Tokenizer};
 use bantam_checkpoint::{Checkpoint, Config, GgufWriter, Metadata, hf, safetensors};
 use bantam_formats::Format;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const FIXTURES: [&str; 5] = ["llama", "llama-biases", "qwen2", "qwen3", "gemma3"];
+const FIXTURES: [&str; 6] = ["llama", "llama-biases", "qwen2", "qwen3", "gemma3", "bert"];
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures").join(name)
@@ -241,4 +242,80 @@ fn values_too_large_for_f16_are_written_as_bf16() {
     let refused = hf::write_hf(&large, &dir.path().join("narrow"), Format::by_name("F16"), &mut |_| ());
     assert!(refused.unwrap_err().to_string().contains("too large for F16"));
     assert!(!dir.path().join("narrow").exists());
+}
+
+/// The tiny encoder's directory with all its files.
+fn encoder_copy() -> tempfile::TempDir {
+    let dir = copy_of("bert");
+    fs::create_dir(dir.path().join("1_Pooling")).unwrap();
+    for file in ["tokenizer.json", "tokenizer_config.json", "1_Pooling/config.json"] {
+        fs::copy(fixture("bert").join(file), dir.path().join(file)).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn an_encoder_has_ggufs_keys_and_tensors() {
+    let model = Checkpoint::open(fixture("bert")).unwrap();
+    let config = Config::of(&model).unwrap();
+    assert_eq!((config.block_count, config.context_length, config.norm_eps), (3, 128, 1e-12));
+    assert_eq!(config.encoder, Some(Encoder { token_types: 2, pooling: Pooling::Mean }));
+    assert_eq!(model.metadata().bool("bert.attention.causal"), Some(false));
+    assert_eq!(model.metadata().uint("bert.pooling_type"), Some(1));
+    assert_eq!(model.tensors().len(), 5 + 3 * 16, "the pooler is not needed");
+    // llama.cpp adds these tables as they are.
+    let format = |name: &str| model.tensor(name).unwrap().format.name;
+    assert_eq!((format("position_embd.weight"), format("token_types.weight")), ("F32", "F32"));
+    assert_eq!((format("token_embd.weight"), format("blk.2.ffn_down.weight")), ("BF16", "BF16"));
+    let stored = stored(&fixture("bert"), "encoder.layer.1.attention.output.LayerNorm.bias");
+    assert_eq!(decoded(&model, "blk.1.attn_output_norm.bias"), stored);
+}
+
+#[test]
+fn how_an_encoder_pools_is_read_and_written() {
+    let dir = encoder_copy();
+    let config = dir.path().join("1_Pooling/config.json");
+    let pooling = || Checkpoint::open(dir.path()).map(|m| Config::of(&m).unwrap().encoder.unwrap().pooling);
+    fs::write(&config, r#"{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}"#).unwrap();
+    let first = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(pooling().unwrap(), Pooling::First);
+    let back = dir.path().join("back");
+    hf::write_hf(&first, &back, None, &mut |_| ()).unwrap();
+    assert_eq!(Config::of(&Checkpoint::open(&back).unwrap()).unwrap().encoder.unwrap().pooling, Pooling::First);
+    fs::write(&config, r#"{"pooling_mode_max_tokens": true}"#).unwrap();
+    assert!(pooling().unwrap_err().to_string().contains("mean, cls and lasttoken"));
+    fs::write(dir.path().join("modules.json"), r#"[{"type": "x.Pooling", "path": "../elsewhere"}]"#).unwrap();
+    assert!(pooling().unwrap_err().to_string().contains("elsewhere"));
+    fs::remove_file(dir.path().join("modules.json")).unwrap();
+    fs::remove_file(&config).unwrap();
+    assert_eq!(pooling().unwrap(), Pooling::Mean, "where nothing is said");
+    let said = config_refusal("bert", |json| json["position_embedding_type"] = "relative_key".into());
+    assert!(said.contains("relative_key"), "{said}");
+    let said = config_refusal("bert", |json| json["is_decoder"] = true.into());
+    assert!(said.contains("is_decoder"), "{said}");
+}
+
+#[derive(serde::Deserialize)]
+struct Text {
+    text: String,
+    tokens: Vec<u32>,
+}
+
+#[test]
+fn wordpiece_agrees_with_transformers_on_odd_texts() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Checkpoint::open(fixture("bert")).unwrap();
+    hf::write_hf(&model, &dir.path().join("back"), None, &mut |_| ()).unwrap();
+    let texts: Vec<Text> =
+        serde_json::from_str(&fs::read_to_string(fixture("bert").join("wordpiece.json")).unwrap()).unwrap();
+    for path in [fixture("bert"), dir.path().join("back")] {
+        let tokenizer = Tokenizer::of(&Checkpoint::open(path).unwrap()).unwrap();
+        for Text { text, tokens } in &texts {
+            assert_eq!(tokenizer.encode(text, Special::DOCUMENT).unwrap(), *tokens, "{text:?}");
+        }
+        let tokens = tokenizer.encode("A man is playing [SEP] a flute.", Special::DOCUMENT).unwrap();
+        assert_eq!(tokens.iter().filter(|&&t| t == 3).count(), 1, "what others write ends no text");
+        let tokens = tokenizer.encode("A man is playing a flute.", Special::TEXT).unwrap();
+        assert_eq!(tokenizer.decode(&tokens), "a man is playing a flute .");
+    }
 }

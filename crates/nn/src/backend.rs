@@ -1,6 +1,7 @@
 //! What executes a model definition.
 
-use crate::layers::{Activation, AttentionSpec, DropoutSite, Embedding, Linear, RmsNorm};
+use crate::layers::{Activation, AttentionSpec, DropoutSite, Embedding, LayerNorm, Linear, RmsNorm};
+use bantam_checkpoint::config::Pooling;
 
 /// Executes the layers of a model definition.
 ///
@@ -17,6 +18,9 @@ pub trait Backend {
     /// The embeddings of `tokens`, times the embedding's scale: `[tokens, width]`.
     fn embed(&mut self, embedding: &Embedding, tokens: &[u32]) -> Self::Tensor;
 
+    /// The embeddings of the positions that `tokens` rows have in their sequences: `[tokens, width]`.
+    fn embed_positions(&mut self, embedding: &Embedding, tokens: usize) -> Self::Tensor;
+
     /// `y = x Wᵀ + b`: `[tokens, inputs]` to `[tokens, outputs]`.
     fn linear(&mut self, layer: &Linear, x: &Self::Tensor) -> Self::Tensor;
 
@@ -28,10 +32,16 @@ pub trait Backend {
     /// Root mean square norm over groups of the norm's width: of whole rows, or of every head in a row.
     fn rms_norm(&mut self, norm: &RmsNorm, x: &Self::Tensor) -> Self::Tensor;
 
-    /// Causal attention with rotary embedding: queries `[tokens, heads * key_length]`, keys `[tokens, kv_heads * key_length]`
-    /// and values `[tokens, kv_heads * value_length]`, before rotation, to `[tokens, heads * value_length]`. A backend with
-    /// a cache attends to the cached positions too.
+    /// Mean and variance norm of whole rows.
+    fn layer_norm(&mut self, norm: &LayerNorm, x: &Self::Tensor) -> Self::Tensor;
+
+    /// Attention, as the specification has it: queries `[tokens, heads * key_length]`, keys `[tokens, kv_heads * key_length]`
+    /// and values `[tokens, kv_heads * value_length]`, before rotation, to `[tokens, heads * value_length]`. Where it
+    /// is causal, a backend with a cache attends to the cached positions too.
     fn attention(&mut self, spec: &AttentionSpec, q: Self::Tensor, k: Self::Tensor, v: Self::Tensor) -> Self::Tensor;
+
+    /// One row of each sequence: `[tokens, width]` to `[sequences, width]`.
+    fn pool(&mut self, pooling: Pooling, x: &Self::Tensor) -> Self::Tensor;
 
     /// `activation(x)`, element by element.
     fn activate(&mut self, activation: Activation, x: Self::Tensor) -> Self::Tensor;

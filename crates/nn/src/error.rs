@@ -22,6 +22,25 @@ pub enum Error {
         /// The architectures with a definition.
         known: String,
     },
+    /// An encoder where a language model is wanted.
+    #[error(
+        "{path}: a {architecture} model is an encoder: it makes embeddings of texts (`bantam embed`) and predicts no tokens; \
+         give a language model"
+    )]
+    IsEncoder {
+        /// The file.
+        path: PathBuf,
+        /// The architecture.
+        architecture: String,
+    },
+    /// A language model where an encoder is wanted.
+    #[error("{path}: a {architecture} model is no encoder of texts; give a bert model")]
+    NoEncoder {
+        /// The file.
+        path: PathBuf,
+        /// The architecture.
+        architecture: String,
+    },
     /// The definition needs a tensor that the checkpoint lacks.
     #[error("{path}: tensor `{tensor}` of shape {expected:?} is missing")]
     MissingTensor {
@@ -81,6 +100,14 @@ pub enum Error {
         context: usize,
         /// Tokens wanted in all.
         wanted: usize,
+    },
+    /// A text with no tokens, or more than the encoder can see.
+    #[error("a sequence of {len} tokens cannot be embedded; the encoder sees from 1 to {context}")]
+    SequenceLength {
+        /// Its tokens.
+        len: usize,
+        /// The most that the encoder sees.
+        context: usize,
     },
     /// A token id beyond the vocabulary.
     #[error("token {token} is not in the vocabulary of {vocab_size} tokens; is the text tokenized for another model?")]

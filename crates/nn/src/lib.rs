@@ -3,7 +3,7 @@
 //! A model family is written once, in `models/`, out of the layers in [`layers`], in terms of a [`Backend`] that executes
 //! it: [`run`] (quantized weights, caches, SIMD), later `observe` (calibration) and `train` (autograd).
 //! Where to start: `models/llama.rs` for how a family reads, [`Model::load`] and [`Session`] for using one,
-//! [`Sampler`] for choosing tokens.
+//! [`Sampler`] for choosing tokens, [`Encoder`] for embeddings of sentences.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -19,14 +19,17 @@
 //! Invariant: this crate reads checkpoints and knows nothing of shrinking or measuring.
 
 pub mod backend;
+mod encoder;
 pub mod error;
 pub mod layers;
+mod matrix;
 mod model;
 pub mod models;
 pub mod random;
 mod rotation;
 pub mod run;
 pub mod sample;
+mod sequences;
 mod tensor;
 
 pub mod train;
@@ -34,6 +37,7 @@ mod vector;
 pub mod weights;
 
 pub use backend::Backend;
+pub use encoder::Encoder;
 pub use error::{Error, Result};
 pub use model::{Model, Session};
 pub use sample::{Sampler, Sampling};

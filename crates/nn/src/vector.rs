@@ -67,6 +67,57 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
     )
 }
 
+/// `y = (x - mean) / sqrt(variance + eps) * weight + bias` of each row of `weight.len()`.
+pub(crate) fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
+    simd(
+        #[inline(always)]
+        || {
+            let n = weight.len();
+            for (x, y) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)) {
+                let (mean, scale) = moments(x, eps);
+                for i in 0..n {
+                    y[i] = (x[i] - mean) * scale * weight[i] + bias[i];
+                }
+            }
+        },
+    )
+}
+
+/// The mean of `x`, and `1 / sqrt(variance + eps)`.
+#[inline(always)]
+pub(crate) fn moments(x: &[f32], eps: f32) -> (f32, f32) {
+    let mean = total(x) / x.len() as f32;
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut lanes = [0.0f32; LANES];
+    for chunk in chunks {
+        for (l, x) in lanes.iter_mut().zip(chunk) {
+            *l = (x - mean).mul_add(x - mean, *l);
+        }
+    }
+    let mut squares = sum(lanes);
+    for x in rest {
+        squares += (x - mean) * (x - mean);
+    }
+    (mean, 1.0 / (squares / x.len() as f32 + eps).sqrt())
+}
+
+/// `Σ x`.
+#[inline(always)]
+pub(crate) fn total(x: &[f32]) -> f32 {
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut lanes = [0.0f32; LANES];
+    for chunk in chunks {
+        for (l, x) in lanes.iter_mut().zip(chunk) {
+            *l += x;
+        }
+    }
+    let mut total = sum(lanes);
+    for x in rest {
+        total += x;
+    }
+    total
+}
+
 /// Compiles a loop for each activation; `$f` is a function to its value and its derivative.
 macro_rules! by_activation {
     ($activation:expr, $f:ident => $loop:expr) => {
@@ -80,6 +131,10 @@ macro_rules! by_activation {
                 $loop
             }
             $crate::layers::Activation::GeluTanh => {
+                use $crate::vector::gelu_tanh as $f;
+                $loop
+            }
+            $crate::layers::Activation::Gelu => {
                 use $crate::vector::gelu as $f;
                 $loop
             }
@@ -128,13 +183,33 @@ pub(crate) fn silu(x: f32) -> (f32, f32) {
 
 /// GELU by its tanh, `x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2`, where `(1 + tanh z) / 2 = sigmoid(2z)`; and its derivative.
 #[inline(always)]
-pub(crate) fn gelu(x: f32) -> (f32, f32) {
+pub(crate) fn gelu_tanh(x: f32) -> (f32, f32) {
     const TWICE_ROOT: f32 = 1.595_769; // 2 √(2/π)
     let z = TWICE_ROOT * (x + 0.044_715 * x * x * x);
     let dz = TWICE_ROOT * (1.0 + 3.0 * 0.044_715 * x * x);
     let denominator = 1.0 + exp(-z);
     let sigmoid = 1.0 / denominator;
     (x / denominator, sigmoid * (1.0 + x * dz * (1.0 - sigmoid)))
+}
+
+/// `x Φ(x)` and its derivative `Φ(x) + x φ(x)`, of the normal distribution's Φ and its density φ.
+#[inline(always)]
+pub(crate) fn gelu(x: f32) -> (f32, f32) {
+    const INVERSE_ROOT: f32 = 0.398_942_3; // 1 / √(2π)
+    let below = 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
+    (x * below, below + x * INVERSE_ROOT * exp(-0.5 * x * x))
+}
+
+/// The error function within 3e-7 (Abramowitz, Stegun 1964, 7.1.26, and rounding).
+#[inline(always)]
+fn erf(x: f32) -> f32 {
+    let magnitude = x.abs();
+    let t = 1.0 / 0.327_591_1_f32.mul_add(magnitude, 1.0);
+    let mut p = 1.061_405_4;
+    for c in [-1.453_152, 1.421_413_8, -0.284_496_74, 0.254_829_6] {
+        p = t.mul_add(p, c);
+    }
+    (1.0 - p * t * exp(-magnitude * magnitude)).copysign(x)
 }
 
 /// The largest of `x`.
@@ -322,6 +397,36 @@ mod tests {
                 let group = &x[i / 20 * 20..][..20];
                 let mean = group.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / 20.0;
                 f64::from(x[i]) / (mean + 1e-6).sqrt() * f64::from(weight[i % 20])
+            })
+            .collect();
+        assert_close(&y, &expected);
+    }
+
+    #[test]
+    fn gelu_is_the_normal_distributions() {
+        // x Φ(x) by erf to 15 digits.
+        for (x, expected) in
+            [(-3.0, -0.004_049_694_1), (-0.5, -0.154_268_77), (0.0, 0.0), (1.0, 0.841_344_75), (4.0, 3.999_873_3)]
+        {
+            let (value, slope) = gelu(x);
+            assert!((value - expected).abs() < 1e-6, "{x}: {value}");
+            let difference = (gelu(x + 1e-2).0 - gelu(x - 1e-2).0) / 2e-2;
+            assert!((slope - difference).abs() < 1e-4, "{x}: slope {slope}, by differences {difference}");
+        }
+    }
+
+    #[test]
+    fn layer_norm_takes_mean_and_variance_out() {
+        let (x, weight, bias) = (ramp(3 * 20, 4.0), ramp(20, 1.0), ramp(20, 2.0));
+        let mut y = vec![0.0; 60];
+        layer_norm(&x, &weight, &bias, 1e-6, &mut y);
+        let expected: Vec<f64> = (0..60)
+            .map(|i| {
+                let group = &x[i / 20 * 20..][..20];
+                let mean = group.iter().map(|&x| f64::from(x)).sum::<f64>() / 20.0;
+                let variance = group.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / 20.0;
+                (f64::from(x[i]) - mean) / (variance + 1e-6).sqrt() * f64::from(weight[i % 20])
+                    + f64::from(bias[i % 20])
             })
             .collect();
         assert_close(&y, &expected);

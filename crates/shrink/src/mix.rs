@@ -178,7 +178,7 @@ impl Mix {
 fn quantizable_role(tensor: &TensorInfo) -> Option<&str> {
     let role = tensor.name.strip_suffix(".weight")?.rsplit('.').next()?;
     let is_matrix = tensor.shape.len() >= 2 && tensor.rows() > 1;
-    (is_matrix && !role.ends_with("_norm") && role != "ffn_gate_inp").then_some(role)
+    (is_matrix && !tensor.stays_f32() && !role.ends_with("_norm") && role != "ffn_gate_inp").then_some(role)
 }
 
 fn layer_of(name: &str) -> Option<usize> {

@@ -86,7 +86,7 @@ pub fn initial(config: &Path, teacher: &Checkpoint, seed: u64, output: &Path) ->
 }
 
 /// Writes trained parameters as a checkpoint: the tensors and metadata of `student`, the values of `parameters`, in `format`.
-/// Vectors stay F32.
+/// What must stay F32 (vectors) does.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -105,7 +105,7 @@ pub fn write(
     let infos: Vec<TensorInfo> = student
         .tensors()
         .iter()
-        .map(|t| TensorInfo { format: if t.shape.len() > 1 { format } else { f32 }, ..t.clone() })
+        .map(|t| TensorInfo { format: if t.stays_f32() { f32 } else { format }, ..t.clone() })
         .collect();
     let mut metadata = student.metadata().clone();
     metadata.set("general.file_type", Value::U32(if format.name == "F32" { 0 } else { 1 }));

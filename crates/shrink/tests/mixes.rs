@@ -21,9 +21,10 @@ fn config(model: &Value) -> Config {
         value_length: 64,
         vocab_size: 0,
         context_length: 0,
-        rms_norm_eps: 1e-5,
+        norm_eps: 1e-5,
         rope,
         sliding_window: None,
+        encoder: None,
     }
 }
 

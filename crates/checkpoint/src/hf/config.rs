@@ -19,7 +19,12 @@ pub struct ConfigJson {
     pub head_dim: Option<u32>,
     pub vocab_size: u32,
     pub max_position_embeddings: u32,
-    pub rms_norm_eps: f32,
+    rms_norm_eps: Option<f32>,
+    layer_norm_eps: Option<f32>,
+    type_vocab_size: Option<u32>,
+    position_embedding_type: Option<String>,
+    #[serde(default)]
+    is_decoder: bool,
     #[serde(default, alias = "hidden_activation")]
     pub hidden_act: Option<String>,
     pub tie_word_embeddings: Option<bool>,
@@ -76,6 +81,15 @@ impl ConfigJson {
                 family.architecture, family.activation
             ));
         }
+        if let Some(kind) = self.position_embedding_type.as_deref().filter(|&kind| kind != "absolute") {
+            return Some(format!(
+                "its position_embedding_type is {kind:?}; {} models have absolute",
+                family.architecture
+            ));
+        }
+        if self.is_decoder {
+            return Some(format!("is_decoder is true; {} models are encoders", family.architecture));
+        }
         if !["default", "linear", "yarn", "llama3"].contains(&rope_type) {
             return Some(format!("its rope_type is {rope_type:?}; bantam supports default, linear, yarn and llama3"));
         }
@@ -94,7 +108,10 @@ impl ConfigJson {
     }
 
     /// What makes no sense, if anything.
-    pub fn malformed(&self) -> Option<String> {
+    pub fn malformed(&self, family: &Family) -> Option<String> {
+        if !family.is_encoder() && self.rms_norm_eps.is_none() {
+            return Some("there is no rms_norm_eps".to_owned());
+        }
         let (heads, kv) = (self.num_attention_heads, self.head_count_kv());
         if heads == 0 || kv == 0 || !heads.is_multiple_of(kv) {
             return Some(format!(
@@ -139,6 +156,9 @@ impl ConfigJson {
 
     /// The metadata that llama.cpp's converter writes for this model, tokenizer and general keys excepted.
     pub fn metadata(&self, family: &Family) -> Metadata {
+        if family.is_encoder() {
+            return self.encoder_metadata(family);
+        }
         let mut metadata = Metadata::default();
         let mut set = |key: &str, value: Value| metadata.set(&format!("{}.{key}", family.architecture), value);
         set("block_count", Value::U32(self.num_hidden_layers));
@@ -147,7 +167,7 @@ impl ConfigJson {
         set("feed_forward_length", Value::U32(self.intermediate_size));
         set("attention.head_count", Value::U32(self.num_attention_heads));
         set("attention.head_count_kv", Value::U32(self.head_count_kv()));
-        set("attention.layer_norm_rms_epsilon", Value::F32(self.rms_norm_eps));
+        set("attention.layer_norm_rms_epsilon", Value::F32(self.rms_norm_eps.unwrap_or(1e-6)));
         set("attention.key_length", Value::U32(self.head_dim()));
         set("attention.value_length", Value::U32(self.head_dim()));
         set("vocab_size", Value::U32(self.vocab_size));
@@ -165,6 +185,21 @@ impl ConfigJson {
         if family.architecture == "gemma3" {
             self.window_metadata(&mut set);
         }
+        metadata
+    }
+
+    /// The same of an encoder; how its hidden states are pooled is said elsewhere.
+    fn encoder_metadata(&self, family: &Family) -> Metadata {
+        let mut metadata = Metadata::default();
+        let mut set = |key: &str, value: Value| metadata.set(&format!("{}.{key}", family.architecture), value);
+        set("block_count", Value::U32(self.num_hidden_layers));
+        set("context_length", Value::U32(self.max_position_embeddings));
+        set("embedding_length", Value::U32(self.hidden_size));
+        set("feed_forward_length", Value::U32(self.intermediate_size));
+        set("attention.head_count", Value::U32(self.num_attention_heads));
+        set("attention.layer_norm_epsilon", Value::F32(self.layer_norm_eps.unwrap_or(1e-12)));
+        set("attention.causal", Value::Bool(false));
+        metadata.set("tokenizer.ggml.token_type_count", Value::U32(self.type_vocab_size.unwrap_or(2)));
         metadata
     }
 
@@ -235,6 +270,25 @@ pub fn config_json(
     dtype: &str,
 ) -> Result<serde_json::Value, String> {
     let token = |name: &str| metadata.uint(&format!("tokenizer.ggml.{name}_token_id"));
+    if let Some(encoder) = &config.encoder {
+        return Ok(json!({
+            "architectures": [family.class],
+            "model_type": family.model_types[0],
+            "dtype": dtype,
+            "torch_dtype": dtype,
+            "hidden_size": config.embedding_length,
+            "intermediate_size": config.feed_forward_length,
+            "num_hidden_layers": config.block_count,
+            "num_attention_heads": config.head_count,
+            "vocab_size": config.vocab_size,
+            "max_position_embeddings": config.context_length,
+            "type_vocab_size": encoder.token_types,
+            "position_embedding_type": "absolute",
+            "layer_norm_eps": short(config.norm_eps),
+            "hidden_act": family.activation,
+            "pad_token_id": token("padding").unwrap_or(0),
+        }));
+    }
     let rope = rope_json(config, rope_factors)?;
     let mut json = json!({
         "architectures": [family.class],
@@ -249,7 +303,7 @@ pub fn config_json(
         "head_dim": config.key_length,
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context_length,
-        "rms_norm_eps": short(config.rms_norm_eps),
+        "rms_norm_eps": short(config.norm_eps),
         "hidden_act": family.activation,
         "tie_word_embeddings": tied,
         "bos_token_id": token("bos"),

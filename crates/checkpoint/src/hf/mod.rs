@@ -4,10 +4,11 @@
 //! tokenizer's files. [`open`] translates it; [`write_hf`] translates back.
 //!
 //! Where to start: `family` for the families and their tensors' names, `config` for the hyperparameters,
-//! `translation` for what is done to the numbers.
+//! `translation` for what is done to the numbers, `pooling` for what makes a sentence encoder of a model.
 
 mod config;
 mod family;
+mod pooling;
 mod translation;
 mod write;
 
@@ -46,6 +47,10 @@ pub fn open(dir: &Path) -> Result<Checkpoint> {
     let (family, config) = read_config(&dir.join(CONFIG), &mapped::read_text(&dir.join(CONFIG))?)?;
     let mut metadata = general(dir, family);
     config.metadata(family).iter().for_each(|(key, value)| metadata.set(key, value.clone()));
+    if family.is_encoder() {
+        let key = format!("{}.pooling_type", family.architecture);
+        metadata.set(&key, Value::U32(pooling::read(dir)?.code()));
+    }
     if dir.join(TOKENIZER).exists() {
         let tokenizer = crate::tokenizer::gguf_metadata_from_hf(dir, config.vocab_size as usize)?;
         tokenizer.iter().for_each(|(key, value)| metadata.set(key, value.clone()));
@@ -92,7 +97,8 @@ pub fn planned(config: &Path, tokens_of: &Checkpoint) -> Result<(Checkpoint, boo
     metadata.set("general.architecture", Value::String(family.architecture.into()));
     metadata.set("general.type", Value::String("model".into()));
     json.metadata(family).iter().for_each(|(key, value)| metadata.set(key, value.clone()));
-    let tokenizer = tokens_of.metadata().iter().filter(|(key, _)| key.starts_with("tokenizer."));
+    let pooling = format!("{}.pooling_type", family.architecture);
+    let tokenizer = tokens_of.metadata().iter().filter(|(key, _)| key.starts_with("tokenizer.") || **key == pooling);
     tokenizer.for_each(|(key, value)| metadata.set(key, value.clone()));
     metadata.set("general.quantization_version", Value::U32(2));
     let (tensors, sources) = json.rope_factors().map(|factors| rope_freqs(&factors)).into_iter().unzip();
@@ -119,7 +125,7 @@ fn read_config(path: &Path, json: &str) -> Result<(&'static Family, ConfigJson)>
         Error::unsupported(path, format!("the model_type is {kind:?}; bantam reads {}.", known.join(", ")))
     })?;
     let config: ConfigJson = serde_json::from_str(json).map_err(malformed)?;
-    if let Some(message) = config.malformed() {
+    if let Some(message) = config.malformed(family) {
         return Err(Error::malformed(path, format!("{message}.")));
     }
     if let Some(message) = config.unsupported(family) {
@@ -172,7 +178,7 @@ fn weight_files(dir: &Path) -> Result<BTreeSet<String>> {
 
 /// The tensor's name on both sides, `None` if the model does not need it.
 fn translate_name(path: &Path, family: &Family, config: &ConfigJson, name: &str) -> Result<Option<Name>> {
-    if IGNORED.iter().any(|ignored| name.ends_with(ignored)) {
+    if IGNORED.iter().any(|ignored| name.ends_with(ignored)) || family.ignores(name) {
         return Ok(None);
     }
     match family.by_hf_name(name) {
@@ -202,10 +208,11 @@ fn translate_tensor(
         let message = format!("tensor {} has {rows} rows, which {heads} heads do not divide into pairs.", name.hf);
         return Err(Error::malformed(path, message));
     }
-    // Vectors are kept in F32, as llama.cpp wants them.
-    let f32 = Format::by_name("F32").expect("F32 is a format");
-    let format = if stored.info.shape.len() <= 1 { f32 } else { stored.info.format };
-    let info = TensorInfo { name: name.gguf, shape: stored.info.shape.clone(), format };
+    let mut info = TensorInfo { name: name.gguf, ..stored.info.clone() };
+    if info.stays_f32() {
+        info.format = Format::by_name("F32").expect("F32 is a format");
+    }
+    let format = info.format;
     let data = TensorData::Mapped { map: map.clone(), range: stored.range };
     let source = if translation.is_identity() && format == stored.info.format {
         Source::Stored(data)

@@ -3,7 +3,7 @@
 use super::config::config_json;
 use super::family::{Family, Name};
 use super::translation::{Translation, to_halves};
-use super::{CONFIG, WEIGHTS};
+use super::{CONFIG, WEIGHTS, pooling};
 use crate::output::{OutputDir, OutputFile};
 use crate::{Checkpoint, Config, Error, Result, TensorInfo};
 use bantam_formats::Format;
@@ -67,6 +67,10 @@ pub fn write_hf(
         Stop::Overflow => Error::target(dir, format!("a weight is too large for {chosen}; write BF16 or F32.")),
     })?;
     write_config(checkpoint, family, &config, output.path(), format).map_err(|e| output.renamed(e))?;
+    if let Some(encoder) = &config.encoder {
+        let written = pooling::write(output.path(), encoder.pooling, config.embedding_length, config.context_length);
+        written.map_err(|e| output.renamed(e))?;
+    }
     if checkpoint.metadata().get("tokenizer.ggml.tokens").is_some() {
         crate::tokenizer::write_hf_tokenizer(checkpoint, output.path()).map_err(|e| output.renamed(e))?;
     }
@@ -80,7 +84,7 @@ fn by_name(name: &str) -> &'static Format {
 
 /// The one format of all matrices, if it is one that safetensors has.
 fn own_format(checkpoint: &Checkpoint) -> Option<&'static Format> {
-    let mut formats = checkpoint.tensors().iter().filter(|t| t.shape.len() > 1).map(|t| t.format);
+    let mut formats = checkpoint.tensors().iter().filter(|t| !t.stays_f32()).map(|t| t.format);
     let first = formats.next().filter(|f| ["F32", "F16", "BF16"].contains(&f.name))?;
     formats.all(|f| f == first).then_some(first)
 }

@@ -44,6 +44,7 @@ struct ModelJson {
     #[serde(default)]
     ignore_merges: bool,
     unk_token: Option<String>,
+    continuing_subword_prefix: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -72,8 +73,12 @@ pub fn gguf_metadata_from_hf(dir: &Path, vocab_size: usize) -> Result<Metadata> 
     let path = dir.join("tokenizer.json");
     let json: TokenizerJson =
         serde_json::from_str(&read_text(&path)?).map_err(|e| Error::malformed(&path, e.to_string()))?;
-    if let Some(kind) = json.model.kind.as_deref().filter(|&kind| kind != "BPE") {
-        return Err(Error::unsupported(&path, format!("a tokenizer of type {kind}; bantam has BPE only")));
+    match json.model.kind.as_deref() {
+        None | Some("BPE") => {}
+        Some("WordPiece") => return from_wordpiece(dir, &json, vocab_size, &path),
+        Some(kind) => {
+            return Err(Error::unsupported(&path, format!("a tokenizer of type {kind}; bantam has BPE and WordPiece")));
+        }
     }
     let tokens = tokens(&json, vocab_size, &path)?;
     let mut metadata = Metadata::default();
@@ -92,6 +97,63 @@ pub fn gguf_metadata_from_hf(dir: &Path, vocab_size: usize) -> Result<Metadata> 
     set("token_type", Value::Array(Array::I32(tokens.types.iter().map(|kind| kind.code()).collect())));
     set("tokens", Value::Array(Array::String(tokens.texts.clone())));
     set_roles(&mut metadata, dir, &json, &tokens)?;
+    Ok(metadata)
+}
+
+/// The metadata of a WordPiece tokenizer.
+fn from_wordpiece(dir: &Path, json: &TokenizerJson, vocab_size: usize, path: &Path) -> Result<Metadata> {
+    let normalizer = json.normalizer.as_ref().unwrap_or(&Json::Null);
+    let cleans = ["clean_text", "handle_chinese_chars"].iter().all(|&step| normalizer[step] != false);
+    if normalizer["type"] != "BertNormalizer" || !cleans {
+        return Err(Error::unsupported(path, format!("a normalizer that GGUF does not have: {normalizer}")));
+    }
+    let pre_tokenizer = json.pre_tokenizer.as_ref().unwrap_or(&Json::Null);
+    let prefix = json.model.continuing_subword_prefix.as_deref().unwrap_or("##");
+    if pre_tokenizer["type"] != "BertPreTokenizer" || prefix != "##" {
+        let message = format!("WordPiece with {pre_tokenizer} and the prefix {prefix:?}; GGUF has BERT's own, with ##");
+        return Err(Error::unsupported(path, message));
+    }
+    let tokens = tokens(json, vocab_size, path)?;
+    let config = optional_json(&dir.join("tokenizer_config.json"))?;
+    let map = optional_json(&dir.join("special_tokens_map.json"))?;
+    let role = |name: &str, usual: &str| {
+        let text = |json: &Json| {
+            let token = &json[format!("{name}_token")];
+            token.as_str().or_else(|| token["content"].as_str()).map(str::to_owned)
+        };
+        let text = text(&config).or_else(|| text(&map)).unwrap_or_else(|| usual.to_owned());
+        tokens.texts.iter().position(|known| *known == text).map(|id| Value::U32(id as u32))
+    };
+    let mut metadata = Metadata::default();
+    let mut set = |key: &str, value: Value| metadata.set(&format!("tokenizer.ggml.{key}"), value);
+    set("model", Value::String("bert".into()));
+    set("pre", Value::String("default".into()));
+    let spelled = tokens.texts.iter().zip(&tokens.types).map(|(text, &kind)| match (kind, text.strip_prefix("##")) {
+        (TokenType::Control, _) => text.clone(),
+        (_, Some(going_on)) => going_on.to_owned(),
+        (_, None) => format!("{SPACE}{text}"),
+    });
+    set("tokens", Value::Array(Array::String(spelled.collect())));
+    set("token_type", Value::Array(Array::I32(tokens.types.iter().map(|kind| kind.code()).collect())));
+    let (first, last, unknown) = (role("cls", "[CLS]"), role("sep", "[SEP]"), role("unk", "[UNK]"));
+    for (key, id) in [
+        ("bos", first),
+        ("eos", last.clone()),
+        ("unknown", unknown),
+        ("seperator", last), // GGUF's spelling.
+        ("padding", role("pad", "[PAD]")),
+        ("mask", role("mask", "[MASK]")),
+    ] {
+        id.into_iter().for_each(|id| set(&format!("{key}_token_id"), id));
+    }
+    set("add_bos_token", Value::Bool(true));
+    set("add_eos_token", Value::Bool(true));
+    set("add_sep_token", Value::Bool(false));
+    for step in ["lowercase", "strip_accents"] {
+        if let Some(does) = normalizer[step].as_bool() {
+            set(&format!("normalizer.{step}"), Value::Bool(does));
+        }
+    }
     Ok(metadata)
 }
 

@@ -6,7 +6,7 @@
 //!
 //! Text passes these files in order: `partition` takes out the tokens that are found whole (`<|im_end|>`); what is left is
 //! cut into words by `pre_tokenizer` (BPE only) and spelled in tokens by `bpe` or `spm`, which share the algorithm in
-//! `merge`. `vocab` holds the tokens, `stream` turns them back into text as they come.
+//! `merge`, or by `wordpiece`. `vocab` holds the tokens, `stream` turns them back into text as they come.
 
 mod bpe;
 mod byte_level;
@@ -18,6 +18,7 @@ mod spm;
 mod stream;
 mod to_hf;
 mod vocab;
+mod wordpiece;
 
 pub use from_hf::gguf_metadata_from_hf;
 pub use stream::DecodeStream;
@@ -30,6 +31,7 @@ use partition::{Part, Whole};
 use spm::Spm;
 use std::path::Path;
 use vocab::Vocab;
+use wordpiece::WordPiece;
 
 /// What becomes of tokens that are not text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +74,7 @@ pub struct Tokenizer {
 enum Model {
     Bpe(Box<Bpe>),
     Spm(Box<Spm>),
+    WordPiece(WordPiece),
 }
 
 impl Tokenizer {
@@ -100,21 +103,37 @@ impl Tokenizer {
                 let spm = Spm::from_metadata(metadata, path, &vocab)?;
                 (vocab, Model::Spm(Box::new(spm)), true)
             }
+            Some("bert") => {
+                let mut vocab = Vocab::from_metadata(metadata, path, [Some(101), None, Some(100)])?;
+                vocab.eos = vocab.role(metadata, path, "seperator", vocab.eos.or(Some(102)))?;
+                if vocab.bos.is_none() || vocab.eos.is_none() {
+                    let message = "a WordPiece vocabulary needs tokens that begin and end a text (bos, seperator)";
+                    return Err(Error::malformed(path, message));
+                }
+                let wordpiece = WordPiece::from_metadata(metadata, path, &vocab)?;
+                (vocab, Model::WordPiece(wordpiece), true)
+            }
             Some(other) => {
                 return Err(Error::unsupported(
                     path,
                     format!(
-                        "unknown tokenizer `{other}` (tokenizer.ggml.model); known are gpt2 (BPE), llama (SentencePiece)"
+                        "unknown tokenizer `{other}` (tokenizer.ggml.model); known are gpt2 (BPE), llama (SentencePiece) and bert \
+                         (WordPiece)"
                     ),
                 ));
             }
             None => return Err(Error::malformed(path, "no string `tokenizer.ggml.model`: the file has no tokenizer")),
         };
+        // Encoders are given no text without its first and last token, whatever the file says; so does llama.cpp.
+        let is_wordpiece = matches!(model, Model::WordPiece(_));
+        let adds = |end: &str, default: bool| {
+            is_wordpiece || metadata.bool(&format!("tokenizer.ggml.add_{end}_token")).unwrap_or(default)
+        };
         Ok(Tokenizer {
             whole: Whole::new(&vocab, false),
             whole_special: Whole::new(&vocab, true),
-            add_bos: metadata.bool("tokenizer.ggml.add_bos_token").unwrap_or(bos_by_default) && vocab.bos.is_some(),
-            add_eos: metadata.bool("tokenizer.ggml.add_eos_token").unwrap_or(false) && vocab.eos.is_some(),
+            add_bos: adds("bos", bos_by_default) && vocab.bos.is_some(),
+            add_eos: adds("eos", false) && vocab.eos.is_some(),
             vocab,
             model,
         })
@@ -155,6 +174,7 @@ impl Tokenizer {
     fn encode_text(&self, text: &str, after_token: bool, tokens: &mut Vec<u32>) {
         match &self.model {
             Model::Bpe(bpe) => bpe.encode(text, &self.vocab, tokens),
+            Model::WordPiece(wordpiece) => wordpiece.encode(text, &self.vocab, tokens),
             Model::Spm(spm) => {
                 let prefix = if spm.add_space_prefix && after_token { spm::SPACE } else { "" };
                 spm.encode(&(prefix.to_owned() + &text.replace(' ', spm::SPACE)), &self.vocab, tokens);
@@ -169,6 +189,7 @@ impl Tokenizer {
         let text = String::from_utf8_lossy(&bytes);
         match (&self.model, text.strip_prefix(' ')) {
             (Model::Spm(spm), Some(rest)) if spm.add_space_prefix => rest.to_owned(),
+            (Model::WordPiece(_), Some(rest)) => rest.to_owned(),
             _ => text.into_owned(),
         }
     }
@@ -184,7 +205,7 @@ impl Tokenizer {
         match (kind, &self.model) {
             (TokenType::Control | TokenType::Unknown | TokenType::UserDefined, _) => text.into(),
             (TokenType::Normal, Model::Bpe(_)) => byte_level::bytes_of(text),
-            (TokenType::Normal, Model::Spm(_)) => text.replace(spm::SPACE, " ").into(),
+            (TokenType::Normal, Model::Spm(_) | Model::WordPiece(_)) => text.replace(spm::SPACE, " ").into(),
             (TokenType::Byte, _) => spm::byte_of(text, kind).into_iter().collect(),
             (TokenType::Unused, _) => Vec::new(),
         }

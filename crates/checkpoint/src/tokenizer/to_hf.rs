@@ -1,5 +1,6 @@
 //! GGUF's vocabulary as the files that transformers' `AutoTokenizer` loads.
 
+use super::wordpiece::{LONGEST_WORD, WordPiece};
 use super::{Model, TokenType, Tokenizer, spm};
 use crate::{Checkpoint, Error, Result};
 use serde_json::{Map, Value, json};
@@ -17,6 +18,7 @@ pub fn write_hf_tokenizer(checkpoint: &Checkpoint, dir: &Path) -> Result<()> {
     let tokenizer = Tokenizer::of(checkpoint)?;
     let metadata = checkpoint.metadata();
     let merges = match &tokenizer.model {
+        Model::WordPiece(_) => Vec::new(),
         Model::Bpe(_) => {
             let lines = metadata.strings("tokenizer.ggml.merges").unwrap_or_default();
             lines.iter().filter_map(|line| super::bpe::split_merge(line)).map(|(l, r)| json!([l, r])).collect()
@@ -25,7 +27,9 @@ pub fn write_hf_tokenizer(checkpoint: &Checkpoint, dir: &Path) -> Result<()> {
     };
     let roles = special_tokens(&tokenizer);
     let mut config = Map::new();
-    config.insert("tokenizer_class".into(), json!("PreTrainedTokenizerFast"));
+    let is_wordpiece = matches!(tokenizer.model, Model::WordPiece(_));
+    let class = if is_wordpiece { "BertTokenizer" } else { "PreTrainedTokenizerFast" };
+    config.insert("tokenizer_class".into(), json!(class));
     config.insert("add_bos_token".into(), json!(tokenizer.add_bos));
     config.insert("add_eos_token".into(), json!(tokenizer.add_eos));
     config.insert("clean_up_tokenization_spaces".into(), json!(false));
@@ -44,7 +48,11 @@ pub fn write_hf_tokenizer(checkpoint: &Checkpoint, dir: &Path) -> Result<()> {
 
 fn special_tokens(tokenizer: &Tokenizer) -> Map<String, Value> {
     let vocab = &tokenizer.vocab;
-    [("bos_token", vocab.bos), ("eos_token", vocab.eos), ("unk_token", vocab.unk), ("pad_token", vocab.pad)]
+    let (first, last) = match &tokenizer.model {
+        Model::WordPiece(_) => ("cls_token", "sep_token"),
+        _ => ("bos_token", "eos_token"),
+    };
+    [(first, vocab.bos), (last, vocab.eos), ("unk_token", vocab.unk), ("pad_token", vocab.pad)]
         .into_iter()
         .filter_map(|(role, id)| Some((role.to_owned(), json!(vocab.text(id?)?))))
         .collect()
@@ -62,14 +70,19 @@ fn tokenizer_json(tokenizer: &Tokenizer, merges: Vec<Value>) -> Value {
         })
         .collect();
     // All tokens: one that is added but not in the vocabulary would get the next free id.
+    if let Model::WordPiece(wordpiece) = &tokenizer.model {
+        return wordpiece_json(tokenizer, wordpiece, added);
+    }
     let vocab: Map<String, Value> = tokenizer.vocab.iter().map(|(id, text, _)| (text.to_owned(), json!(id))).collect();
     let (normalizer, pre_tokenizer, decoder) = match &tokenizer.model {
         Model::Bpe(bpe) => byte_level_steps(bpe.pre_tokenizer.patterns),
         Model::Spm(spm) => sentencepiece_steps(spm.add_space_prefix),
+        Model::WordPiece(_) => unreachable!("written above"),
     };
     let (is_spm, ignore_merges) = match &tokenizer.model {
         Model::Bpe(bpe) => (false, bpe.pre_tokenizer.ignore_merges),
         Model::Spm(_) => (true, false),
+        Model::WordPiece(_) => unreachable!("written above"),
     };
     let unknown = tokenizer.vocab.unk.filter(|_| is_spm).and_then(|id| tokenizer.vocab.text(id));
     json!({
@@ -84,6 +97,28 @@ fn tokenizer_json(tokenizer: &Tokenizer, merges: Vec<Value>) -> Value {
             "end_of_word_suffix": null, "fuse_unk": is_spm, "byte_fallback": is_spm, "ignore_merges": ignore_merges,
             "vocab": vocab, "merges": merges,
         },
+    })
+}
+
+/// BERT's own steps, and its vocabulary with `##` before what goes on.
+fn wordpiece_json(tokenizer: &Tokenizer, wordpiece: &WordPiece, added: Vec<Value>) -> Value {
+    let spelled = |text: &str, kind| match (kind, text.strip_prefix(spm::SPACE)) {
+        (TokenType::Control, _) => text.to_owned(),
+        (_, Some(begun)) => begun.to_owned(),
+        (_, None) => format!("##{text}"),
+    };
+    let vocab: Map<String, Value> =
+        tokenizer.vocab.iter().map(|(id, text, kind)| (spelled(text, kind), json!(id))).collect();
+    json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": added,
+        "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+                       "strip_accents": wordpiece.strip_accents(), "lowercase": wordpiece.lowercase()},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": template_processing(tokenizer),
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+        "model": {"type": "WordPiece", "unk_token": tokenizer.vocab.unk.and_then(|id| tokenizer.vocab.text(id)),
+                  "continuing_subword_prefix": "##", "max_input_chars_per_word": LONGEST_WORD, "vocab": vocab},
     })
 }
 

@@ -157,25 +157,16 @@ impl Vocab {
     }
 
     fn find_roles(&mut self, metadata: &Metadata, path: &Path, defaults: [Option<u32>; 3]) -> Result<()> {
-        let len = self.len();
-        let role = |name: &str, default: Option<u32>| {
-            let key = format!("tokenizer.ggml.{name}_token_id");
-            let Some(id) = metadata.uint(&key) else {
-                return Ok(default.filter(|&id| (id as usize) < len));
-            };
-            match u32::try_from(id) {
-                Ok(id) if (id as usize) < len => Ok(Some(id)),
-                // Converters write -1 as u32::MAX where a model has no such token.
-                Ok(u32::MAX) => Ok(None),
-                _ => Err(Error::malformed(path, format!("`{key}` is {id}, but there are {len} tokens"))),
-            }
-        };
-        self.bos = role("bos", defaults[0])?;
-        self.eos = role("eos", defaults[1])?;
-        self.unk = role("unknown", defaults[2])?;
-        self.pad = role("padding", None)?;
+        let role = |name: &str, default: Option<u32>| self.role(metadata, path, name, default);
+        let (bos, eos, unk, pad) = (
+            role("bos", defaults[0])?,
+            role("eos", defaults[1])?,
+            role("unknown", defaults[2])?,
+            role("padding", None)?,
+        );
         let eom = role("eom", None)?;
-        self.eot = role("eot", TURN_ENDS.iter().find_map(|text| self.id(text)))?;
+        let eot = role("eot", TURN_ENDS.iter().find_map(|text| self.id(text)))?;
+        (self.bos, self.eos, self.unk, self.pad, self.eot) = (bos, eos, unk, pad, eot);
 
         for text in ENDS {
             if let Some(id) = self.id(text) {
@@ -198,6 +189,20 @@ impl Vocab {
             self.types[end as usize] = TokenType::UserDefined;
         }
         Ok(())
+    }
+
+    /// The token of a role, `tokenizer.ggml.{name}_token_id`; `default` where the metadata has none.
+    pub fn role(&self, metadata: &Metadata, path: &Path, name: &str, default: Option<u32>) -> Result<Option<u32>> {
+        let (key, len) = (format!("tokenizer.ggml.{name}_token_id"), self.len());
+        let Some(id) = metadata.uint(&key) else {
+            return Ok(default.filter(|&id| (id as usize) < len));
+        };
+        match u32::try_from(id) {
+            Ok(id) if (id as usize) < len => Ok(Some(id)),
+            // Converters write -1 as u32::MAX where a model has no such token.
+            Ok(u32::MAX) => Ok(None),
+            _ => Err(Error::malformed(path, format!("`{key}` is {id}, but there are {len} tokens"))),
+        }
     }
 
     /// The number of tokens.

@@ -32,15 +32,22 @@ pub struct AttentionSpec {
     pub value_length: usize,
     /// What scores are multiplied with before the softmax.
     pub scale: f32,
-    /// Rotation of queries and keys.
-    pub rotary: Arc<Rotary>,
-    /// Positions that a query sees, itself included; all when `None`.
+    /// Rotation of queries and keys, if they are rotated.
+    pub rotary: Option<Arc<Rotary>>,
+    /// Whether a query sees only what comes before it, and itself.
+    pub causal: bool,
+    /// Positions that a causal query sees, itself included; all when `None`.
     pub window: Option<usize>,
 }
 
 impl AttentionSpec {
-    /// Layer `layer` as the hyperparameters have it, scaled by the root of the key length.
-    pub fn new(config: &Config, layer: usize, rotary: Arc<Rotary>, window: Option<usize>) -> Self {
+    /// Causal attention of layer `layer` as the hyperparameters have it, scaled by the root of the key length.
+    pub fn causal(config: &Config, layer: usize, rotary: Arc<Rotary>, window: Option<usize>) -> Self {
+        Self { rotary: Some(rotary), causal: true, window, ..Self::of_whole_sequences(config, layer) }
+    }
+
+    /// The same of an encoder, in which every position sees all of its sequence.
+    pub fn of_whole_sequences(config: &Config, layer: usize) -> Self {
         Self {
             layer,
             heads: config.head_count,
@@ -48,8 +55,9 @@ impl AttentionSpec {
             key_length: config.key_length,
             value_length: config.value_length,
             scale: 1.0 / (config.key_length as f32).sqrt(),
-            rotary,
-            window,
+            rotary: None,
+            causal: false,
+            window: None,
         }
     }
 

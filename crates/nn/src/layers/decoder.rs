@@ -37,7 +37,7 @@ impl<L: Block> Decoder<L> {
         Ok(Self {
             embedding: Embedding { path: "token_embd.weight".into(), table: table()?, scale: 1.0 },
             blocks: (0..config.block_count).map(load_block).collect::<Result<_>>()?,
-            output_norm: RmsNorm::load(loader, "output_norm", width, config.rms_norm_eps)?,
+            output_norm: RmsNorm::load(loader, "output_norm", width, config.norm_eps)?,
             head,
         })
     }
@@ -91,7 +91,7 @@ impl PreNormBlock {
         mlp: GatedMlp,
     ) -> Result<Self> {
         let norm =
-            |name| RmsNorm::load(loader, &format!("blk.{layer}.{name}"), config.embedding_length, config.rms_norm_eps);
+            |name| RmsNorm::load(loader, &format!("blk.{layer}.{name}"), config.embedding_length, config.norm_eps);
         Ok(Self { attention_norm: norm("attn_norm")?, attention, mlp_norm: norm("ffn_norm")?, mlp })
     }
 }

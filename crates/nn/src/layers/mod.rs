@@ -1,7 +1,7 @@
 //! The layers that model definitions are made of: parameters with their checkpoint paths, and how they are combined.
 //!
-//! Simple layers (this file) are executed by one [`Backend`](crate::Backend) operation each; [`Attention`], [`GatedMlp`], [`PreNormBlock`]
-//! and [`Decoder`] are the combinations that several families share.
+//! Simple layers (this file) are executed by one [`Backend`](crate::Backend) operation each; [`Attention`], [`GatedMlp`], [`Mlp`],
+//! [`PreNormBlock`] and [`Decoder`] are the combinations that several families share.
 
 mod attention;
 mod decoder;
@@ -10,7 +10,7 @@ mod rotary;
 
 pub use attention::{Attention, AttentionSpec};
 pub use decoder::{Block, Decoder, PreNormBlock};
-pub use mlp::{Activation, GatedMlp};
+pub use mlp::{Activation, GatedMlp, Mlp};
 pub use rotary::Rotary;
 
 use crate::Result;
@@ -81,5 +81,26 @@ impl RmsNorm {
     /// If it is missing, has another length, or is not finite.
     pub fn load(loader: &Loader<'_>, stem: &str, len: usize, eps: f32) -> Result<Self> {
         Ok(Self { weight: loader.vector(&format!("{stem}.weight"), len)?, eps })
+    }
+}
+
+/// `y = (x - mean(x)) / sqrt(variance(x) + eps) * w + b` (Ba, Kiros, Hinton 2016).
+pub struct LayerNorm {
+    /// As long as a row.
+    pub weight: Parameter,
+    /// As long as a row.
+    pub bias: Parameter,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+impl LayerNorm {
+    /// Loads `{stem}.weight` and `{stem}.bias`.
+    ///
+    /// # Errors
+    /// If one is missing, has another length, or is not finite.
+    pub fn load(loader: &Loader<'_>, stem: &str, len: usize, eps: f32) -> Result<Self> {
+        let vector = |kind| loader.vector(&format!("{stem}.{kind}"), len);
+        Ok(Self { weight: vector("weight")?, bias: vector("bias")?, eps })
     }
 }

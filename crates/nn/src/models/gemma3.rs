@@ -25,12 +25,12 @@ pub(super) fn load(loader: &Loader<'_>, config: &Config) -> Result<Decoder<Sandw
     let decoder = Decoder::load(loader, config, |layer| {
         let window = config.sliding_window.as_ref().filter(|w| w.layers[layer]).map(|w| w.size);
         let rotary = if window.is_some() { &windowed } else { &full };
-        let mut spec = AttentionSpec::new(config, layer, rotary.clone(), window);
+        let mut spec = AttentionSpec::causal(config, layer, rotary.clone(), window);
         spec.scale = attention_scale(config);
-        let norm = |name| RmsNorm::load(loader, &format!("blk.{layer}.{name}"), width, config.rms_norm_eps);
+        let norm = |name| RmsNorm::load(loader, &format!("blk.{layer}.{name}"), width, config.norm_eps);
         Ok(SandwichBlock {
             attention_norm: norm("attn_norm")?,
-            attention: Attention::load(loader, width, spec)?.with_norms(loader, config.rms_norm_eps)?,
+            attention: Attention::load(loader, width, spec)?.with_norms(loader, config.norm_eps)?,
             post_attention_norm: norm("post_attention_norm")?,
             mlp_norm: norm("ffn_norm")?,
             mlp: GatedMlp::load(loader, config, layer, Activation::GeluTanh)?,

@@ -11,7 +11,7 @@ pub(super) fn load(loader: &Loader<'_>, config: &Config) -> Result<Decoder<PreNo
     let factors = loader.optional_vector("rope_freqs.weight", config.rope.dimension_count / 2)?;
     let rotary = Arc::new(Rotary::new(&config.rope, factors.as_ref().map(|f| &f.values[..])));
     Decoder::load(loader, config, |layer| {
-        let spec = AttentionSpec::new(config, layer, rotary.clone(), None);
+        let spec = AttentionSpec::causal(config, layer, rotary.clone(), None);
         let attention = Attention::load(loader, config.embedding_length, spec)?;
         let mlp = GatedMlp::load(loader, config, layer, Activation::Silu)?;
         PreNormBlock::load(loader, config, layer, attention, mlp)

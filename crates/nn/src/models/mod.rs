@@ -1,5 +1,6 @@
 //! The model families, one file each, and the table by which a checkpoint finds its own.
 
+pub mod bert;
 mod gemma3;
 mod llama;
 pub mod mlp;
@@ -40,11 +41,18 @@ static FAMILIES: &[Family] = &[
 pub fn planned_tensors(planned: &Checkpoint, tied: bool) -> Result<Vec<TensorInfo>> {
     let config = Config::of(planned)?;
     let loader = Loader::planning(planned, tied);
-    (family(planned, &config)?.load)(&loader, &config)?;
+    match &config.encoder {
+        Some(encoder) => drop(bert::Bert::load(&loader, &config, encoder)?),
+        None => drop((family(planned, &config)?.load)(&loader, &config)?),
+    }
     Ok(loader.planned())
 }
 
 fn family(checkpoint: &Checkpoint, config: &Config) -> Result<&'static Family> {
+    if config.encoder.is_some() {
+        let (path, architecture) = (checkpoint.path().to_owned(), config.architecture.clone());
+        return Err(Error::IsEncoder { path, architecture });
+    }
     let family = FAMILIES.iter().find(|f| f.architecture == config.architecture);
     family.ok_or_else(|| Error::UnknownArchitecture {
         path: checkpoint.path().to_owned(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 pub(super) fn load(loader: &Loader<'_>, config: &Config) -> Result<Decoder<PreNormBlock>> {
     let rotary = Arc::new(Rotary::new(&config.rope, None));
     Decoder::load(loader, config, |layer| {
-        let spec = AttentionSpec::new(config, layer, rotary.clone(), None);
+        let spec = AttentionSpec::causal(config, layer, rotary.clone(), None);
         let attention = Attention::load_biased(loader, config.embedding_length, spec)?;
         let mlp = GatedMlp::load(loader, config, layer, Activation::Silu)?;
         PreNormBlock::load(loader, config, layer, attention, mlp)

@@ -9,9 +9,8 @@ use std::sync::Arc;
 pub(super) fn load(loader: &Loader<'_>, config: &Config) -> Result<Decoder<PreNormBlock>> {
     let rotary = Arc::new(Rotary::new(&config.rope, None));
     Decoder::load(loader, config, |layer| {
-        let spec = AttentionSpec::new(config, layer, rotary.clone(), None);
-        let attention =
-            Attention::load(loader, config.embedding_length, spec)?.with_norms(loader, config.rms_norm_eps)?;
+        let spec = AttentionSpec::causal(config, layer, rotary.clone(), None);
+        let attention = Attention::load(loader, config.embedding_length, spec)?.with_norms(loader, config.norm_eps)?;
         let mlp = GatedMlp::load(loader, config, layer, Activation::Silu)?;
         PreNormBlock::load(loader, config, layer, attention, mlp)
     })

@@ -8,19 +8,24 @@ mod cache;
 pub use crate::tensor::Tensor;
 pub use cache::KvCache;
 
-use crate::layers::{Activation, AttentionSpec, Embedding, Linear, RmsNorm};
+use crate::layers::{Activation, AttentionSpec, Embedding, LayerNorm, Linear, RmsNorm};
+use crate::sequences::Layout;
 use crate::tensor::Pool;
-use crate::vector;
 use crate::weights::Weight;
 use crate::{Backend, Result};
+use crate::{sequences, vector};
 use attention::{Rotations, Workspace};
 use bantam_checkpoint::Config;
+use bantam_checkpoint::config::Pooling;
 use bantam_formats::kernels::{matmul_each, parallel};
 use bantam_formats::{Format, Scratch, matmul};
+use std::sync::Arc;
 
-/// Runs one sequence. Positions go on from where the cache ends.
+/// Runs one sequence, whose positions go on from where the cache ends, or batches of whole sequences, without a cache.
 pub struct Run {
     cache: KvCache,
+    /// The lengths of the whole sequences that the rows are, one after another; `None` if the rows go on with the cached one.
+    whole: Option<Arc<[usize]>>,
     rotations: Rotations,
     pool: Pool,
     scratch: Scratch,
@@ -35,11 +40,22 @@ impl Run {
     pub fn new(config: &Config, format: &'static Format) -> Result<Self> {
         Ok(Self {
             cache: KvCache::new(config, format)?,
+            whole: None,
             rotations: Rotations::default(),
             pool: Pool::default(),
             scratch: Scratch::default(),
             attention: Workspace::default(),
         })
+    }
+
+    /// From now on the rows are whole sequences of these lengths, one after another: each begins at position 0 and sees no other.
+    pub fn set_sequences(&mut self, lengths: &[usize]) {
+        self.whole = Some(lengths.into());
+    }
+
+    /// The lengths of the sequences that `rows` rows are: what was set, or one sequence.
+    fn lengths(&self, rows: usize) -> Arc<[usize]> {
+        self.whole.clone().unwrap_or_else(|| [rows].into())
     }
 
     /// The cache.
@@ -79,6 +95,14 @@ impl Backend for Run {
         x
     }
 
+    fn embed_positions(&mut self, embedding: &Embedding, tokens: usize) -> Tensor {
+        let positions: Vec<u32> = match &self.whole {
+            Some(lengths) => lengths.iter().flat_map(|&len| 0..len as u32).collect(),
+            None => (self.cache.position() as u32..).take(tokens).collect(),
+        };
+        self.embed(embedding, &positions)
+    }
+
     fn linear(&mut self, layer: &Linear, x: &Tensor) -> Tensor {
         let mut y = self.pool.take(x.rows(), layer.weight.rows());
         self.linear_into(layer, x, &mut y);
@@ -101,16 +125,33 @@ impl Backend for Run {
         y
     }
 
+    fn layer_norm(&mut self, norm: &LayerNorm, x: &Tensor) -> Tensor {
+        let mut y = self.pool.take(x.rows(), x.cols());
+        for_rows(&mut y, x.cols(), |at, y| {
+            vector::layer_norm(&x[at..at + y.len()], &norm.weight.values, &norm.bias.values, norm.eps, y);
+        });
+        y
+    }
+
     fn attention(&mut self, spec: &AttentionSpec, mut q: Tensor, mut k: Tensor, v: Tensor) -> Tensor {
+        if self.whole.is_some() || !spec.causal {
+            return sequences::attend(spec, self.lengths(q.rows()), [q, k, v], &self.pool);
+        }
         let (tokens, position) = (q.rows(), self.cache.position());
-        let rotation = self.rotations.at(&spec.rotary, position..position + tokens);
-        attention::rotate(rotation, &mut q, spec.heads, spec.key_length);
-        attention::rotate(rotation, &mut k, spec.kv_heads, spec.key_length);
+        if let Some(rotary) = &spec.rotary {
+            let rotation = self.rotations.at(rotary, position..position + tokens);
+            attention::rotate(rotation, &mut q, spec.heads, spec.key_length);
+            attention::rotate(rotation, &mut k, spec.kv_heads, spec.key_length);
+        }
         self.cache.write(spec.layer, &k, &v);
         let mut out = self.pool.take(tokens, spec.heads * spec.value_length);
         let cache = self.cache.layer(spec.layer);
         attention::attend(spec, &cache, position, &q, &mut out, &mut self.attention);
         out
+    }
+
+    fn pool(&mut self, pooling: Pooling, x: &Tensor) -> Tensor {
+        Layout(self.lengths(x.rows())).pool(pooling, x, &self.pool)
     }
 
     fn activate(&mut self, activation: Activation, mut x: Tensor) -> Tensor {

@@ -3,8 +3,8 @@
 //! A vocabulary of 150,000 tokens makes 600 KB of logits a token; kept for a batch, with their gradients, they would need
 //! many times the memory of all other activations (Wijmans et al. 2024; Hsu et al. 2024).
 
-use super::matrix::{Threads, View, multiply};
 use super::{Parameters, vector};
+use crate::matrix::{Threads, View, multiply};
 use crate::tensor::{Pool, Tensor};
 use rayon::prelude::*;
 

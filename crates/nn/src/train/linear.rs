@@ -1,9 +1,9 @@
 //! The linear layer and the embedding.
 
 use super::Parameters;
-use super::matrix::{Threads, View, multiply};
 use super::tape::{Backward, Node, Var};
 use super::vector;
+use crate::matrix::{Threads, View, multiply};
 use crate::tensor::{Pool, Tensor};
 
 /// `y = x Wᵀ + b`.

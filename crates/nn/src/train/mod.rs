@@ -2,7 +2,7 @@
 //!
 //! The nodes of its tape are whole layers, each with an explicit forward and backward pass: `linear.rs` (and the embedding),
 //! `norm.rs`, `attention.rs`, `activation.rs`, `gated.rs`; `head.rs` joins the head with the loss. Matrix products are the `gemm` crate's
-//! (`matrix.rs`), other loops are in `vector.rs`.
+//! (`../matrix.rs`), other loops are in `vector.rs`.
 //!
 //! Where to start: [`Parameters`] are what is trained, [`Train`] is one step's forward and backward pass, [`Optimizer`]
 //! makes the step.
@@ -32,10 +32,10 @@ mod attention;
 mod gated;
 mod head;
 mod linear;
-mod matrix;
 mod norm;
 mod optimizer;
 mod parameters;
+mod pool;
 mod tape;
 mod vector;
 
@@ -48,7 +48,9 @@ pub use tape::Var;
 use crate::Backend;
 use crate::layers::{self, Activation, AttentionSpec, DropoutSite};
 use crate::random::SplitMix64;
+use crate::sequences::Layout;
 use crate::tensor::Pool;
+use bantam_checkpoint::config::Pooling;
 use std::sync::Arc;
 use tape::Tape;
 
@@ -99,6 +101,20 @@ impl<'p> Train<'p> {
         loss
     }
 
+    /// Sets off a gradient at a value: what a loss has that was computed outside. [`backward`](Self::backward) brings it through the
+    /// rest. `x` is something that was computed in this pass, and the gradient as long.
+    pub fn set_off(&mut self, x: &Var, gradient: &[f32]) {
+        let mut values = self.pool.take(x.rows(), x.cols());
+        values.copy_from_slice(gradient);
+        self.tape.give(x.id, values, self.parameters, &self.pool);
+    }
+
+    /// `y = x Wᵀ` with the parameter at `path`: a layer that trains beside a model and is no part of it.
+    pub fn project(&mut self, path: &str, x: &Var) -> Var {
+        let node = linear::Linear { x: x.clone(), weight: self.parameters.index(path), bias: None };
+        self.tape.push(node.forward(self.parameters, &self.pool), node)
+    }
+
     /// Brings all gradients back to the parameters.
     pub fn backward(mut self) {
         self.tape.backward(self.parameters, &self.pool);
@@ -118,6 +134,11 @@ impl Backend for Train<'_> {
         self.tape.push(node.forward(self.parameters, &self.pool), node)
     }
 
+    fn embed_positions(&mut self, embedding: &layers::Embedding, _tokens: usize) -> Var {
+        let positions: Vec<u32> = self.lengths.iter().flat_map(|&len| 0..len as u32).collect();
+        self.embed(embedding, &positions)
+    }
+
     fn linear(&mut self, layer: &layers::Linear, x: &Var) -> Var {
         let weight = self.parameters.index(&layer.path);
         let node = linear::Linear { x: x.clone(), weight, bias: self.bias_of(layer) };
@@ -130,9 +151,20 @@ impl Backend for Train<'_> {
         self.tape.push(node.forward(self.parameters, &self.pool), node)
     }
 
+    fn layer_norm(&mut self, norm: &layers::LayerNorm, x: &Var) -> Var {
+        let [weight, bias] = [&norm.weight, &norm.bias].map(|p| self.parameters.index(&p.path));
+        let node = norm::LayerNorm { x: x.clone(), weight, bias, eps: norm.eps };
+        self.tape.push(node.forward(self.parameters, &self.pool), node)
+    }
+
     fn attention(&mut self, spec: &AttentionSpec, q: Var, k: Var, v: Var) -> Var {
         let (out, node) = attention::Attention::forward(spec, self.lengths.clone(), [q, k, v], &self.pool);
         self.tape.push(out, node)
+    }
+
+    fn pool(&mut self, pooling: Pooling, x: &Var) -> Var {
+        let node = pool::PoolRows { pooling, x: x.id, layout: Layout(self.lengths.clone()) };
+        self.tape.push(node.layout.pool(pooling, x, &self.pool), node)
     }
 
     fn activate(&mut self, activation: Activation, x: Var) -> Var {

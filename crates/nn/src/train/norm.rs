@@ -1,4 +1,4 @@
-//! Root mean square norm.
+//! Root mean square norm, and layer norm.
 
 use super::tape::{Backward, Node, Var};
 use super::{Parameters, ROWS_AT_ONCE, vector};
@@ -41,6 +41,51 @@ impl Node for RmsNorm {
         });
         if let Some(dw) = to.parameters[self.weight].receive() {
             sums.iter().for_each(|sum| vector::add_rows(dw, sum));
+        }
+    }
+}
+
+/// `y = (x - mean) / sqrt(variance + eps) * w + b` of each row.
+pub(super) struct LayerNorm {
+    pub x: Var,
+    pub weight: usize,
+    pub bias: usize,
+    pub eps: f32,
+}
+
+impl LayerNorm {
+    pub fn forward(&self, parameters: &Parameters, pool: &Pool) -> Tensor {
+        let (x, w, b) = (&self.x, &parameters[self.weight].values, &parameters[self.bias].values);
+        let mut y = pool.take(x.rows(), x.cols());
+        let part = ROWS_AT_ONCE * x.cols();
+        y.par_chunks_mut(part).zip(x.par_chunks(part)).for_each(|(y, x)| vector::layer_norm(x, w, b, self.eps, y));
+        y
+    }
+}
+
+impl Node for LayerNorm {
+    /// With `n` the normed values, `r = 1 / sqrt(variance + eps)` and `g = dy w`: `dx = r (g - mean(g) - n mean(g n))`,
+    /// `dw = Σ dy n`, `db = Σ dy`.
+    fn backward(self: Box<Self>, dy: Tensor, to: &mut Backward<'_>) {
+        let x = &self.x;
+        let part = ROWS_AT_ONCE * x.cols();
+        let mut sums = Vec::new();
+        to.write(x.id, x.rows(), x.cols(), |dx, add, parameters| {
+            let w = &parameters[self.weight].values;
+            let parts = dx.par_chunks_mut(part).zip(dy.par_chunks(part)).zip(x.par_chunks(part));
+            sums = parts
+                .map(|((dx, dy), x)| {
+                    let mut dw = vec![0.0; w.len()];
+                    vector::layer_norm_backward(x, w, self.eps, dy, dx, add, &mut dw);
+                    dw
+                })
+                .collect();
+        });
+        if let Some(dw) = to.parameters[self.weight].receive() {
+            sums.iter().for_each(|sum| vector::add_rows(dw, sum));
+        }
+        if let Some(db) = to.parameters[self.bias].receive() {
+            vector::add_columns(db, &dy);
         }
     }
 }

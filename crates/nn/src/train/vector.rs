@@ -2,9 +2,9 @@
 
 use super::optimizer::AdamStep;
 use crate::layers::Activation;
-use crate::vector::{by_activation, dot, simd};
+use crate::vector::{by_activation, dot, moments, simd, total};
 
-pub(super) use crate::vector::{activate, add_rows, exp_minus, gate, max, rms_norm, scale};
+pub(super) use crate::vector::{activate, add_rows, exp_minus, gate, layer_norm, max, rms_norm, scale};
 
 /// `sums += Σ rows`, rows as long as `sums`.
 pub(super) fn add_columns(sums: &mut [f32], rows: &[f32]) {
@@ -33,6 +33,41 @@ pub(super) fn rms_norm_backward(x: &[f32], w: &[f32], eps: f32, dy: &[f32], dx: 
                 }
                 for i in 0..n {
                     dx[i] = kept * dx[i] + r * g[i] - along * x[i];
+                }
+            }
+        },
+    )
+}
+
+/// The gradients of [`layer_norm`]: `dx` is written, or added to if `add`; `dw` is added to.
+pub(super) fn layer_norm_backward(
+    x: &[f32],
+    w: &[f32],
+    eps: f32,
+    dy: &[f32],
+    dx: &mut [f32],
+    add: bool,
+    dw: &mut [f32],
+) {
+    simd(
+        #[inline(always)]
+        || {
+            let n = w.len();
+            let kept = if add { 1.0 } else { 0.0 };
+            let (mut normed, mut g) = (vec![0.0; n], vec![0.0; n]);
+            for ((x, dy), dx) in x.chunks_exact(n).zip(dy.chunks_exact(n)).zip(dx.chunks_exact_mut(n)) {
+                let (mean, r) = moments(x, eps);
+                for i in 0..n {
+                    normed[i] = (x[i] - mean) * r;
+                    g[i] = dy[i] * w[i];
+                    dw[i] += dy[i] * normed[i];
+                }
+                let (level, along) = (total(&g) / n as f32, dot(&g, &normed) / n as f32);
+                if !add {
+                    dx.fill(0.0); // A new gradient's memory may hold anything, NaN too.
+                }
+                for i in 0..n {
+                    dx[i] = kept * dx[i] + r * (g[i] - level - normed[i] * along);
                 }
             }
         },
