@@ -29,6 +29,14 @@ const DTYPES: [(&str, &str); 3] = [("F32", "F32"), ("F16", "F16"), ("BF16", "BF1
 /// # Errors
 /// If the bytes break the format, or a tensor has a type other than F32, F16 and BF16.
 pub fn read_header(path: &Path, bytes: &[u8]) -> Result<Vec<Stored>> {
+    read_needed(path, bytes, |_| true)
+}
+
+/// [`read_header`] without the tensors of whose names `needed` says no, which may be of any type.
+///
+/// # Errors
+/// As [`read_header`].
+pub fn read_needed(path: &Path, bytes: &[u8], needed: impl Fn(&str) -> bool) -> Result<Vec<Stored>> {
     let malformed = |message: String| Error::malformed(path, message);
     let Some((length, rest)) = bytes.split_first_chunk() else {
         return Err(malformed(format!("the file has {} bytes; a safetensors file has at least 8.", bytes.len())));
@@ -47,14 +55,15 @@ pub fn read_header(path: &Path, bytes: &[u8]) -> Result<Vec<Stored>> {
     let data = Data { start: 8 + json.len(), len: rest.len() - json.len() };
     let mut names = HashSet::with_capacity(entries.len());
     let mut tensors = Vec::with_capacity(entries.len());
-    for (name, entry) in entries {
-        let tensor = check(&name, &entry, &data).map_err(|problem| problem.at(path, &name))?;
-        if !names.insert(name.clone()) {
+    for (name, entry) in &entries {
+        if needed(name) {
+            tensors.push(check(name, entry, &data).map_err(|problem| problem.at(path, name))?);
+        }
+        if !names.insert(name) {
             return Err(malformed(format!("tensor {name} appears twice in the header; names must be unique.")));
         }
-        tensors.push(tensor);
     }
-    check_covered(path, &tensors, &data)?;
+    check_covered(path, &entries, &data)?;
     Ok(tensors)
 }
 
@@ -106,24 +115,29 @@ fn check(name: &str, entry: &Entry, data: &Data) -> Result<Stored, Problem> {
 }
 
 /// That the tensors neither overlap nor leave gaps, as the specification demands.
-fn check_covered(path: &Path, tensors: &[Stored], data: &Data) -> Result<()> {
-    let mut order: Vec<&Stored> = tensors.iter().collect();
-    order.sort_by_key(|t| t.range.start);
-    let mut at = data.start;
-    for tensor in order {
-        if tensor.range.start != at {
-            let what = if tensor.range.start < at { "overlaps the tensor before it" } else { "leaves a gap before it" };
-            let message = format!(
-                "tensor {} {what}: it begins at byte {}, and must at byte {at}.",
-                tensor.info.name, tensor.range.start
-            );
-            return Err(Error::malformed(path, message));
-        }
-        at = tensor.range.end;
+fn check_covered(path: &Path, entries: &[(String, Entry)], data: &Data) -> Result<()> {
+    let mut order: Vec<(&str, [usize; 2])> = entries.iter().map(|(name, e)| (&name[..], e.data_offsets)).collect();
+    order.sort_by_key(|(_, [start, _])| *start);
+    let mut at = 0;
+    for (name, [start, end]) in order {
+        let what = match () {
+            () if start < at => "overlaps the tensor before it",
+            () if start > at => "leaves a gap before it",
+            () if end < start || end > data.len => "does not lie within the file",
+            () => {
+                at = end;
+                continue;
+            }
+        };
+        let message = format!(
+            "tensor {name} {what}: it begins at byte {}, and must at byte {}.",
+            data.start.saturating_add(start),
+            data.start + at
+        );
+        return Err(Error::malformed(path, message));
     }
-    if at != data.start + data.len {
-        let message =
-            format!("{} bytes follow the last tensor; the file must end with it.", data.start + data.len - at);
+    if at != data.len {
+        let message = format!("{} bytes follow the last tensor; the file must end with it.", data.len - at);
         return Err(Error::malformed(path, message));
     }
     Ok(())

@@ -1,8 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    bench, compare, completions, convert, distill, eval, experiment, inspect, quantize, run, shrink, student, teach,
-    train,
+    bench, compare, completions, convert, distill, embed, eval, experiment, inspect, quantize, run, shrink, student,
+    teach, train,
 };
 use anyhow::Context;
 use clap::builder::RangedU64ValueParser;
@@ -59,6 +59,8 @@ pub enum Command {
     Eval(eval::EvalArgs),
     /// Measure several candidates against one base, with a report
     Compare(compare::CompareArgs),
+    /// Make embeddings of sentences
+    Embed(embed::EmbedArgs),
     /// Generate text
     Run(run::RunArgs),
     /// Measure speed and memory

@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod embeddings;
 mod evaluation;
 mod interrupt;
 mod output;
@@ -37,6 +38,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Quantize(args) => commands::quantize::run(args, global),
         Command::Eval(args) => commands::eval::run(args, global),
         Command::Compare(args) => commands::compare::run(args, global),
+        Command::Embed(args) => commands::embed::run(args, global),
         Command::Run(args) => commands::run::run(args, global),
         Command::Bench(args) => commands::bench::run(args, global),
         Command::Shrink(args) => commands::shrink::run(args, global),

@@ -189,10 +189,10 @@ pub fn train(
     })
 }
 
-/// Weights that a token is multiplied with: all matrices, the embedding only where it is the head too.
+/// Weights that a token is multiplied with: all matrices, the embedding only where it is the head too. (Encoders have no head.)
 fn products(model: &Checkpoint) -> f64 {
-    let tied = model.tensor("output.weight").is_none();
-    let matrices = model.tensors().iter().filter(|t| t.shape.len() > 1 && (tied || t.name != "token_embd.weight"));
+    let tied = ["output.weight", "position_embd.weight"].iter().all(|name| model.tensor(name).is_none());
+    let matrices = model.tensors().iter().filter(|t| !t.stays_f32() && (tied || t.name != "token_embd.weight"));
     matrices.map(|t| t.len() as f64).sum()
 }
 

@@ -106,6 +106,24 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// Scored pairs of sentences that cannot be read.
+    #[error("{path}, line {line}: {problem}")]
+    Pairs {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// An encoder gave an embedding that is NaN or infinite.
+    #[error("{model} gives an embedding that is not finite, of {text:?}: its weights are broken")]
+    Embedding {
+        /// The model.
+        model: PathBuf,
+        /// The sentence.
+        text: String,
+    },
     /// The process that measures speed failed.
     #[error("measuring speed in a fresh process failed: {0}")]
     SpeedProcess(String),

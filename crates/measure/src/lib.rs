@@ -6,7 +6,7 @@
 //! Where to start: [`results`] says what is measured, as plain data; [`evaluate`](mod@evaluate) measures it. [`suite`] and
 //! [`data`] are what is measured on; [`base`] keeps the base's outputs, in a [`cache`]; [`divergence`] and [`choice`] score,
 //! over [`softmax`] and [`statistics`]; [`speed`], [`machine`] and [`summary`] are about files and processes;
-//! [`conclusion`] and [`report`] say it to people.
+//! [`conclusion`] and [`report`] say it to people. Sentence encoders are measured apart, on scored [`pairs`].
 //!
 //! ```no_run
 //! use bantam_checkpoint::Checkpoint;
@@ -32,6 +32,7 @@ pub mod divergence;
 mod error;
 pub mod evaluate;
 pub mod machine;
+pub mod pairs;
 pub mod progress;
 pub mod report;
 pub mod results;

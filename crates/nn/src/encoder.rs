@@ -119,13 +119,23 @@ impl Encoder {
     /// # Errors
     /// If a sequence is empty or longer than the model can see, or a token is not in the vocabulary.
     pub fn embed(&self, sequences: &[impl AsRef<[u32]>]) -> Result<Vec<f32>> {
-        let mut all = Vec::with_capacity(sequences.len() * self.width());
-        self.observe(sequences, &mut |_, _| (), &mut |embeddings| all.extend_from_slice(embeddings))?;
+        let mut all = self.pooled(sequences)?;
+        all.chunks_exact_mut(self.width()).for_each(normalize);
         Ok(all)
     }
 
-    /// Shows `embedded` the embeddings of as many sequences as go through the layers together, and before that `layer` each layer's
-    /// number and its hidden states, `[tokens, width]`.
+    /// The embeddings before they become unit vectors, `[sequences, width]`.
+    ///
+    /// # Errors
+    /// As [`embed`](Self::embed).
+    pub fn pooled(&self, sequences: &[impl AsRef<[u32]>]) -> Result<Vec<f32>> {
+        let mut all = Vec::with_capacity(sequences.len() * self.width());
+        self.observe(sequences, &mut |_, _| (), &mut |pooled| all.extend_from_slice(pooled))?;
+        Ok(all)
+    }
+
+    /// Shows `pooled` what [`pooled`](Self::pooled) gives, of as many sequences as go through the layers together, and before that
+    /// `layer` each layer's number and its hidden states, `[tokens, width]`.
     ///
     /// # Errors
     /// As [`embed`](Self::embed).
@@ -133,7 +143,7 @@ impl Encoder {
         &self,
         sequences: &[impl AsRef<[u32]>],
         layer: &mut dyn FnMut(usize, &[f32]),
-        embedded: &mut dyn FnMut(&[f32]),
+        pooled: &mut dyn FnMut(&[f32]),
     ) -> Result<()> {
         sequences.iter().try_for_each(|sequence| self.check(sequence.as_ref()))?;
         let f16 = Format::by_name("F16").expect("F16 is a format");
@@ -150,9 +160,7 @@ impl Encoder {
             let lengths: Vec<usize> = batch.iter().map(|s| s.as_ref().len()).collect();
             run.set_sequences(&lengths);
             let hidden = self.definition.hidden(&mut run, &tokens, &mut |at, x| layer(at, x));
-            let mut pooled = run.pool(self.pooling, &hidden);
-            pooled.chunks_exact_mut(self.config.embedding_length).for_each(normalize);
-            embedded(&pooled);
+            pooled(&run.pool(self.pooling, &hidden));
             rest = after;
         }
         Ok(())

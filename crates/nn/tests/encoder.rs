@@ -62,13 +62,18 @@ fn assert_near(found: &[f32], expected: &[f32], share: f32) {
 
 #[test]
 fn hidden_states_and_embeddings_agree_with_transformers() {
-    let (encoder, mut layers, mut embeddings) = (encoder(), Vec::new(), Vec::new());
+    let (encoder, mut layers, mut embeddings) = (encoder(), Vec::new(), Vec::<f32>::new());
     let mut layer = |at: usize, x: &[f32]| layers.extend([(at, x.to_vec())]);
     encoder.observe(&sequences(), &mut layer, &mut |x| embeddings.extend_from_slice(x)).unwrap();
     assert_eq!(layers.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0, 1, 2]);
     let layers: Vec<f32> = layers.into_iter().flat_map(|(_, x)| x).collect();
     assert_near(&layers, &floats("layers"), 1e-5);
+    for row in embeddings.chunks_mut(WIDTH) {
+        let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt();
+        row.iter_mut().for_each(|v| *v /= norm);
+    }
     assert_near(&embeddings, &floats("embeddings"), 1e-5);
+    assert_near(&encoder.embed(&sequences()).unwrap(), &embeddings, 1e-6);
 }
 
 #[test]

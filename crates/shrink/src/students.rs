@@ -8,11 +8,11 @@ use bantam_nn::random::SplitMix64;
 use bantam_nn::train::Parameters;
 use std::path::Path;
 
-/// Writes a student of some of a teacher's layers, in F32: `layers` in their new order, as in `0-9,20-29`.
+/// Writes a student of some of a teacher's layers, in F32: `layers` in their new order, as in `0-9,20-29`; returns their numbers.
 ///
 /// # Errors
 /// If the teacher lacks a layer or none is named, or a file cannot be read or written.
-pub fn take_layers(teacher: &Checkpoint, layers: &str, output: &Path) -> Result<(), Error> {
+pub fn take_layers(teacher: &Checkpoint, layers: &str, output: &Path) -> Result<Vec<usize>, Error> {
     teacher.refuse_overwriting(output)?;
     let error = |problem: String| Error::Layers { path: teacher.path().to_owned(), layers: layers.to_owned(), problem };
     let config = Config::of(teacher)?;
@@ -44,7 +44,8 @@ pub fn take_layers(teacher: &Checkpoint, layers: &str, output: &Path) -> Result<
         writer.write(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())?;
         data.release();
     }
-    Ok(writer.finish()?)
+    writer.finish()?;
+    Ok(taken)
 }
 
 /// The spread of a new student's weights (Radford et al. 2019).

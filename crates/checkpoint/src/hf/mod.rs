@@ -60,7 +60,8 @@ pub fn open(dir: &Path) -> Result<Checkpoint> {
     for file in weight_files(dir)? {
         let path = dir.join(file);
         let map = mapped::map(&path)?;
-        for stored in safetensors::read_header(&path, &map)? {
+        let needed = |name: &str| !ignored(family, name);
+        for stored in safetensors::read_needed(&path, &map, needed)? {
             let Some(name) = translate_name(&path, family, &config, &stored.info.name)? else { continue };
             if !names.insert(name.gguf.clone()) {
                 return Err(Error::malformed(&path, format!("tensor {} is in two files.", stored.info.name)));
@@ -176,11 +177,13 @@ fn weight_files(dir: &Path) -> Result<BTreeSet<String>> {
     }
 }
 
+/// Whether no model needs the tensor of this name.
+fn ignored(family: &Family, name: &str) -> bool {
+    IGNORED.iter().any(|ignored| name.ends_with(ignored)) || family.ignores(name)
+}
+
 /// The tensor's name on both sides, `None` if the model does not need it.
 fn translate_name(path: &Path, family: &Family, config: &ConfigJson, name: &str) -> Result<Option<Name>> {
-    if IGNORED.iter().any(|ignored| name.ends_with(ignored)) || family.ignores(name) {
-        return Ok(None);
-    }
     match family.by_hf_name(name) {
         Some(known) if known.gguf == "output.weight" && config.tied() => Ok(None),
         Some(known) => Ok(Some(known)),

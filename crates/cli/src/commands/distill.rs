@@ -2,6 +2,7 @@
 
 use crate::args::Global;
 use crate::commands::teach::WordArgs;
+use crate::embeddings::{self, Distillation, EmbeddingArgs, EncoderFile};
 use crate::output;
 use crate::training::{self, DataArgs, StepArgs};
 use anyhow::ensure;
@@ -14,11 +15,13 @@ use std::path::PathBuf;
 
 #[derive(Args)]
 #[command(after_help = "\
-A run that is interrupted goes on when the same command is given again.
+A run that is interrupted goes on when the same command is given again. If the teacher is a sentence encoder, the student learns its
+embeddings of unlabelled sentences: --data then has one sentence a line, or `text` in .jsonl.
 
 Examples:
   bantam distill --teacher model.gguf --layers 0-9,20-29 --data prose=book.txt code=examples.txt -o student.gguf
-  bantam distill --teacher model.gguf --student small.gguf --data talks.jsonl --divergence skewed:0.1 -o student.gguf")]
+  bantam distill --teacher model.gguf --student small.gguf --data talks.jsonl --divergence skewed:0.1 -o student.gguf
+  bantam distill --teacher minilm.gguf --layers 1,3,5 --data sentences.txt --match cosine,hidden:0.5 --batch 64 -o student.gguf")]
 pub struct DistillArgs {
     /// The teacher: a GGUF file or a Hugging Face directory
     #[arg(long, value_name = "MODEL")]
@@ -39,45 +42,71 @@ pub struct DistillArgs {
     /// Keep what the teacher says in this file, or read it from there
     #[arg(long, value_name = "FILE")]
     cache: Option<PathBuf>,
-    /// What to bring down: forward, reverse, skewed, skewed-reverse or jensen-shannon (a share may follow, as in skewed:0.1)
-    #[arg(long, default_value = "forward", value_name = "NAME")]
-    divergence: Divergence,
-    /// The weight of the teacher's word; the rest is that of the text itself
-    #[arg(long, default_value_t = 1.0, value_name = "SHARE")]
-    soft: f32,
+    /// What to bring down of language models: forward, reverse, skewed, skewed-reverse or jensen-shannon (a share may follow, as in skewed:0.1)
+    /// [default: forward]
+    #[arg(long, value_name = "NAME")]
+    divergence: Option<Divergence>,
+    /// The weight of a language model's word; the rest is that of the text itself [default: 1]
+    #[arg(long, value_name = "SHARE")]
+    soft: Option<f32>,
+    #[command(flatten)]
+    embeddings: EmbeddingArgs,
     #[command(flatten)]
     steps: StepArgs,
 }
 
+const OF_LANGUAGE_MODELS: &str = "the teacher is an encoder, which has embeddings and no probabilities: --divergence and --soft are for language models; give \
+     --match";
+const OF_ENCODERS: &str =
+    "the teacher is a language model: --match, --map and --fixed-tokens are for encoders; give --divergence and --soft";
+
 pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
-    ensure!((0.0..=1.0).contains(&args.soft), "--soft {}: expected a share within 0 and 1", args.soft);
+    let (divergence, soft) = (args.divergence.unwrap_or(Divergence::Forward), args.soft.unwrap_or(1.0));
+    ensure!((0.0..=1.0).contains(&soft), "--soft {soft}: expected a share within 0 and 1");
     let teacher = Checkpoint::open(&args.teacher)?;
     teacher.refuse_overwriting(&args.output)?;
     // The layers taken lie in a file of their own while the run lasts.
     let folder = tempfile::tempdir()?;
+    let mut taken = None;
     let student_path = match (&args.student, &args.layers) {
         (Some(student), _) => student.clone(),
         (None, layers) => {
             let path = folder.path().join("layers.gguf");
-            students::take_layers(&teacher, layers.as_deref().unwrap_or_default(), &path)?;
+            taken = Some(students::take_layers(&teacher, layers.as_deref().unwrap_or_default(), &path)?);
             path
         }
     };
     let student = Checkpoint::open(&student_path)?;
-    same_tokens(&teacher, &student)?;
-    let (teacher_model, model) = (Model::load(&teacher)?, Model::load(&student)?);
+    let are_encoders = embeddings::are_encoders(&teacher, &student)?;
     if student.parameters() > teacher.parameters() && !global.quiet {
         output::say(format_args!("note: the student is larger than its teacher"));
     }
+    if are_encoders {
+        ensure!(args.divergence.is_none() && args.soft.is_none(), "{OF_LANGUAGE_MODELS}");
+        let distillation = Distillation {
+            teacher: EncoderFile { checkpoint: &teacher, path: &args.teacher },
+            student: &student,
+            taken,
+            data: &args.data,
+            cache: args.cache.as_deref(),
+            embeddings: &args.embeddings,
+            steps: &args.steps,
+            output: &args.output,
+        };
+        return distillation.run(global);
+    }
+    ensure!(!args.embeddings.given(), "{OF_ENCODERS}");
+    same_tokens(&teacher, &student)?;
+    let (teacher_model, model) = (Model::load(&teacher)?, Model::load(&student)?);
     let sources = args.data.read(&teacher)?;
     let word = args.word.teacher(&teacher_model, &args.teacher, args.data.length)?;
     let step = student
         .step("distill")
         .setting("teacher", word.description())
-        .setting("divergence", format!("{:?}", args.divergence))
-        .setting("soft", args.soft);
+        .setting("divergence", format!("{divergence:?}"))
+        .setting("soft", soft);
     let mut task = TextTask::new(&model, &sources, args.steps.batch, args.steps.seed);
-    let matching = Matching { divergence: args.divergence, temperature: args.word.temperature, soft: args.soft };
+    let matching = Matching { divergence, temperature: args.word.temperature, soft };
     task.dropout = (args.steps.dropout, args.steps.dropout);
     task.at_once = args.steps.at_once.unwrap_or(args.steps.batch);
     let asked = args.cache.is_none().then_some(&teacher);

@@ -1,9 +1,13 @@
 //! `bantam eval`: what a candidate lost against its base.
 
 use crate::args::Global;
-use crate::evaluation::{Comparison, EvaluationArgs};
-use crate::output;
+use crate::evaluation::{Comparison, EvaluationArgs, file_name};
+use crate::{embeddings, output};
+use anyhow::bail;
 use bantam_checkpoint::Checkpoint;
+use bantam_measure::pairs::{self, PairEvaluation, Pairs};
+use bantam_measure::results::Estimate;
+use bantam_nn::Encoder;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -13,6 +17,9 @@ Examples:
   bantam eval small.gguf --base model.gguf
   bantam eval small.gguf --base model.gguf --text mine.txt --json
 
+Sentence encoders are measured on pairs of sentences that people scored: how well their cosines order the pairs.
+  bantam eval student.gguf --base teacher.gguf --pairs sts-test.csv
+
 The base's outputs are kept in $BANTAM_CACHE (default ~/.cache/bantam), so further candidates cost less.")]
 pub struct EvalArgs {
     /// The model to measure
@@ -20,14 +27,58 @@ pub struct EvalArgs {
     /// The model it was made from
     #[arg(long)]
     base: PathBuf,
+    /// Of encoders, a file of scored pairs: score, sentence, sentence between tabs, or STS-B's columns
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "suite", "tasks", "chunks", "speed"])]
+    pairs: Option<PathBuf>,
     #[command(flatten)]
     evaluation: EvaluationArgs,
 }
 
 pub fn run(args: &EvalArgs, global: &Global) -> anyhow::Result<()> {
     let base = Checkpoint::open(&args.base)?;
+    let candidate = Checkpoint::open(&args.candidate)?;
+    match (embeddings::are_encoders(&base, &candidate)?, &args.pairs) {
+        (true, Some(pairs)) => return evaluate_pairs(args, &candidate, &base, &Pairs::read(pairs)?, global),
+        (true, None) => bail!("{}: an encoder is measured on scored pairs: give --pairs FILE", base.path().display()),
+        (false, Some(_)) => bail!("{}: --pairs is for sentence encoders", base.path().display()),
+        (false, None) => {}
+    }
     Comparison::check_candidate(&args.candidate)?;
     let mut comparison = Comparison::start(&base, &args.evaluation, false, global)?;
     comparison.add(&args.candidate, None, None)?;
     output::report(&comparison.finish(), global)
+}
+
+fn evaluate_pairs(
+    args: &EvalArgs,
+    candidate: &Checkpoint,
+    base: &Checkpoint,
+    pairs: &Pairs,
+    global: &Global,
+) -> anyhow::Result<()> {
+    let (ours, theirs) = (Encoder::load(candidate)?, Encoder::load(base)?);
+    let result = pairs::evaluate((&ours, &args.candidate), (&theirs, &args.base), pairs)?;
+    if global.json {
+        return output::json(&result);
+    }
+    let PairEvaluation { share, .. } = result;
+    output::line(format_args!("{} scored pairs of {}\n", result.pairs, pairs.path.display()))?;
+    output::line(format_args!("{:<32} {:>12} {:>10} {:>17} {:>17}", "", "parameters", "file", "Spearman", "Pearson"))?;
+    for (name, model, of) in [(&args.base, base, &result.base), (&args.candidate, candidate, &result.candidate)] {
+        let estimate = |e: Estimate| format!("{:.4} ± {:.4}", e.mean, e.se);
+        output::line(format_args!(
+            "{:<32} {:>10.2} M {:>10} {:>17} {:>17}",
+            file_name(name),
+            model.parameters() as f64 / 1e6,
+            output::bytes(model.file_bytes()?),
+            estimate(of.spearman),
+            estimate(of.pearson)
+        ))?;
+    }
+    output::line(format_args!(
+        "\nThe candidate keeps {:.1} ± {:.1} % of the base's Spearman correlation.{} Errors are bootstrap standard errors.",
+        100.0 * share.mean,
+        100.0 * share.se,
+        result.cosine.map_or(String::new(), |c| format!(" Mean cosine of their embeddings: {c:.4}."))
+    ))
 }

@@ -5,6 +5,7 @@ pub mod compare;
 pub mod completions;
 pub mod convert;
 pub mod distill;
+pub mod embed;
 pub mod eval;
 pub mod experiment;
 pub mod inspect;

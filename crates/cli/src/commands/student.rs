@@ -52,7 +52,7 @@ pub fn run(args: &StudentArgs, global: &Global) -> anyhow::Result<()> {
     let teacher = Checkpoint::open(&args.teacher)?;
     match (&args.config, &args.layers, args.feed_forward) {
         (Some(config), ..) => students::initial(config, &teacher, args.seed, &args.output)?,
-        (None, Some(layers), None) => students::take_layers(&teacher, layers, &args.output)?,
+        (None, Some(layers), None) => drop(students::take_layers(&teacher, layers, &args.output)?),
         (None, Some(layers), Some(neurons)) => {
             let folder = tempfile::tempdir()?;
             let path = folder.path().join("layers.gguf");

@@ -1,11 +1,12 @@
 //! `bantam teach`: capture what a teacher says of texts, once for all students.
 
 use crate::args::{Global, at_least_one};
+use crate::embeddings::{self, Captured, EncoderFile};
 use crate::training::DataArgs;
 use crate::{interrupt, output, progress};
 use anyhow::bail;
 use bantam_checkpoint::Checkpoint;
-use bantam_nn::Model;
+use bantam_nn::{Encoder, Model};
 use bantam_shrink::distill::{Cache, ModelTeacher, Teacher, fingerprint};
 use bantam_shrink::text::Source;
 use clap::Args;
@@ -72,31 +73,18 @@ struct Taught {
 pub fn run(args: &TeachArgs, global: &Global) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(&args.teacher)?;
     checkpoint.refuse_overwriting(&args.output)?;
-    let model = Model::load(&checkpoint)?;
-    let sources = args.data.read(&checkpoint)?;
-    let mut teacher = args.word.teacher(&model, &args.teacher, args.data.length)?;
-    let mut cache = args.word.cache(&args.output, &teacher, &sources)?;
-    let total: usize = sources.iter().map(Source::tokens).sum();
-    let bar = progress::bar(global, "teach", total as u64, "tokens");
-    let (start, mut tokens) = (Instant::now(), 0);
-    for (number, sequence) in sources.iter().flat_map(|s| &s.sequences).enumerate() {
-        if !cache.has(number as u64) {
-            let said = teacher.says(number as u64, &sequence.tokens)?;
-            cache.keep(number as u64, &said)?;
-            tokens += sequence.tokens.len() as u64;
-        }
-        bar.inc(sequence.tokens.len() as u64);
-        if interrupt::requested() {
-            let at = format!("after {} sequences, kept in {}", cache.len(), args.output.display());
-            return Err(interrupt::Interrupted { at }.into());
-        }
-    }
-    bar.finish_and_clear();
+    let start = Instant::now();
+    let captured = if Encoder::is(&checkpoint)? {
+        let teacher = EncoderFile { checkpoint: &checkpoint, path: &args.teacher };
+        embeddings::capture(&teacher, &args.data, &args.output, global)?
+    } else {
+        capture(args, &checkpoint, global)?
+    };
     let taught = Taught {
         output: args.output.clone(),
         file_bytes: std::fs::metadata(&args.output)?.len(),
-        sequences: cache.len(),
-        tokens,
+        sequences: captured.sequences,
+        tokens: captured.tokens,
         seconds: start.elapsed().as_secs_f64(),
     };
     if global.json {
@@ -111,4 +99,29 @@ pub fn run(args: &TeachArgs, global: &Global) -> anyhow::Result<()> {
         taught.seconds,
         taught.tokens as f64 / taught.seconds.max(1e-9)
     ))
+}
+
+/// Keeps what a language model says.
+fn capture(args: &TeachArgs, checkpoint: &Checkpoint, global: &Global) -> anyhow::Result<Captured> {
+    let model = Model::load(checkpoint)?;
+    let sources = args.data.read(checkpoint)?;
+    let mut teacher = args.word.teacher(&model, &args.teacher, args.data.length)?;
+    let mut cache = args.word.cache(&args.output, &teacher, &sources)?;
+    let total: usize = sources.iter().map(Source::tokens).sum();
+    let bar = progress::bar(global, "teach", total as u64, "tokens");
+    let mut tokens = 0;
+    for (number, sequence) in sources.iter().flat_map(|s| &s.sequences).enumerate() {
+        if !cache.has(number as u64) {
+            let said = teacher.says(number as u64, &sequence.tokens)?;
+            cache.keep(number as u64, &said)?;
+            tokens += sequence.tokens.len() as u64;
+        }
+        bar.inc(sequence.tokens.len() as u64);
+        if interrupt::requested() {
+            let at = format!("after {} sequences, kept in {}", cache.len(), args.output.display());
+            return Err(interrupt::Interrupted { at }.into());
+        }
+    }
+    bar.finish_and_clear();
+    Ok(Captured { sequences: cache.len(), tokens })
 }

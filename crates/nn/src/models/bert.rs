@@ -1,6 +1,6 @@
 //! BERT (Devlin et al. 2019), as an encoder of sentences: MiniLM, BGE, E5 and what else shares its layout.
 
-use crate::layers::{Activation, Attention, AttentionSpec, Embedding, LayerNorm, Mlp};
+use crate::layers::{Activation, Attention, AttentionSpec, DropoutSite, Embedding, LayerNorm, Mlp};
 use crate::weights::Loader;
 use crate::{Backend, Result};
 use bantam_checkpoint::Config;
@@ -71,7 +71,8 @@ impl Bert {
         // Sentences are of the first type, all of their tokens.
         let types = b.embed(&self.token_types, &vec![0; tokens.len()]);
         let x = b.add(x, types);
-        let mut x = b.layer_norm(&self.norm, &x);
+        let x = b.layer_norm(&self.norm, &x);
+        let mut x = b.dropout(DropoutSite::Input, x);
         for (layer, block) in self.blocks.iter().enumerate() {
             x = block.forward(b, x);
             observe(layer, &x);
@@ -83,9 +84,11 @@ impl Bert {
 impl Block {
     fn forward<B: Backend>(&self, b: &mut B, x: B::Tensor) -> B::Tensor {
         let y = self.attention.forward(b, &x);
+        let y = b.dropout(DropoutSite::Hidden, y);
         let x = b.add(x, y);
         let x = b.layer_norm(&self.attention_norm, &x);
         let y = self.mlp.forward(b, &x);
+        let y = b.dropout(DropoutSite::Hidden, y);
         let x = b.add(x, y);
         b.layer_norm(&self.norm, &x)
     }

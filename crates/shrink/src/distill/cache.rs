@@ -1,31 +1,19 @@
 //! What a teacher said, kept in a file: captured once, used by every epoch and every student.
 //!
-//! Layout, little endian: 8 bytes `MAGIC`, 8 bytes XXH3 of the teacher's description and the sequences, 4 bytes k; then one
-//! record per sequence in the order they were captured: its number (8 bytes), its positions (4), of each position k tokens
-//! (4 bytes each) and k log-probabilities (f16), and XXH3 of the record (8). A file that ends within a record is cut back to
-//! whole ones and gone on with; a record whose checksum is wrong is an error.
+//! The records ([`Records`]) have a unit per position: k tokens (4 bytes each) of all positions, then k log-probabilities (f16).
 
+use super::records::{Kind, Records};
 use super::{Said, Teacher};
 use crate::Error;
 use half::f16;
-use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{BufReader, Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
-use xxhash_rust::xxh3::xxh3_64;
+use std::path::Path;
 
 const MAGIC: [u8; 8] = *b"bantamT\x01";
-const HEADER: u64 = 8 + 8 + 4;
 
 /// A file of what a teacher said.
 pub struct Cache {
-    file: File,
-    path: PathBuf,
+    records: Records,
     description: String,
-    k: usize,
-    /// Where each sequence's record begins, and its positions.
-    records: HashMap<u64, (u64, u32)>,
-    end: u64,
 }
 
 impl Cache {
@@ -34,77 +22,14 @@ impl Cache {
     /// # Errors
     /// If the file cannot be read or written, is no cache, is one of another teacher or other sequences, or is damaged.
     pub fn open(path: &Path, description: &str, sequences: u64, k: usize) -> Result<Self, Error> {
-        let error = |problem: String| Error::Data { path: path.to_owned(), problem };
-        let io = |e: std::io::Error| error(e.to_string());
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
-        let len = file.metadata().map_err(io)?.len();
-        let mut cache = Self {
-            file,
-            path: path.to_owned(),
-            description: description.to_owned(),
-            k,
-            records: HashMap::new(),
-            end: HEADER,
-        };
-        let identity = xxh3_64(format!("{description} {sequences:016x}").as_bytes());
-        let mut header = MAGIC.to_vec();
-        header.extend(identity.to_le_bytes());
-        header.extend((k as u32).to_le_bytes());
-        if len < HEADER {
-            let mut begun = vec![0; len as usize];
-            cache.file.read_exact(&mut begun).map_err(io)?;
-            if !header.starts_with(&begun) {
-                return Err(error("it is no file of a teacher's outputs".to_owned()));
-            }
-            cache.file.seek(SeekFrom::Start(0)).and_then(|_| cache.file.write_all(&header)).map_err(io)?;
-            return Ok(cache);
-        }
-        let mut found = [0; HEADER as usize];
-        cache.file.read_exact(&mut found).map_err(io)?;
-        if found[..8] != MAGIC {
-            return Err(error("it is no file of a teacher's outputs".to_owned()));
-        }
-        if found[..] != header[..] {
-            let problem = format!(
-                "it holds the outputs of another teacher, on other text, or kept otherwise, than {description}, {k} tokens; \
-                 give another name for the cache, or delete it"
-            );
-            return Err(error(problem));
-        }
-        cache.read_records(len)?;
-        Ok(cache)
-    }
-
-    /// Finds and checks all records; cuts off one that was not finished.
-    fn read_records(&mut self, len: u64) -> Result<(), Error> {
-        let io = |e: std::io::Error| Error::Data { path: self.path.clone(), problem: e.to_string() };
-        let mut reader = BufReader::with_capacity(1 << 20, &self.file);
-        let mut record = Vec::new();
-        while self.end + 12 <= len {
-            record.resize(12, 0);
-            reader.read_exact(&mut record).map_err(io)?;
-            let number = u64::from_le_bytes(record[..8].try_into().expect("8 bytes"));
-            let positions = u32::from_le_bytes(record[8..].try_into().expect("4 bytes"));
-            let bytes = record_bytes(positions, self.k);
-            if bytes > len - self.end {
-                break;
-            }
-            record.resize(bytes as usize, 0);
-            reader.read_exact(&mut record[12..]).map_err(io)?;
-            let (content, checksum) = record.split_at(record.len() - 8);
-            if xxh3_64(content).to_le_bytes() != checksum {
-                let problem = format!("the record at byte {} is damaged; delete the file and capture again", self.end);
-                return Err(Error::Data { path: self.path.clone(), problem });
-            }
-            self.records.insert(number, (self.end, positions));
-            self.end += bytes;
-        }
-        self.file.set_len(self.end).map_err(io)
+        let kind = Kind { magic: MAGIC, size: k, bytes: 4 + 2 };
+        let records = Records::open(path, kind, description, sequences)?;
+        Ok(Self { records, description: description.to_owned() })
     }
 
     /// Whether a sequence is kept.
     pub fn has(&self, sequence: u64) -> bool {
-        self.records.contains_key(&sequence)
+        self.records.has(sequence)
     }
 
     /// Sequences kept.
@@ -114,7 +39,7 @@ impl Cache {
 
     /// Whether nothing is kept.
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.len() == 0
     }
 
     /// Keeps what was said of a sequence.
@@ -122,42 +47,23 @@ impl Cache {
     /// # Errors
     /// If the file cannot be written; what was kept before stays.
     pub fn keep(&mut self, sequence: u64, said: &Said) -> Result<(), Error> {
-        let positions = said.positions() as u32;
-        let mut record = Vec::with_capacity(record_bytes(positions, self.k) as usize);
-        record.extend(sequence.to_le_bytes());
-        record.extend(positions.to_le_bytes());
-        record.extend(said.tokens.iter().flat_map(|t| t.to_le_bytes()));
-        record.extend(said.log_probabilities.iter().flat_map(|&l| f16::from_f32(l).to_le_bytes()));
-        record.extend(xxh3_64(&record).to_le_bytes());
-        let written = self.file.seek(SeekFrom::Start(self.end)).and_then(|_| self.file.write_all(&record));
-        written.map_err(|e| Error::Data { path: self.path.clone(), problem: e.to_string() })?;
-        self.records.insert(sequence, (self.end, positions));
-        self.end += record.len() as u64;
-        Ok(())
+        let tokens = said.tokens.iter().flat_map(|t| t.to_le_bytes());
+        let log_probabilities = said.log_probabilities.iter().flat_map(|&l| f16::from_f32(l).to_le_bytes());
+        self.records.keep(sequence, said.positions() as u32, tokens.chain(log_probabilities))
     }
-}
-
-/// Bytes of a record.
-fn record_bytes(positions: u32, k: usize) -> u64 {
-    8 + 4 + u64::from(positions) * k as u64 * (4 + 2) + 8
 }
 
 impl Teacher for Cache {
     fn says(&mut self, sequence: u64, tokens: &[u32]) -> Result<Said, Error> {
-        let error = |problem: String| Error::Data { path: self.path.clone(), problem };
-        let &(at, positions) = self.records.get(&sequence).ok_or_else(|| {
-            error(format!("sequence {sequence} is not in it; capture the same data with `bantam teach` first"))
-        })?;
+        let (positions, content) = self.records.read(sequence)?;
         if positions as usize != tokens.len() {
-            return Err(error(format!("sequence {sequence} has {positions} positions in it, not {}", tokens.len())));
+            let problem = format!("sequence {sequence} has {positions} positions in it, not {}", tokens.len());
+            return Err(self.records.error(problem));
         }
-        let mut record = vec![0; record_bytes(positions, self.k) as usize];
-        let read = self.file.seek(SeekFrom::Start(at)).and_then(|_| self.file.read_exact(&mut record));
-        read.map_err(|e| Error::Data { path: self.path.clone(), problem: e.to_string() })?;
-        let (said_tokens, rest) = record[12..].split_at(positions as usize * self.k * 4);
-        let log = &rest[..positions as usize * self.k * 2];
+        let k = self.records.size();
+        let (said_tokens, log) = content.split_at(positions as usize * k * 4);
         Ok(Said {
-            k: self.k,
+            k,
             tokens: said_tokens.as_chunks().0.iter().map(|&b| u32::from_le_bytes(b)).collect(),
             log_probabilities: log.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
         })
@@ -255,7 +161,7 @@ mod tests {
         assert!(refused("T", 2, 2).contains("another teacher"));
         assert!(refused("T", 1, 3).contains("another teacher"));
         let mut bytes = std::fs::read(&path).unwrap();
-        bytes[HEADER as usize + 20] ^= 1;
+        bytes[20 + 20] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
         assert!(refused("T", 1, 2).contains("byte 20 is damaged"), "{}", refused("T", 1, 2));
         std::fs::write(&path, b"something else altogether").unwrap();

@@ -1,16 +1,24 @@
 //! Distillation: a small student learns from a large teacher.
 //!
 //! Where to start: [`TextTask`] is what a step learns, [`SoftLabels`] what it minimizes, [`Divergence`] the ways of comparing
-//! two distributions, [`Teacher`] where a teacher's word comes from.
+//! two distributions, [`Teacher`] where a teacher's word comes from. Of encoders [`EmbeddingTask`] is what a step learns,
+//! [`EmbeddingMatching`] what it minimizes.
 
 mod cache;
 mod divergence;
+mod embeddings;
+mod encoder_teacher;
+mod matching;
+mod records;
 mod soft_labels;
 mod task;
 mod teacher;
 
 pub use cache::{Cache, Kept};
 pub use divergence::{Divergence, UnknownDivergence};
+pub use embeddings::{EmbeddingTask, spread};
+pub use encoder_teacher::{EmbeddingCache, EncoderTeacher};
+pub use matching::EmbeddingMatching;
 pub use soft_labels::{Soft, SoftLabels};
 pub use task::{Matching, TextTask};
 pub use teacher::{ModelTeacher, Said, Teacher, fingerprint, same_tokens};

@@ -1,6 +1,6 @@
 //! The order in which sequences of several sources are drawn.
 
-use super::Source;
+use super::{Sentences, Source};
 use bantam_nn::random::SplitMix64;
 
 /// Draws from sources by their weights, within a source in random order, each sequence once before any comes again.
@@ -24,6 +24,13 @@ impl Mixture {
         let tokens: usize = sources.iter().map(Source::tokens).sum();
         let weight = |s: &Source| s.spec.weight.unwrap_or(s.tokens() as f64 / tokens as f64);
         Self::of(sources.iter().map(|s| (s.sequences.len(), weight(s))).collect(), seed)
+    }
+
+    /// A mixture of sentences; files without a weight are drawn by their number of sentences.
+    pub fn of_sentences(sources: &[Sentences], seed: u64) -> Self {
+        let all: usize = sources.iter().map(|s| s.texts.len()).sum();
+        let weight = |s: &Sentences| s.spec.weight.unwrap_or(s.texts.len() as f64 / all as f64);
+        Self::of(sources.iter().map(|s| (s.texts.len(), weight(s))).collect(), seed)
     }
 
     fn of(mut sources: Vec<(usize, f64)>, seed: u64) -> Self {

@@ -57,7 +57,7 @@ pub struct Source {
 /// A line of a JSONL file, a row of a Parquet file.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Entry {
+pub(super) enum Entry {
     Chat { messages: Vec<Message> },
     Text { text: String },
 }
@@ -90,14 +90,7 @@ impl Source {
             }
             Ok(())
         };
-        match spec.path.extension().and_then(|e| e.to_str()) {
-            Some("jsonl") => lines(&spec.path, &mut take)?,
-            Some("parquet") => super::parquet::rows(&spec.path, |number, row| {
-                let entry = serde_json::from_value(row);
-                take(format!("row {number}"), entry.map_err(|_| error(format!("row {number}: {EXPECTED}")))?)
-            })?,
-            _ => take("text".to_owned(), Entry::Text { text: read_text(&spec.path)? })?,
-        }
+        entries(&spec.path, &mut take)?;
         let whole = stream.chunks_exact(length);
         sequences.extend(
             whole.map(|tokens| Sequence {
@@ -119,6 +112,18 @@ impl Source {
 }
 
 const EXPECTED: &str = "expected a `text`, or `messages` with `role` and `content`";
+
+/// Calls `take` with each entry of a file and its place: lines of `.jsonl`, rows of `.parquet`, any other file as a whole.
+pub(super) fn entries(path: &Path, take: &mut dyn FnMut(String, Entry) -> Result<(), Error>) -> Result<(), Error> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("jsonl") => lines(path, take),
+        Some("parquet") => super::parquet::rows(path, |number, row| {
+            let error = |_| Error::Data { path: path.to_owned(), problem: format!("row {number}: {EXPECTED}") };
+            take(format!("row {number}"), serde_json::from_value(row).map_err(error)?)
+        }),
+        _ => take("text".to_owned(), Entry::Text { text: read_text(path)? }),
+    }
+}
 
 /// Calls `take` with each line that is not blank.
 fn lines(path: &Path, take: &mut dyn FnMut(String, Entry) -> Result<(), Error>) -> Result<(), Error> {

@@ -35,6 +35,9 @@ pub trait Task {
     /// What the task is, with all that changes its gradients: a saved run with another description is not resumed.
     fn description(&self) -> String;
 
+    /// Adds what is trained beside the model and is no part of it, and holds fixed what is not to be trained.
+    fn extend(&self, _parameters: &mut Parameters) {}
+
     /// Adds the gradients of the mean loss of a step's batch. The batch, and all that is random in it, is a function of
     /// the step's number, counted from 0.
     ///
@@ -58,6 +61,7 @@ impl Trainer {
     /// If what was saved cannot be read, or is of another run.
     pub fn new(settings: Settings, task: &dyn Task, parameters: &mut Parameters) -> Result<Self, Error> {
         let Settings { schedule, method, clip, save } = &settings;
+        task.extend(parameters);
         let run = format!(
             "{}; {schedule:?}; {method:?}; clip {clip:?}; from weights {:016x}",
             task.description(),

@@ -1,0 +1,124 @@
+//! `bantam embed`: texts to embeddings.
+
+use crate::args::Global;
+use crate::{output, progress};
+use anyhow::{Context, bail};
+use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::output::OutputFile;
+use bantam_nn::Encoder;
+use bantam_shrink::text::{Sentences, SourceSpec};
+use clap::Args;
+use serde::Serialize;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+#[derive(Args)]
+#[command(after_help = "\
+Texts are one a line; in a .jsonl file a line is an object with `text`. Embeddings are unit vectors: the inner product of two is
+their cosine. Without --output, each is printed as a line of JSON, in the order of the texts.
+
+Examples:
+  bantam embed all-minilm-l6-v2.gguf sentences.txt
+  bantam embed all-minilm-l6-v2.gguf sentences.txt -o embeddings.npy     an array [texts, width] of f32 for numpy
+  bantam embed ./hf-directory sentences.jsonl -o embeddings.jsonl")]
+pub struct EmbedArgs {
+    /// The encoder: a GGUF file or a Hugging Face directory
+    model: PathBuf,
+    /// The texts
+    file: PathBuf,
+    /// Write to this file, .npy or .jsonl, instead of standard output
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// A text and its embedding: a line of JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    text: &'a str,
+    embedding: &'a [f32],
+}
+
+#[derive(Serialize)]
+struct Embedded {
+    output: PathBuf,
+    texts: usize,
+    width: usize,
+    seconds: f64,
+}
+
+/// Texts embedded at a time.
+const AT_ONCE: usize = 256;
+
+pub fn run(args: &EmbedArgs, global: &Global) -> anyhow::Result<()> {
+    let is = |path: &Path, extension: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));
+    match &args.output {
+        Some(path) if !is(path, "npy") && !is(path, "jsonl") => {
+            bail!("{}: embeddings are written as .npy or .jsonl; give the output one of these names", path.display())
+        }
+        _ => {}
+    }
+    let encoder = Encoder::load(&Checkpoint::open(&args.model)?)?;
+    let spec = SourceSpec { category: "text".to_owned(), path: args.file.clone(), weight: None };
+    let texts = Sentences::read(spec)?.texts;
+    let start = Instant::now();
+    let Some(path) = &args.output else {
+        let mut out = BufWriter::new(std::io::stdout().lock());
+        return each(&encoder, &texts, global, &mut |texts, embeddings| write_lines(&mut out, texts, embeddings))
+            .and_then(|()| out.flush().context("cannot write to standard output"));
+    };
+    let mut file = OutputFile::create(path)?;
+    if is(path, "npy") {
+        file.write_all(&npy_header(texts.len(), encoder.width()))?;
+        each(&encoder, &texts, global, &mut |_, embeddings| {
+            let bytes: Vec<u8> = embeddings.iter().flat_map(|v| v.to_le_bytes()).collect();
+            file.write_all(&bytes).with_context(|| format!("{}: cannot write", path.display()))
+        })?;
+    } else {
+        each(&encoder, &texts, global, &mut |texts, embeddings| write_lines(&mut file, texts, embeddings))?;
+    }
+    file.finish()?;
+    let seconds = start.elapsed().as_secs_f64();
+    let embedded = Embedded { output: path.clone(), texts: texts.len(), width: encoder.width(), seconds };
+    if global.json {
+        return output::json(&embedded);
+    }
+    output::line(format_args!(
+        "{}: {} embeddings of width {} in {seconds:.1} s",
+        path.display(),
+        embedded.texts,
+        embedded.width
+    ))
+}
+
+/// What is done with some texts and their embeddings.
+type WriteSome<'a> = &'a mut dyn FnMut(&[String], &[f32]) -> anyhow::Result<()>;
+
+/// Embeds all texts, some at a time.
+fn each(encoder: &Encoder, texts: &[String], global: &Global, write: WriteSome<'_>) -> anyhow::Result<()> {
+    let bar = progress::bar(global, "embed", texts.len() as u64, "texts");
+    for texts in texts.chunks(AT_ONCE) {
+        write(texts, &encoder.embed_texts(texts)?)?;
+        bar.inc(texts.len() as u64);
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn write_lines(out: &mut dyn Write, texts: &[String], embeddings: &[f32]) -> anyhow::Result<()> {
+    for (text, embedding) in texts.iter().zip(embeddings.chunks(embeddings.len() / texts.len())) {
+        serde_json::to_writer(&mut *out, &Line { text, embedding })?;
+        out.write_all(b"\n").context("cannot write")?;
+    }
+    Ok(())
+}
+
+/// The header of numpy's format, version 1, of an array of f32 in rows.
+fn npy_header(rows: usize, cols: usize) -> Vec<u8> {
+    let mut text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {cols}), }}");
+    // Numbers begin at a multiple of 64; before the text stand 10 bytes, after it a line's end.
+    let padding = (text.len() + 11).next_multiple_of(64) - (text.len() + 11);
+    text.extend(std::iter::repeat_n(' ', padding));
+    text.push('\n');
+    [&b"\x93NUMPY\x01\x00"[..], &(text.len() as u16).to_le_bytes(), text.as_bytes()].concat()
+}

@@ -1,0 +1,169 @@
+//! Distilling encoders, and capturing their embeddings: what `distill` and `teach` do when the teacher is one.
+
+use crate::args::Global;
+use crate::training::{self, DataArgs, StepArgs};
+use crate::{interrupt, progress};
+use anyhow::{bail, ensure};
+use bantam_checkpoint::Checkpoint;
+use bantam_nn::Encoder;
+use bantam_shrink::distill::{EmbeddingMatching, EmbeddingTask, EncoderTeacher, same_tokens, spread};
+use bantam_shrink::text::{Sentences, SourceSpec};
+use clap::Args;
+use std::path::Path;
+
+/// What is matched of encoders.
+#[derive(Args)]
+pub struct EmbeddingArgs {
+    /// Of encoders, what to match: cosine, mse, relation (cosines within the batch), hidden (states of layers), with weights, as in
+    /// cosine,hidden:0.5 [default: cosine]
+    #[arg(long = "match", value_name = "NAMES", help_heading = "Encoders")]
+    pub matching: Option<EmbeddingMatching>,
+    /// Of encoders, the teacher's layer for each of the student's, as in 1,3,5, for matching hidden states [default: those taken
+    /// with --layers, else spread evenly]
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',', help_heading = "Encoders")]
+    pub map: Option<Vec<usize>>,
+    /// Of encoders, hold the embeddings of tokens fixed: for little data
+    #[arg(long, help_heading = "Encoders")]
+    pub fixed_tokens: bool,
+}
+
+impl EmbeddingArgs {
+    /// Whether anything of this was asked for.
+    pub fn given(&self) -> bool {
+        self.matching.is_some() || self.map.is_some() || self.fixed_tokens
+    }
+}
+
+/// An encoder to learn from: its model, and the file it is of.
+pub struct EncoderFile<'a> {
+    pub checkpoint: &'a Checkpoint,
+    pub path: &'a Path,
+}
+
+impl EncoderFile<'_> {
+    /// The teacher, which keeps its embeddings in `cache` if there is one.
+    fn teacher<'m>(
+        &self,
+        encoder: &'m Encoder,
+        length: usize,
+        cache: Option<&Path>,
+        sentences: &[Sentences],
+    ) -> anyhow::Result<EncoderTeacher<'m>> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let teacher = EncoderTeacher::new(encoder, &name, length);
+        Ok(match cache {
+            Some(path) => teacher.with_cache(path, Sentences::fingerprint(sentences))?,
+            None => teacher,
+        })
+    }
+}
+
+/// Reads all files as sentences.
+fn sentences(data: &[SourceSpec]) -> anyhow::Result<Vec<Sentences>> {
+    Ok(data.iter().map(|spec| Sentences::read(spec.clone())).collect::<Result<_, _>>()?)
+}
+
+/// What is asked for of a distillation.
+pub struct Distillation<'a> {
+    pub teacher: EncoderFile<'a>,
+    pub student: &'a Checkpoint,
+    /// The teacher's layers that the student was made of.
+    pub taken: Option<Vec<usize>>,
+    pub data: &'a DataArgs,
+    pub cache: Option<&'a Path>,
+    pub embeddings: &'a EmbeddingArgs,
+    pub steps: &'a StepArgs,
+    pub output: &'a Path,
+}
+
+impl Distillation<'_> {
+    /// Has the student learn the teacher's embeddings.
+    pub fn run(&self, global: &Global) -> anyhow::Result<()> {
+        let args = self.embeddings;
+        ensure!(
+            self.steps.at_once.is_none(),
+            "--at-once: encoders go through a whole batch at a time; give a smaller --batch"
+        );
+        let (teacher, student) = (Encoder::load(self.teacher.checkpoint)?, Encoder::load(self.student)?);
+        let matching = args.matching.clone().unwrap_or(EmbeddingMatching { cosine: 1.0, ..Default::default() });
+        let layers = self.layers(&student, &teacher)?;
+        if matching.hidden > 0.0 {
+            // Hidden states are matched token by token.
+            same_tokens(self.teacher.checkpoint, self.student)?;
+        }
+        let sentences = sentences(&self.data.data)?;
+        let length = self.data.length;
+        let word = self.teacher.teacher(&teacher, length, self.cache, &sentences)?;
+        let step = self
+            .student
+            .step("distill")
+            .setting("teacher", word.description())
+            .setting("matching", format!("{matching:?}"));
+        let sizes = (self.steps.batch, length, self.steps.seed);
+        let mut task = EmbeddingTask::new(&student, word, &sentences, matching, layers, sizes);
+        task.dropout = (self.steps.dropout, self.steps.dropout);
+        task.fixed_tokens = args.fixed_tokens;
+        let asked = self.cache.is_none().then_some(self.teacher.checkpoint);
+        let trained = training::train(self.student, asked, &mut task, self.steps, step, self.output, global)?;
+        training::report(&trained, global)
+    }
+
+    /// The teacher's layer for each of the student's.
+    fn layers(&self, student: &Encoder, teacher: &Encoder) -> anyhow::Result<Vec<usize>> {
+        let (ours, theirs) = (student.definition().layers(), teacher.definition().layers());
+        let Some(map) = &self.embeddings.map else {
+            return Ok(self.taken.clone().unwrap_or_else(|| spread(ours, theirs)));
+        };
+        ensure!(map.len() == ours, "--map: {} layers are named; the student has {ours}", map.len());
+        match map.iter().find(|&&layer| layer >= theirs) {
+            Some(layer) => bail!("--map: there is no layer {layer}; the teacher has the layers 0 to {}", theirs - 1),
+            None => Ok(map.clone()),
+        }
+    }
+}
+
+/// Sentences captured at a time.
+const AT_ONCE: usize = 256;
+
+/// What came of a capture.
+pub struct Captured {
+    pub sequences: usize,
+    /// Captured now; the others were there.
+    pub tokens: u64,
+}
+
+/// Keeps a teacher's embeddings of all sentences in `cache`.
+pub fn capture(teacher: &EncoderFile<'_>, data: &DataArgs, cache: &Path, global: &Global) -> anyhow::Result<Captured> {
+    let encoder = Encoder::load(teacher.checkpoint)?;
+    let sentences = sentences(&data.data)?;
+    let mut teacher = teacher.teacher(&encoder, data.length, Some(cache), &sentences)?;
+    let all: Vec<(u64, &str)> = (0..).zip(sentences.iter().flat_map(|s| &s.texts).map(String::as_str)).collect();
+    let bar = progress::bar(global, "teach", all.len() as u64, "sentences");
+    let mut tokens = 0;
+    for some in all.chunks(AT_ONCE) {
+        tokens += teacher.capture(some)? as u64;
+        bar.inc(some.len() as u64);
+        if interrupt::requested() {
+            let kept = teacher.cache().map_or(0, |cache| cache.len());
+            let at = format!("after {kept} sentences, kept in {}", cache.display());
+            return Err(interrupt::Interrupted { at }.into());
+        }
+    }
+    bar.finish_and_clear();
+    Ok(Captured { sequences: all.len(), tokens })
+}
+
+/// Refuses a teacher and a student of different kinds; answers whether they are encoders.
+pub fn are_encoders(teacher: &Checkpoint, student: &Checkpoint) -> anyhow::Result<bool> {
+    let kind = |encoder| if encoder { "an encoder" } else { "a language model" };
+    match (Encoder::is(teacher)?, Encoder::is(student)?) {
+        (ours, theirs) if ours == theirs => Ok(ours),
+        (teaching, learning) => bail!(
+            "{} is {} and {} {}: a student learns from a teacher of its kind",
+            teacher.path().display(),
+            kind(teaching),
+            student.path().display(),
+            kind(learning)
+        ),
+    }
+}

@@ -1,0 +1,140 @@
+//! An encoder as a teacher: its embeddings, kept in a file, and its hidden states.
+
+use super::records::{Kind, Records};
+use crate::Error;
+use bantam_nn::Encoder;
+use half::f16;
+use std::path::Path;
+
+const MAGIC: [u8; 8] = *b"bantamE\x01";
+
+/// A file of a teacher's embeddings, before they become unit vectors, in f16.
+pub struct EmbeddingCache(Records);
+
+impl EmbeddingCache {
+    /// Opens the cache of what a teacher of this description makes of sentences with this hash, or begins it.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written, is no such cache, is one of another teacher or other sentences, or is damaged.
+    pub fn open(path: &Path, description: &str, sentences: u64, width: usize) -> Result<Self, Error> {
+        Ok(Self(Records::open(path, Kind { magic: MAGIC, size: width, bytes: 2 }, description, sentences)?))
+    }
+
+    /// Sentences kept.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a sentence's embedding is kept.
+    pub fn has(&self, sentence: u64) -> bool {
+        self.0.has(sentence)
+    }
+
+    fn keep(&mut self, sentence: u64, embedding: &[f32]) -> Result<(), Error> {
+        self.0.keep(sentence, 1, embedding.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()))
+    }
+
+    fn read(&mut self, sentence: u64, embedding: &mut Vec<f32>) -> Result<(), Error> {
+        let (_, content) = self.0.read(sentence)?;
+        embedding.extend(content.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()));
+        Ok(())
+    }
+}
+
+/// A teacher of embeddings.
+pub struct EncoderTeacher<'m> {
+    encoder: &'m Encoder,
+    name: String,
+    length: usize,
+    cache: Option<EmbeddingCache>,
+}
+
+/// What a teacher makes of a batch of sentences.
+pub(super) struct Taught {
+    /// Before they become unit vectors, `[sentences, width]`.
+    pub embeddings: Vec<f32>,
+    /// The hidden states of the layers asked for, each `[tokens, width]`.
+    pub hidden: Vec<Vec<f32>>,
+}
+
+impl<'m> EncoderTeacher<'m> {
+    /// A teacher that sees the first `length` tokens of a sentence.
+    pub fn new(encoder: &'m Encoder, name: &str, length: usize) -> Self {
+        Self { encoder, name: name.to_owned(), length, cache: None }
+    }
+
+    /// Keeps its embeddings of sentences with this hash in a file, or reads them from there.
+    ///
+    /// # Errors
+    /// As [`EmbeddingCache::open`].
+    pub fn with_cache(self, path: &Path, sentences: u64) -> Result<Self, Error> {
+        let cache = EmbeddingCache::open(path, &self.description(), sentences, self.encoder.width())?;
+        Ok(Self { cache: Some(cache), ..self })
+    }
+
+    /// Its cache.
+    pub fn cache(&self) -> Option<&EmbeddingCache> {
+        self.cache.as_ref()
+    }
+
+    /// The encoder.
+    pub fn encoder(&self) -> &'m Encoder {
+        self.encoder
+    }
+
+    /// Who the teacher is, and how much it sees.
+    pub fn description(&self) -> String {
+        format!("{}, {} tokens a sentence", self.name, self.length)
+    }
+
+    /// Makes and keeps the embeddings of these sentences that are not kept yet; returns the tokens gone through.
+    ///
+    /// # Errors
+    /// If a sentence cannot be embedded or the cache not be written.
+    pub fn capture(&mut self, sentences: &[(u64, &str)]) -> Result<usize, Error> {
+        let Some(cache) = &mut self.cache else { return Ok(0) };
+        let missing: Vec<_> = sentences.iter().filter(|(number, _)| !cache.has(*number)).collect();
+        let tokens = |(_, text): &&(u64, &str)| self.encoder.tokens(text, self.length);
+        let sequences = missing.iter().map(tokens).collect::<Result<Vec<_>, _>>()?;
+        let embeddings = self.encoder.pooled(&sequences)?;
+        for ((number, _), embedding) in missing.iter().zip(embeddings.chunks_exact(self.encoder.width())) {
+            cache.keep(*number, embedding)?;
+        }
+        Ok(sequences.iter().map(Vec::len).sum())
+    }
+
+    /// Embeddings, and the hidden states of `layers`.
+    pub(super) fn teaches(&mut self, sentences: &[(u64, &str)], layers: &[usize]) -> Result<Taught, Error> {
+        let mut taught = Taught { embeddings: Vec::new(), hidden: vec![Vec::new(); layers.len()] };
+        if layers.is_empty() && self.cache.is_some() {
+            self.capture(sentences)?;
+        } else {
+            let tokens = |(_, text): &(u64, &str)| self.encoder.tokens(text, self.length);
+            let sequences = sentences.iter().map(tokens).collect::<Result<Vec<_>, _>>()?;
+            let Taught { embeddings, hidden } = &mut taught;
+            let mut layer = |at: usize, x: &[f32]| {
+                let asked = layers.iter().zip(&mut *hidden).filter(|(layer, _)| **layer == at);
+                asked.for_each(|(_, kept)| kept.extend_from_slice(x));
+            };
+            self.encoder.observe(&sequences, &mut layer, &mut |x| embeddings.extend_from_slice(x))?;
+        }
+        if let Some(cache) = &mut self.cache {
+            let mut fresh = std::mem::take(&mut taught.embeddings);
+            for ((number, _), embedding) in sentences.iter().zip(fresh.chunks_exact(self.encoder.width())) {
+                if !cache.has(*number) {
+                    cache.keep(*number, embedding)?;
+                }
+            }
+            // Read back in any case, so that a resumed run learns from the same rounded numbers.
+            fresh.clear();
+            sentences.iter().try_for_each(|(number, _)| cache.read(*number, &mut fresh))?;
+            taught.embeddings = fresh;
+        }
+        Ok(taught)
+    }
+}

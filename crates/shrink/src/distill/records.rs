@@ -1,0 +1,157 @@
+//! A file of a teacher's outputs, one record for each input: appended to, checked, and gone on with after an interruption.
+//!
+//! Layout, little endian: 8 bytes that say the kind, 8 bytes of the identity of teacher and inputs, 4 bytes that size a
+//! record's units; then one record per input in the order they were captured: its number (8 bytes), its units (4), their
+//! bytes, and XXH3 of the record (8). A file that ends within a record is cut back to whole ones and gone on with; a record
+//! whose checksum is wrong is an error.
+
+use crate::Error;
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use xxhash_rust::xxh3::xxh3_64;
+
+const HEADER: u64 = 8 + 8 + 4;
+
+/// What a file holds.
+pub(super) struct Kind {
+    /// The file's first bytes.
+    pub magic: [u8; 8],
+    /// How a unit is sized, in numbers: tokens kept of a position, the width of an embedding.
+    pub size: usize,
+    /// Bytes of one of the numbers.
+    pub bytes: usize,
+}
+
+impl Kind {
+    /// Bytes of a record.
+    fn record(&self, units: u32) -> u64 {
+        8 + 4 + u64::from(units) * (self.size * self.bytes) as u64 + 8
+    }
+}
+
+/// The file.
+pub(super) struct Records {
+    file: File,
+    path: PathBuf,
+    kind: Kind,
+    /// Where each input's record begins, and its units.
+    records: HashMap<u64, (u64, u32)>,
+    end: u64,
+}
+
+impl Records {
+    /// Opens the file of what a teacher of this description gave for inputs with this hash, or begins it.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written, is of another kind, teacher or inputs, or is damaged.
+    pub fn open(path: &Path, kind: Kind, description: &str, inputs: u64) -> Result<Self, Error> {
+        let error = |problem: String| Error::Data { path: path.to_owned(), problem };
+        let io = |e: std::io::Error| error(e.to_string());
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
+        let len = file.metadata().map_err(io)?.len();
+        let mut header = kind.magic.to_vec();
+        header.extend(xxh3_64(format!("{description} {inputs:016x}").as_bytes()).to_le_bytes());
+        header.extend((kind.size as u32).to_le_bytes());
+        let mut records = Self { file, path: path.to_owned(), kind, records: HashMap::new(), end: HEADER };
+        let mut found = vec![0; len.min(HEADER) as usize];
+        records.file.read_exact(&mut found).map_err(io)?;
+        let begun = found.len().min(8);
+        if found[..begun] != header[..begun] || len < HEADER && !header.starts_with(&found) {
+            return Err(error("it is no file of a teacher's outputs of this kind".to_owned()));
+        }
+        if len < HEADER {
+            records.file.seek(SeekFrom::Start(0)).and_then(|_| records.file.write_all(&header)).map_err(io)?;
+            return Ok(records);
+        }
+        if found != header {
+            let problem = format!(
+                "it holds the outputs of another teacher, on other text, or kept otherwise, than {description}; give another \
+                 name for the cache, or delete it"
+            );
+            return Err(error(problem));
+        }
+        records.find(len)?;
+        Ok(records)
+    }
+
+    /// Finds and checks all records; cuts off one that was not finished.
+    fn find(&mut self, len: u64) -> Result<(), Error> {
+        let io = |e: std::io::Error| Error::Data { path: self.path.clone(), problem: e.to_string() };
+        let mut reader = BufReader::with_capacity(1 << 20, &self.file);
+        let mut record = Vec::new();
+        while self.end + 12 <= len {
+            record.resize(12, 0);
+            reader.read_exact(&mut record).map_err(io)?;
+            let number = u64::from_le_bytes(record[..8].try_into().expect("8 bytes"));
+            let units = u32::from_le_bytes(record[8..].try_into().expect("4 bytes"));
+            let bytes = self.kind.record(units);
+            if bytes > len - self.end {
+                break;
+            }
+            record.resize(bytes as usize, 0);
+            reader.read_exact(&mut record[12..]).map_err(io)?;
+            let (content, checksum) = record.split_at(record.len() - 8);
+            if xxh3_64(content).to_le_bytes() != checksum {
+                let problem = format!("the record at byte {} is damaged; delete the file and capture again", self.end);
+                return Err(Error::Data { path: self.path.clone(), problem });
+            }
+            self.records.insert(number, (self.end, units));
+            self.end += bytes;
+        }
+        self.file.set_len(self.end).map_err(io)
+    }
+
+    /// An error about the file.
+    pub fn error(&self, problem: String) -> Error {
+        Error::Data { path: self.path.clone(), problem }
+    }
+
+    /// Numbers that size a unit.
+    pub fn size(&self) -> usize {
+        self.kind.size
+    }
+
+    /// Whether an input's record is there.
+    pub fn has(&self, number: u64) -> bool {
+        self.records.contains_key(&number)
+    }
+
+    /// How many records are there.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Appends an input's record.
+    ///
+    /// # Errors
+    /// If the file cannot be written; what was kept before stays.
+    pub fn keep(&mut self, number: u64, units: u32, content: impl IntoIterator<Item = u8>) -> Result<(), Error> {
+        let mut record = Vec::with_capacity(self.kind.record(units) as usize);
+        record.extend(number.to_le_bytes());
+        record.extend(units.to_le_bytes());
+        record.extend(content);
+        record.extend(xxh3_64(&record).to_le_bytes());
+        debug_assert_eq!(record.len() as u64, self.kind.record(units));
+        let written = self.file.seek(SeekFrom::Start(self.end)).and_then(|_| self.file.write_all(&record));
+        written.map_err(|e| self.error(e.to_string()))?;
+        self.records.insert(number, (self.end, units));
+        self.end += record.len() as u64;
+        Ok(())
+    }
+
+    /// The units of an input's record, and their bytes.
+    ///
+    /// # Errors
+    /// If it is not there or cannot be read.
+    pub fn read(&mut self, number: u64) -> Result<(u32, Vec<u8>), Error> {
+        let &(at, units) = self.records.get(&number).ok_or_else(|| {
+            self.error(format!("sequence {number} is not in it; capture the same data with `bantam teach` first"))
+        })?;
+        let mut content = vec![0; (self.kind.record(units) - 20) as usize];
+        let read = self.file.seek(SeekFrom::Start(at + 12)).and_then(|_| self.file.read_exact(&mut content));
+        read.map_err(|e| self.error(e.to_string()))?;
+        Ok((units, content))
+    }
+}
