@@ -147,7 +147,7 @@ impl Encoder {
     ) -> Result<()> {
         sequences.iter().try_for_each(|sequence| self.check(sequence.as_ref()))?;
         let f16 = Format::by_name("F16").expect("F16 is a format");
-        let mut run = Run::new(&self.config, f16)?;
+        let mut run = Run::new(&self.config, 0, f16, None)?;
         let mut rest = sequences;
         while !rest.is_empty() {
             let mut tokens = 0;

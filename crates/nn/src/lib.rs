@@ -1,9 +1,9 @@
 //! Model definitions, and the backends that execute them.
 //!
 //! A model family is written once, in `models/`, out of the layers in [`layers`], in terms of a [`Backend`] that executes
-//! it: [`run`] (quantized weights, caches, SIMD), later `observe` (calibration) and `train` (autograd).
+//! it: [`run`] (quantized weights, caches, SIMD), [`train`] (gradients), later `observe` (calibration).
 //! Where to start: `models/llama.rs` for how a family reads, [`Model::load`] and [`Session`] for using one,
-//! [`Sampler`] for choosing tokens, [`Encoder`] for embeddings of sentences.
+//! [`Sampler`] for choosing tokens, [`generate`] for continuing several texts together, [`Encoder`] for embeddings of sentences.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -21,6 +21,7 @@
 pub mod backend;
 mod encoder;
 pub mod error;
+pub mod generate;
 pub mod layers;
 mod matrix;
 mod model;
@@ -39,5 +40,5 @@ pub mod weights;
 pub use backend::Backend;
 pub use encoder::Encoder;
 pub use error::{Error, Result};
-pub use model::{Model, Session};
+pub use model::{Batch, Model, Session};
 pub use sample::{Sampler, Sampling};

@@ -3,6 +3,7 @@
 use crate::layers::Linear;
 use crate::models::Definition;
 use crate::run::Run;
+use crate::train::Parameters;
 use crate::weights::Loader;
 use crate::{Error, Result};
 use bantam_checkpoint::{Checkpoint, Config};
@@ -60,7 +61,25 @@ impl Model {
     /// # Errors
     /// If the format cannot be written or does not divide the heads.
     pub fn session_with_cache(&self, context: usize, format: &'static Format) -> Result<Session<'_>> {
-        Ok(Session { model: self, run: Run::new(&self.config, format)?, hidden: Vec::new(), context })
+        Ok(Session(Batch::new(self, 1, context, format, None)?))
+    }
+
+    /// Starts `sequences` sequences that are processed together, each of up to `context` tokens.
+    pub fn batch(&self, sequences: usize, context: usize) -> Batch<'_> {
+        self.batch_with(sequences, context, None)
+    }
+
+    /// As [`batch`](Self::batch), computed from the values that `trained` has by now instead of from this model's weights.
+    ///
+    /// # Panics
+    /// When it runs, if the parameters are not those of this model.
+    pub fn batch_of<'m>(&'m self, trained: &'m Parameters, sequences: usize, context: usize) -> Batch<'m> {
+        self.batch_with(sequences, context, Some(trained))
+    }
+
+    fn batch_with<'m>(&'m self, sequences: usize, context: usize, values: Option<&'m Parameters>) -> Batch<'m> {
+        let f16 = Format::by_name("F16").expect("F16 is a format");
+        Batch::new(self, sequences, context, f16, values).expect("F16 can be written and divides all heads")
     }
 }
 
@@ -88,12 +107,7 @@ fn check(checkpoint: &Checkpoint, config: &Config) -> Result<()> {
 const CHUNK: usize = 512;
 
 /// A sequence being processed: the model, its cache and its buffers.
-pub struct Session<'m> {
-    model: &'m Model,
-    run: Run,
-    hidden: Vec<f32>,
-    context: usize,
-}
+pub struct Session<'m>(Batch<'m>);
 
 impl Session<'_> {
     /// Appends `tokens` to the sequence and returns their final hidden states (after the output norm), row-major
@@ -102,23 +116,99 @@ impl Session<'_> {
     /// # Errors
     /// If the context is full or a token is not in the vocabulary; the sequence is then unchanged.
     pub fn forward(&mut self, tokens: &[u32]) -> Result<&[f32]> {
-        let wanted = self.position().saturating_add(tokens.len());
-        if wanted > self.context {
-            return Err(Error::ContextFull { context: self.context, wanted });
-        }
+        self.0.forward(&[(0, tokens)])
+    }
+
+    /// The logits of hidden states `[n, embedding_length]` that `forward` returned, into `logits` `[n, vocab_size]`.
+    ///
+    /// # Panics
+    /// If the lengths do not match these shapes.
+    pub fn logits(&mut self, hidden: &[f32], logits: &mut [f32]) {
+        self.0.logits(hidden, logits);
+    }
+
+    /// Tokens in the sequence so far.
+    pub fn position(&self) -> usize {
+        self.0.position(0)
+    }
+
+    /// Tokens that the sequence can hold.
+    pub fn context(&self) -> usize {
+        self.0.context
+    }
+
+    /// Bytes of the cached keys and values.
+    pub fn cache_bytes(&self) -> usize {
+        self.0.run.cache(0).bytes()
+    }
+
+    /// Forgets all tokens after the first `position`.
+    pub fn truncate(&mut self, position: usize) {
+        self.0.truncate(0, position);
+    }
+}
+
+/// Sequences that are processed together, so that reading the weights once serves one token of each.
+pub struct Batch<'m> {
+    model: &'m Model,
+    run: Run<'m>,
+    tokens: Vec<u32>,
+    hidden: Vec<f32>,
+    sequences: usize,
+    context: usize,
+}
+
+impl<'m> Batch<'m> {
+    fn new(
+        model: &'m Model,
+        sequences: usize,
+        context: usize,
+        format: &'static Format,
+        values: Option<&'m Parameters>,
+    ) -> Result<Self> {
+        let run = Run::new(&model.config, sequences, format, values)?;
+        Ok(Self { model, run, tokens: Vec::new(), hidden: Vec::new(), sequences, context })
+    }
+
+    /// Appends to each sequence named its tokens; returns the final hidden states of all of them (after the output norm),
+    /// row-major `[tokens, embedding_length]`, in the order given.
+    ///
+    /// # Errors
+    /// If a context is full or a token is not in the vocabulary; the sequences are then unchanged.
+    ///
+    /// # Panics
+    /// If a sequence does not exist or is named twice.
+    pub fn forward(&mut self, parts: &[(usize, &[u32])]) -> Result<&[f32]> {
         let vocab_size = self.model.config.vocab_size;
-        if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab_size) {
-            return Err(Error::UnknownToken { token, vocab_size });
+        for &(sequence, tokens) in parts {
+            let wanted = self.position(sequence).saturating_add(tokens.len());
+            if wanted > self.context {
+                return Err(Error::ContextFull { context: self.context, wanted });
+            }
+            if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab_size) {
+                return Err(Error::UnknownToken { token, vocab_size });
+            }
         }
         self.hidden.clear();
         parallel::section(|| {
-            for chunk in tokens.chunks(CHUNK) {
-                let hidden = self.model.definition.hidden(&mut self.run, chunk);
-                self.hidden.extend_from_slice(&hidden);
-                self.run.advance(chunk.len());
+            if parts.iter().map(|(_, tokens)| tokens.len()).sum::<usize>() <= CHUNK {
+                return self.pass(parts);
+            }
+            for &(sequence, tokens) in parts {
+                tokens.chunks(CHUNK).for_each(|chunk| self.pass(&[(sequence, chunk)]));
             }
         });
         Ok(&self.hidden)
+    }
+
+    /// Once through the layers.
+    fn pass(&mut self, parts: &[(usize, &[u32])]) {
+        self.tokens.clear();
+        parts.iter().for_each(|(_, tokens)| self.tokens.extend_from_slice(tokens));
+        self.run.begin(parts.iter().map(|(sequence, tokens)| (*sequence, tokens.len())));
+        let hidden = self.model.definition.hidden(&mut self.run, &self.tokens);
+        self.hidden.extend_from_slice(&hidden);
+        self.run.advance();
     }
 
     /// The logits of hidden states `[n, embedding_length]` that `forward` returned, into `logits` `[n, vocab_size]`.
@@ -129,23 +219,28 @@ impl Session<'_> {
         self.run.linear_into(self.model.definition.head(), hidden, logits);
     }
 
-    /// Tokens in the sequence so far.
-    pub fn position(&self) -> usize {
-        self.run.cache().position()
+    /// The model.
+    pub fn model(&self) -> &'m Model {
+        self.model
     }
 
-    /// Tokens that the sequence can hold.
+    /// How many sequences there are.
+    pub fn sequences(&self) -> usize {
+        self.sequences
+    }
+
+    /// Tokens in a sequence so far.
+    pub fn position(&self, sequence: usize) -> usize {
+        self.run.cache(sequence).position()
+    }
+
+    /// Tokens that each sequence can hold.
     pub fn context(&self) -> usize {
         self.context
     }
 
-    /// Bytes of the cached keys and values.
-    pub fn cache_bytes(&self) -> usize {
-        self.run.cache().bytes()
-    }
-
-    /// Forgets all tokens after the first `position`.
-    pub fn truncate(&mut self, position: usize) {
-        self.run.truncate(position);
+    /// Forgets all tokens of a sequence after the first `position`.
+    pub fn truncate(&mut self, sequence: usize, position: usize) {
+        self.run.truncate(sequence, position);
     }
 }

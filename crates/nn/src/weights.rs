@@ -30,12 +30,6 @@ impl Blocks {
     pub fn matrix(&self) -> Matrix<'_> {
         Matrix { format: self.format, data: &self.data, rows: self.rows, cols: self.cols }
     }
-
-    /// Decodes one row into `dst`, `cols` long.
-    pub fn decode_row(&self, row: usize, dst: &mut [f32]) {
-        let bytes = self.data.len() / self.rows;
-        (self.format.decode)(&self.data[row * bytes..(row + 1) * bytes], dst);
-    }
 }
 
 impl Weight {

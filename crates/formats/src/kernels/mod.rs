@@ -180,6 +180,12 @@ fn by_tiles(w: &Matrix<'_>, x: &[f32], y: &mut [f32], scratch: &mut Scratch) {
 }
 
 impl<'a> Matrix<'a> {
+    /// Decodes one row into `dst`, `cols` long.
+    pub fn decode_row(&self, row: usize, dst: &mut [f32]) {
+        let bytes = self.data.len() / self.rows;
+        (self.format.decode)(&self.data[row * bytes..(row + 1) * bytes], dst);
+    }
+
     /// Rows that a thread takes at a time when decoding.
     fn rows_per_task(&self) -> usize {
         let bytes = (self.data.len() / (TASKS_PER_THREAD * rayon::current_num_threads())).max(TASK_BYTES);

@@ -1,6 +1,7 @@
 //! The backend that runs a model: weights in their formats, a key-value cache, no allocation per token.
 //!
 //! Where to start: [`Run`] implements [`Backend`]; `attention.rs` is attention over the cache, `cache.rs` the cache.
+//! [`Session`](crate::Session) and [`Batch`](crate::Batch) run models on it.
 
 mod attention;
 mod cache;
@@ -11,36 +12,50 @@ pub use cache::KvCache;
 use crate::layers::{Activation, AttentionSpec, Embedding, LayerNorm, Linear, RmsNorm};
 use crate::sequences::Layout;
 use crate::tensor::Pool;
-use crate::weights::Weight;
+use crate::train::Parameters;
+use crate::weights::{Parameter, Weight};
 use crate::{Backend, Result};
 use crate::{sequences, vector};
 use attention::{Rotations, Workspace};
 use bantam_checkpoint::Config;
 use bantam_checkpoint::config::Pooling;
 use bantam_formats::kernels::{matmul_each, parallel};
-use bantam_formats::{Format, Scratch, matmul};
+use bantam_formats::{Format, Matrix, Scratch, matmul};
 use std::sync::Arc;
 
-/// Runs one sequence, whose positions go on from where the cache ends, or batches of whole sequences, without a cache.
-pub struct Run {
-    cache: KvCache,
-    /// The lengths of the whole sequences that the rows are, one after another; `None` if the rows go on with the cached one.
+/// Runs sequences, each with a cache of its own, whose positions go on from where that ends; or batches of whole sequences,
+/// without a cache.
+pub struct Run<'w> {
+    caches: Vec<KvCache>,
+    /// Whose the rows are that are being processed: a sequence, and how many rows it has, one after another.
+    rows: Vec<(usize, usize)>,
+    /// The lengths of the whole sequences that the rows are, one after another; `None` if the rows go on with cached ones.
     whole: Option<Arc<[usize]>>,
+    /// Values that stand in for the definition's own weights, found by path.
+    values: Option<&'w Parameters>,
     rotations: Rotations,
     pool: Pool,
     scratch: Scratch,
     attention: Workspace,
 }
 
-impl Run {
-    /// An empty sequence whose keys and values are cached in `format`.
+impl<'w> Run<'w> {
+    /// Empty sequences whose keys and values are cached in `format`. With `values` the layers are computed from those, as
+    /// they are in training, instead of from the weights that were loaded.
     ///
     /// # Errors
     /// If the format cannot be written or does not divide the heads.
-    pub fn new(config: &Config, format: &'static Format) -> Result<Self> {
+    pub fn new(
+        config: &Config,
+        sequences: usize,
+        format: &'static Format,
+        values: Option<&'w Parameters>,
+    ) -> Result<Self> {
         Ok(Self {
-            cache: KvCache::new(config, format)?,
+            caches: (0..sequences).map(|_| KvCache::new(config, format)).collect::<Result<_>>()?,
+            rows: Vec::new(),
             whole: None,
+            values,
             rotations: Rotations::default(),
             pool: Pool::default(),
             scratch: Scratch::default(),
@@ -53,40 +68,67 @@ impl Run {
         self.whole = Some(lengths.into());
     }
 
-    /// The lengths of the sequences that `rows` rows are: what was set, or one sequence.
-    fn lengths(&self, rows: usize) -> Arc<[usize]> {
-        self.whole.clone().unwrap_or_else(|| [rows].into())
+    /// The lengths of the sequences that the rows are.
+    fn lengths(&self) -> Arc<[usize]> {
+        self.whole.clone().unwrap_or_else(|| self.rows.iter().map(|(_, rows)| *rows).collect())
     }
 
-    /// The cache.
-    pub fn cache(&self) -> &KvCache {
-        &self.cache
+    /// The cache of a sequence.
+    pub fn cache(&self, sequence: usize) -> &KvCache {
+        &self.caches[sequence]
     }
 
-    /// Counts `tokens` more positions as done, once the definition has run on them.
-    pub fn advance(&mut self, tokens: usize) {
-        self.cache.advance(tokens);
+    /// Says whose the rows are that the definition is about to run on: a sequence, and how many rows it has, one after another.
+    ///
+    /// # Panics
+    /// If a sequence is there twice.
+    pub fn begin(&mut self, rows: impl Iterator<Item = (usize, usize)>) {
+        self.rows.clear();
+        self.rows.extend(rows);
+        let twice = |i: usize| self.rows[..i].iter().any(|before| before.0 == self.rows[i].0);
+        assert!(!(0..self.rows.len()).any(twice), "a sequence's rows stand together");
     }
 
-    /// Forgets the positions from `position` on.
-    pub fn truncate(&mut self, position: usize) {
-        self.cache.truncate(position);
+    /// Counts those rows' positions as done, once the definition has run on them.
+    pub fn advance(&mut self) {
+        self.rows.iter().for_each(|&(sequence, rows)| self.caches[sequence].advance(rows));
+    }
+
+    /// Forgets the positions of a sequence from `position` on.
+    pub fn truncate(&mut self, sequence: usize, position: usize) {
+        self.caches[sequence].truncate(position);
     }
 
     /// A linear layer between slices: `x` is `[tokens, inputs]`, `y` is `[tokens, outputs]`.
     pub fn linear_into(&mut self, layer: &Linear, x: &[f32], y: &mut [f32]) {
-        match &layer.weight {
-            Weight::Blocks(blocks) => matmul(&blocks.matrix(), x, y, &mut self.scratch),
-        }
-        add_bias(layer, y);
+        matmul(&matrix(self.values, &layer.path, &layer.weight), x, y, &mut self.scratch);
+        add_bias(self.values, layer, y);
     }
 }
 
-impl Backend for Run {
+/// A weight as it is executed: the values of its path, where there are such.
+fn matrix<'a>(values: Option<&'a Parameters>, path: &str, weight: &'a Weight) -> Matrix<'a> {
+    match (values, weight) {
+        (Some(values), weight) => Matrix {
+            format: Format::by_name("F32").expect("F32 is a format"),
+            data: bytemuck::cast_slice(values.values(path)),
+            rows: weight.rows(),
+            cols: weight.cols(),
+        },
+        (None, Weight::Blocks(blocks)) => blocks.matrix(),
+    }
+}
+
+/// A vector of parameters as it is executed.
+fn vector<'a>(values: Option<&'a Parameters>, parameter: &'a Parameter) -> &'a [f32] {
+    values.map_or(&parameter.values, |values| values.values(&parameter.path))
+}
+
+impl Backend for Run<'_> {
     type Tensor = Tensor;
 
     fn embed(&mut self, embedding: &Embedding, tokens: &[u32]) -> Tensor {
-        let Weight::Blocks(table) = &embedding.table;
+        let table = matrix(self.values, &embedding.path, &embedding.table);
         let mut x = self.pool.take(tokens.len(), table.cols);
         for (row, &token) in x.chunks_exact_mut(table.cols).zip(tokens) {
             table.decode_row(token as usize, row);
@@ -95,10 +137,11 @@ impl Backend for Run {
         x
     }
 
-    fn embed_positions(&mut self, embedding: &Embedding, tokens: usize) -> Tensor {
+    fn embed_positions(&mut self, embedding: &Embedding, _tokens: usize) -> Tensor {
+        let begins = |sequence: usize| self.caches[sequence].position() as u32;
         let positions: Vec<u32> = match &self.whole {
             Some(lengths) => lengths.iter().flat_map(|&len| 0..len as u32).collect(),
-            None => (self.cache.position() as u32..).take(tokens).collect(),
+            None => self.rows.iter().flat_map(|&(s, rows)| (begins(s)..).take(rows)).collect(),
         };
         self.embed(embedding, &positions)
     }
@@ -111,47 +154,53 @@ impl Backend for Run {
 
     fn linears<const N: usize>(&mut self, layers: [&Linear; N], x: &Tensor) -> [Tensor; N] {
         let mut ys = layers.map(|layer| self.pool.take(x.rows(), layer.weight.rows()));
-        let matrices = layers.map(|layer| match &layer.weight {
-            Weight::Blocks(blocks) => blocks.matrix(),
-        });
+        let matrices = layers.map(|layer| matrix(self.values, &layer.path, &layer.weight));
         matmul_each(&matrices, x, &mut ys.each_mut().map(|y| &mut y[..]), &mut self.scratch);
-        layers.iter().zip(&mut ys).for_each(|(layer, y)| add_bias(layer, y));
+        layers.iter().zip(&mut ys).for_each(|(layer, y)| add_bias(self.values, layer, y));
         ys
     }
 
     fn rms_norm(&mut self, norm: &RmsNorm, x: &Tensor) -> Tensor {
         let mut y = self.pool.take(x.rows(), x.cols());
-        for_rows(&mut y, x.cols(), |at, y| vector::rms_norm(&x[at..at + y.len()], &norm.weight.values, norm.eps, y));
+        let weight = vector(self.values, &norm.weight);
+        for_rows(&mut y, x.cols(), |at, y| vector::rms_norm(&x[at..at + y.len()], weight, norm.eps, y));
         y
     }
 
     fn layer_norm(&mut self, norm: &LayerNorm, x: &Tensor) -> Tensor {
         let mut y = self.pool.take(x.rows(), x.cols());
-        for_rows(&mut y, x.cols(), |at, y| {
-            vector::layer_norm(&x[at..at + y.len()], &norm.weight.values, &norm.bias.values, norm.eps, y);
-        });
+        let (weight, bias) = (vector(self.values, &norm.weight), vector(self.values, &norm.bias));
+        for_rows(&mut y, x.cols(), |at, y| vector::layer_norm(&x[at..at + y.len()], weight, bias, norm.eps, y));
         y
     }
 
     fn attention(&mut self, spec: &AttentionSpec, mut q: Tensor, mut k: Tensor, v: Tensor) -> Tensor {
         if self.whole.is_some() || !spec.causal {
-            return sequences::attend(spec, self.lengths(q.rows()), [q, k, v], &self.pool);
+            return sequences::attend(spec, self.lengths(), [q, k, v], &self.pool);
         }
-        let (tokens, position) = (q.rows(), self.cache.position());
-        if let Some(rotary) = &spec.rotary {
-            let rotation = self.rotations.at(rotary, position..position + tokens);
-            attention::rotate(rotation, &mut q, spec.heads, spec.key_length);
-            attention::rotate(rotation, &mut k, spec.kv_heads, spec.key_length);
+        let (q_cols, out_cols) = (q.cols(), spec.heads * spec.value_length);
+        let mut out = self.pool.take(q.rows(), out_cols);
+        let (mut q, mut k, mut v, mut rest) = (&mut q[..], &mut k[..], &v[..], &mut out[..]);
+        for &(sequence, tokens) in &self.rows {
+            let (q, k) = (first(&mut q, tokens * q_cols), first(&mut k, tokens * spec.kv_heads * spec.key_length));
+            let out = first(&mut rest, tokens * out_cols);
+            let values;
+            (values, v) = v.split_at(tokens * spec.kv_heads * spec.value_length);
+            let cache = &mut self.caches[sequence];
+            let position = cache.position();
+            if let Some(rotary) = &spec.rotary {
+                let rotation = self.rotations.at(rotary, position..position + tokens);
+                attention::rotate(rotation, q, spec.heads, spec.key_length);
+                attention::rotate(rotation, k, spec.kv_heads, spec.key_length);
+            }
+            cache.write(spec.layer, k, values);
+            attention::attend(spec, &cache.layer(spec.layer), position, q, out, &mut self.attention);
         }
-        self.cache.write(spec.layer, &k, &v);
-        let mut out = self.pool.take(tokens, spec.heads * spec.value_length);
-        let cache = self.cache.layer(spec.layer);
-        attention::attend(spec, &cache, position, &q, &mut out, &mut self.attention);
         out
     }
 
     fn pool(&mut self, pooling: Pooling, x: &Tensor) -> Tensor {
-        Layout(self.lengths(x.rows())).pool(pooling, x, &self.pool)
+        Layout(self.lengths()).pool(pooling, x, &self.pool)
     }
 
     fn activate(&mut self, activation: Activation, mut x: Tensor) -> Tensor {
@@ -173,10 +222,16 @@ impl Backend for Run {
     }
 }
 
-fn add_bias(layer: &Linear, y: &mut [f32]) {
+fn add_bias(values: Option<&Parameters>, layer: &Linear, y: &mut [f32]) {
     if let Some(bias) = &layer.bias {
-        for_rows(y, bias.values.len(), |_, rows| vector::add_rows(rows, &bias.values));
+        let bias = vector(values, bias);
+        for_rows(y, bias.len(), |_, rows| vector::add_rows(rows, bias));
     }
+}
+
+/// Takes the first `len` elements off a slice.
+fn first<'a>(slice: &mut &'a mut [f32], len: usize) -> &'a mut [f32] {
+    slice.split_off_mut(..len).expect("the rows of all sequences are the tensor's")
 }
 
 /// Elements that a thread takes at a time.

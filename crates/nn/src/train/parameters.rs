@@ -103,6 +103,11 @@ impl Parameters {
         self.by_path.get(path).map(|&at| &self.variables[at])
     }
 
+    /// The values of a path that a layer has.
+    pub(crate) fn values(&self, path: &str) -> &[f32] {
+        &self.variables[self.index(path)].values
+    }
+
     /// Sets all gradients to zero.
     pub fn clear_gradients(&mut self) {
         for variable in &mut self.variables {
