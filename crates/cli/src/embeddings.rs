@@ -14,13 +14,13 @@ use std::path::Path;
 /// What is matched of encoders.
 #[derive(Args)]
 pub struct EmbeddingArgs {
-    /// Of encoders, what to match: cosine, mse, relation (cosines within the batch), hidden (states of layers), with weights, as in
-    /// cosine,hidden:0.5 [default: cosine]
-    #[arg(long = "match", value_name = "NAMES", help_heading = "Encoders")]
+    /// What else to match, with weights, as in cosine,hidden:0.5: hidden (states of layers), and of encoders cosine, mse and relation
+    /// (cosines within the batch) [default of encoders: cosine]
+    #[arg(long = "match", value_name = "NAMES")]
     pub matching: Option<EmbeddingMatching>,
-    /// Of encoders, the teacher's layer for each of the student's, as in 1,3,5, for matching hidden states [default: those taken
-    /// with --layers, else spread evenly]
-    #[arg(long, value_name = "LAYERS", value_delimiter = ',', help_heading = "Encoders")]
+    /// The teacher's layer for each of the student's, as in 1,3,5, for matching hidden states [default: those taken with --layers,
+    /// else spread evenly]
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',')]
     pub map: Option<Vec<usize>>,
     /// Of encoders, hold the embeddings of tokens fixed: for little data
     #[arg(long, help_heading = "Encoders")]
@@ -28,9 +28,31 @@ pub struct EmbeddingArgs {
 }
 
 impl EmbeddingArgs {
-    /// Whether anything of this was asked for.
-    pub fn given(&self) -> bool {
-        self.matching.is_some() || self.map.is_some() || self.fixed_tokens
+    /// The weight of hidden states, where a language model is asked for nothing else of this.
+    pub fn hidden_alone(&self) -> anyhow::Result<f32> {
+        let hidden = self.matching.as_ref().map_or(0.0, |matching| matching.hidden);
+        let only_hidden = EmbeddingMatching { hidden, ..Default::default() };
+        ensure!(
+            self.matching.as_ref().is_none_or(|matching| *matching == only_hidden) && !self.fixed_tokens,
+            "the teacher is a language model: of --match only `hidden` is for it, and --fixed-tokens is for encoders; what it says is matched by --divergence and --soft"
+        );
+        ensure!(
+            self.map.is_none() || hidden > 0.0,
+            "--map says which hidden states are matched; give --match hidden too"
+        );
+        Ok(hidden)
+    }
+
+    /// The teacher's layer for each of the student's, which have this many; `taken` are those that the student was made of.
+    pub fn layers(&self, ours: usize, theirs: usize, taken: Option<&[usize]>) -> anyhow::Result<Vec<usize>> {
+        let Some(map) = &self.map else {
+            return Ok(taken.map_or_else(|| spread(ours, theirs), <[usize]>::to_vec));
+        };
+        ensure!(map.len() == ours, "--map: {} layers are named; the student has {ours}", map.len());
+        match map.iter().find(|&&layer| layer >= theirs) {
+            Some(layer) => bail!("--map: there is no layer {layer}; the teacher has the layers 0 to {}", theirs - 1),
+            None => Ok(map.clone()),
+        }
     }
 }
 
@@ -86,7 +108,8 @@ impl Distillation<'_> {
         );
         let (teacher, student) = (Encoder::load(self.teacher.checkpoint)?, Encoder::load(self.student)?);
         let matching = args.matching.clone().unwrap_or(EmbeddingMatching { cosine: 1.0, ..Default::default() });
-        let layers = self.layers(&student, &teacher)?;
+        let (ours, theirs) = (student.definition().layers(), teacher.definition().layers());
+        let layers = args.layers(ours, theirs, self.taken.as_deref())?;
         if matching.hidden > 0.0 {
             // Hidden states are matched token by token.
             same_tokens(self.teacher.checkpoint, self.student)?;
@@ -106,19 +129,6 @@ impl Distillation<'_> {
         let asked = self.cache.is_none().then_some(self.teacher.checkpoint);
         let trained = training::train(self.student, asked, &mut task, self.steps, step, self.output, global)?;
         training::report(&trained, global)
-    }
-
-    /// The teacher's layer for each of the student's.
-    fn layers(&self, student: &Encoder, teacher: &Encoder) -> anyhow::Result<Vec<usize>> {
-        let (ours, theirs) = (student.definition().layers(), teacher.definition().layers());
-        let Some(map) = &self.embeddings.map else {
-            return Ok(self.taken.clone().unwrap_or_else(|| spread(ours, theirs)));
-        };
-        ensure!(map.len() == ours, "--map: {} layers are named; the student has {ours}", map.len());
-        match map.iter().find(|&&layer| layer >= theirs) {
-            Some(layer) => bail!("--map: there is no layer {layer}; the teacher has the layers 0 to {}", theirs - 1),
-            None => Ok(map.clone()),
-        }
     }
 }
 

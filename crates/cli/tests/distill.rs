@@ -96,6 +96,22 @@ fn a_narrower_student_keeps_the_neurons_that_weigh_most() {
 }
 
 #[test]
+fn hidden_states_are_matched_and_kept() {
+    let folder = folder();
+    folder.succeeds(&format!("teach teacher.gguf -o cache --hidden 0,2 {DATA}"));
+    let distill = format!("distill --teacher teacher.gguf --layers 0,2 {DATA} {STEPS} --match hidden:2");
+    folder.succeeds(&format!("{distill} --cache cache -o student.gguf"));
+    folder.refuses(&format!("{distill} --map 0,1 --cache cache -o none.gguf"), &["cache", "another teacher"]);
+    folder.refuses(&format!("{distill} --map 0,3 -o none.gguf"), &["--map", "layers 0 to 2"]);
+    folder.refuses(&format!("{distill},cosine -o none.gguf"), &["only `hidden`"]);
+    folder.refuses(&format!("teach teacher.gguf -o other --hidden 3 {DATA}"), &["--hidden", "layers 0 to 2"]);
+    let student = Checkpoint::open(folder.path("student.gguf")).unwrap();
+    assert!(student.tensors().iter().all(|t| !t.name.contains("projection")));
+    let last = provenance::of(student.metadata()).pop().unwrap().to_string();
+    assert!(last.contains("hidden Some(HiddenMatching { weight: 2.0, layers: [0, 2]"), "{last}");
+}
+
+#[test]
 fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
     let folder = folder();
     let command = format!("distill --teacher teacher.gguf --layers 0,2 {DATA} {STEPS} --save-every 0");

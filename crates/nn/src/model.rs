@@ -119,6 +119,15 @@ impl Session<'_> {
         self.0.forward(&[(0, tokens)])
     }
 
+    /// As [`forward`](Self::forward), and shows `layer` each layer's number and the residual stream after it, `[some tokens, width]`: a
+    /// long sequence goes through all layers part by part.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn observe(&mut self, tokens: &[u32], layer: &mut (dyn FnMut(usize, &[f32]) + Send)) -> Result<&[f32]> {
+        self.0.observe(&[(0, tokens)], layer)
+    }
+
     /// The logits of hidden states `[n, embedding_length]` that `forward` returned, into `logits` `[n, vocab_size]`.
     ///
     /// # Panics
@@ -179,6 +188,14 @@ impl<'m> Batch<'m> {
     /// # Panics
     /// If a sequence does not exist or is named twice.
     pub fn forward(&mut self, parts: &[(usize, &[u32])]) -> Result<&[f32]> {
+        self.observe(parts, &mut |_, _| ())
+    }
+
+    fn observe(
+        &mut self,
+        parts: &[(usize, &[u32])],
+        layer: &mut (dyn FnMut(usize, &[f32]) + Send),
+    ) -> Result<&[f32]> {
         let vocab_size = self.model.config.vocab_size;
         for &(sequence, tokens) in parts {
             let wanted = self.position(sequence).saturating_add(tokens.len());
@@ -192,21 +209,21 @@ impl<'m> Batch<'m> {
         self.hidden.clear();
         parallel::section(|| {
             if parts.iter().map(|(_, tokens)| tokens.len()).sum::<usize>() <= CHUNK {
-                return self.pass(parts);
+                return self.pass(parts, layer);
             }
             for &(sequence, tokens) in parts {
-                tokens.chunks(CHUNK).for_each(|chunk| self.pass(&[(sequence, chunk)]));
+                tokens.chunks(CHUNK).for_each(|chunk| self.pass(&[(sequence, chunk)], layer));
             }
         });
         Ok(&self.hidden)
     }
 
     /// Once through the layers.
-    fn pass(&mut self, parts: &[(usize, &[u32])]) {
+    fn pass(&mut self, parts: &[(usize, &[u32])], layer: &mut dyn FnMut(usize, &[f32])) {
         self.tokens.clear();
         parts.iter().for_each(|(_, tokens)| self.tokens.extend_from_slice(tokens));
         self.run.begin(parts.iter().map(|(sequence, tokens)| (*sequence, tokens.len())));
-        let hidden = self.model.definition.hidden(&mut self.run, &self.tokens);
+        let hidden = self.model.definition.observe(&mut self.run, &self.tokens, &mut |at, x| layer(at, x));
         self.hidden.extend_from_slice(&hidden);
         self.run.advance();
     }

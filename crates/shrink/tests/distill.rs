@@ -5,7 +5,7 @@ use bantam_formats::Format;
 use bantam_nn::Model;
 use bantam_nn::random::SplitMix64;
 use bantam_nn::train::{AdamW, Parameters};
-use bantam_shrink::distill::{Cache, Divergence, Kept, Matching, ModelTeacher, TextTask};
+use bantam_shrink::distill::{Cache, Divergence, HiddenMatching, Kept, Matching, ModelTeacher, TextTask};
 use bantam_shrink::students;
 use bantam_shrink::text::{Sequence, Source, SourceSpec};
 use bantam_shrink::train::{Decay, Schedule, Settings, Task, Trainer};
@@ -51,7 +51,7 @@ fn a_student_comes_nearer_to_its_teacher_and_a_killed_run_goes_on_exactly() {
         let run = |steps_at_once: u64, save: Option<PathBuf>| {
             let mut task = TextTask::new(&model, &sources, 4, 7);
             let live = ModelTeacher::new(&teacher_model, name, 24, 64, 1.0);
-            let cache = Cache::open(&folder.path().join(format!("{name}.cache")), name, 0, 64).unwrap();
+            let cache = Cache::open(&folder.path().join(format!("{name}.cache")), name, 0, 64, 0).unwrap();
             task.teacher = Some((Box::new(Kept { teacher: live, cache }), MATCHING));
             let mut parameters = Parameters::of(&student).unwrap();
             parameters.freeze(|path| path == "rope_freqs.weight");
@@ -143,5 +143,61 @@ fn gradients_with_dropout_agree_with_finite_differences() {
         };
         let slope = (at(1e-2) - at(-1e-2)) / 2e-2;
         assert!((slope / f64::from(norm) - 1.0).abs() < 0.02, "{name}: {norm}, by differences {slope}");
+    }
+}
+
+/// Hidden states of a narrower student go through a projection that trains beside it; its gradient is a slope like the others.
+#[test]
+fn hidden_states_come_nearer_and_their_gradients_agree_with_finite_differences() {
+    let folder = tempfile::tempdir().unwrap();
+    let teacher = Checkpoint::open(fixture("llama")).unwrap();
+    let teacher_model = Model::load(&teacher).unwrap();
+    let width = teacher_model.config().embedding_length;
+    let layers = folder.path().join("layers.gguf");
+    students::take_layers(&teacher, "1", &layers).unwrap();
+    let config = std::fs::read_to_string(fixture("llama").join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["hidden_size"] = (width / 2).into();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let narrow = folder.path().join("narrow.gguf");
+    students::initial(&folder.path().join("config.json"), &teacher, 1, &narrow).unwrap();
+    for (path, of) in [(&layers, vec![1]), (&narrow, vec![0, 1])] {
+        let student = Checkpoint::open(path).unwrap();
+        let model = Model::load(&student).unwrap();
+        let sources = [random_source(model.config().vocab_size, 8)];
+        let mut task = TextTask::new(&model, &sources, 4, 7);
+        let word = ModelTeacher::new(&teacher_model, "llama", 24, 64, 1.0).with_hidden(&of);
+        let cache = folder.path().join(format!("{of:?}.cache"));
+        let cache = Cache::open(&cache, "llama", 0, 64, word.hidden_numbers()).unwrap();
+        task.teacher = Some((Box::new(Kept { teacher: word, cache }), MATCHING));
+        task.hidden = Some(HiddenMatching { weight: 3.0, layers: of.clone(), width });
+        let mut parameters = Parameters::of(&student).unwrap();
+        parameters.freeze(|path| path == "rope_freqs.weight");
+        task.extend(&mut parameters);
+        let projections = parameters.variables().iter().filter(|v| v.path.contains("projection")).count();
+        assert_eq!(projections, if of.len() == 2 { 2 } else { 0 });
+        task.pass(0, &mut parameters).unwrap();
+        let norm = |values: &[f32]| values.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt() as f32;
+        let gradients: Vec<Vec<f32>> = parameters.variables().iter().map(|v| v.gradient.clone()).collect();
+        for (i, gradient) in gradients.into_iter().enumerate() {
+            if gradient.is_empty() || norm(&gradient) < 1e-4 {
+                continue;
+            }
+            let values = parameters.variables()[i].values.clone();
+            let length = norm(&gradient);
+            let mut at = |by: f32| {
+                let moved = values.iter().zip(&gradient).map(|(v, g)| v + by * g / length).collect();
+                parameters.variables_mut()[i].values = moved;
+                task.pass(0, &mut parameters).unwrap().loss
+            };
+            let slope = (at(5e-3) - at(-5e-3)) / 1e-2;
+            parameters.variables_mut()[i].values = values;
+            let path = &parameters.variables()[i].path;
+            assert!((slope / f64::from(length) - 1.0).abs() < 0.05, "{path}: {length}, by differences {slope}");
+        }
+        parameters.clear_gradients();
+        let mut trainer = Trainer::new(settings(60, None), &task, &mut parameters).unwrap();
+        trainer.run(&mut task, &mut parameters, &mut |_, _| true).unwrap();
+        assert!(trainer.losses()[59] < 0.85 * trainer.losses()[0], "{:?}", trainer.losses());
     }
 }

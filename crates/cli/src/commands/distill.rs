@@ -8,7 +8,7 @@ use crate::training::{self, DataArgs, StepArgs};
 use anyhow::ensure;
 use bantam_checkpoint::Checkpoint;
 use bantam_nn::Model;
-use bantam_shrink::distill::{Divergence, Kept, Matching, Teacher, TextTask, same_tokens};
+use bantam_shrink::distill::{Divergence, HiddenMatching, Kept, Matching, Teacher, TextTask, same_tokens};
 use bantam_shrink::students;
 use clap::Args;
 use std::path::PathBuf;
@@ -21,6 +21,7 @@ embeddings of unlabelled sentences: --data then has one sentence a line, or `tex
 Examples:
   bantam distill --teacher model.gguf --layers 0-9,20-29 --data prose=book.txt code=examples.txt -o student.gguf
   bantam distill --teacher model.gguf --student small.gguf --data talks.jsonl --divergence skewed:0.1 -o student.gguf
+  bantam distill --teacher model.gguf --layers 0,9,19,29 --data book.txt --match hidden:2 -o student.gguf
   bantam distill --teacher minilm.gguf --layers 1,3,5 --data sentences.txt --match cosine,hidden:0.5 --batch 64 -o student.gguf")]
 pub struct DistillArgs {
     /// The teacher: a GGUF file or a Hugging Face directory
@@ -57,9 +58,6 @@ pub struct DistillArgs {
 
 const OF_LANGUAGE_MODELS: &str = "the teacher is an encoder, which has embeddings and no probabilities: --divergence and --soft are for language models; give \
      --match";
-const OF_ENCODERS: &str =
-    "the teacher is a language model: --match, --map and --fixed-tokens are for encoders; give --divergence and --soft";
-
 pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
     let (divergence, soft) = (args.divergence.unwrap_or(Divergence::Forward), args.soft.unwrap_or(1.0));
     ensure!((0.0..=1.0).contains(&soft), "--soft {soft}: expected a share within 0 and 1");
@@ -95,19 +93,29 @@ pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
         };
         return distillation.run(global);
     }
-    ensure!(!args.embeddings.given(), "{OF_ENCODERS}");
+    let hidden = args.embeddings.hidden_alone()?;
     same_tokens(&teacher, &student)?;
     let (teacher_model, model) = (Model::load(&teacher)?, Model::load(&student)?);
     let sources = args.data.read(&teacher)?;
-    let word = args.word.teacher(&teacher_model, &args.teacher, args.data.length)?;
+    let mut word = args.word.teacher(&teacher_model, &args.teacher, args.data.length)?;
+    let hidden = if hidden > 0.0 {
+        let (ours, theirs) = (model.config().block_count, teacher_model.config());
+        let layers = args.embeddings.layers(ours, theirs.block_count, taken.as_deref())?;
+        word = word.with_hidden(&layers);
+        Some(HiddenMatching { weight: hidden, layers, width: theirs.embedding_length })
+    } else {
+        None
+    };
     let step = student
         .step("distill")
         .setting("teacher", word.description())
         .setting("divergence", format!("{divergence:?}"))
-        .setting("soft", soft);
+        .setting("soft", soft)
+        .setting("hidden", format!("{hidden:?}"));
     let mut task = TextTask::new(&model, &sources, args.steps.batch, args.steps.seed);
     let matching = Matching { divergence, temperature: args.word.temperature, soft };
     task.dropout = (args.steps.dropout, args.steps.dropout);
+    task.hidden = hidden;
     task.at_once = args.steps.at_once.unwrap_or(args.steps.batch);
     let asked = args.cache.is_none().then_some(&teacher);
     let word: Box<dyn Teacher + '_> = match &args.cache {

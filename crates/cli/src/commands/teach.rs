@@ -31,6 +31,9 @@ pub struct TeachArgs {
     data: DataArgs,
     #[command(flatten)]
     word: WordArgs,
+    /// Of language models, keep the hidden states after these layers too, as in 9,19,29: what `distill --match hidden` asks for
+    #[arg(long, value_name = "LAYERS", value_delimiter = ',')]
+    hidden: Vec<usize>,
 }
 
 /// How much of a teacher's word is kept.
@@ -56,7 +59,8 @@ impl WordArgs {
 
     /// The cache of a teacher's word on these sources.
     pub fn cache(&self, path: &Path, teacher: &ModelTeacher<'_>, sources: &[Source]) -> anyhow::Result<Cache> {
-        Ok(Cache::open(path, &teacher.description(), fingerprint(sources), teacher.kept())?)
+        let (description, k, hidden) = (teacher.description(), teacher.kept(), teacher.hidden_numbers());
+        Ok(Cache::open(path, &description, fingerprint(sources), k, hidden)?)
     }
 }
 
@@ -105,7 +109,11 @@ pub fn run(args: &TeachArgs, global: &Global) -> anyhow::Result<()> {
 fn capture(args: &TeachArgs, checkpoint: &Checkpoint, global: &Global) -> anyhow::Result<Captured> {
     let model = Model::load(checkpoint)?;
     let sources = args.data.read(checkpoint)?;
-    let mut teacher = args.word.teacher(&model, &args.teacher, args.data.length)?;
+    let layers = model.config().block_count;
+    if let Some(layer) = args.hidden.iter().find(|&&layer| layer >= layers) {
+        bail!("--hidden: there is no layer {layer}; the teacher has the layers 0 to {}", layers - 1);
+    }
+    let mut teacher = args.word.teacher(&model, &args.teacher, args.data.length)?.with_hidden(&args.hidden);
     let mut cache = args.word.cache(&args.output, &teacher, &sources)?;
     let total: usize = sources.iter().map(Source::tokens).sum();
     let bar = progress::bar(global, "teach", total as u64, "tokens");

@@ -48,12 +48,18 @@ impl<L: Block> Decoder<L> {
         self
     }
 
-    /// The final hidden states of `tokens`, normed: `[tokens, width]`.
-    pub fn hidden<B: Backend>(&self, b: &mut B, tokens: &[u32]) -> B::Tensor {
+    /// The final hidden states of `tokens`, normed: `[tokens, width]`. Shows `observe` each layer's number and its output.
+    pub fn hidden<B: Backend>(
+        &self,
+        b: &mut B,
+        tokens: &[u32],
+        observe: &mut dyn FnMut(usize, &B::Tensor),
+    ) -> B::Tensor {
         let x = b.embed(&self.embedding, tokens);
         let mut x = b.dropout(DropoutSite::Input, x);
-        for block in &self.blocks {
+        for (layer, block) in self.blocks.iter().enumerate() {
             x = block.forward(b, x);
+            observe(layer, &x);
         }
         b.rms_norm(&self.output_norm, &x)
     }

@@ -74,9 +74,19 @@ impl Definition {
 
     /// The final hidden states of `tokens`, normed: `[tokens, width]`.
     pub fn hidden<B: Backend>(&self, b: &mut B, tokens: &[u32]) -> B::Tensor {
+        self.observe(b, tokens, &mut |_, _| ())
+    }
+
+    /// As [`hidden`](Self::hidden), and shows `layer` each layer's number and the residual stream after it, `[tokens, width]`.
+    pub fn observe<B: Backend>(
+        &self,
+        b: &mut B,
+        tokens: &[u32],
+        layer: &mut dyn FnMut(usize, &B::Tensor),
+    ) -> B::Tensor {
         match self {
-            Definition::PreNorm(decoder) => decoder.hidden(b, tokens),
-            Definition::Gemma3(decoder) => decoder.hidden(b, tokens),
+            Definition::PreNorm(decoder) => decoder.hidden(b, tokens, layer),
+            Definition::Gemma3(decoder) => decoder.hidden(b, tokens, layer),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a teacher said, kept in a file: captured once, used by every epoch and every student.
 //!
-//! The records ([`Records`]) have a unit per position: k tokens (4 bytes each) of all positions, then k log-probabilities (f16).
+//! The records ([`Records`]) have a unit per position: k tokens (4 bytes each) of all positions, then k log-probabilities (f16),
+//! then, where they were asked for, the hidden states (f16), layer by layer.
 
 use super::records::{Kind, Records};
 use super::{Said, Teacher};
@@ -9,22 +10,28 @@ use half::f16;
 use std::path::Path;
 
 const MAGIC: [u8; 8] = *b"bantamT\x01";
+const WITH_HIDDEN: [u8; 8] = *b"bantamH\x01";
 
 /// A file of what a teacher said.
 pub struct Cache {
     records: Records,
     description: String,
+    k: usize,
 }
 
 impl Cache {
-    /// Opens the cache of what `teacher` says of sequences with this hash, `k` tokens each, or begins it.
+    /// Opens the cache of what a teacher of this description says of sequences with this hash, `k` tokens and `hidden` numbers of
+    /// hidden states each position, or begins it.
     ///
     /// # Errors
     /// If the file cannot be read or written, is no cache, is one of another teacher or other sequences, or is damaged.
-    pub fn open(path: &Path, description: &str, sequences: u64, k: usize) -> Result<Self, Error> {
-        let kind = Kind { magic: MAGIC, size: k, bytes: 4 + 2 };
+    pub fn open(path: &Path, description: &str, sequences: u64, k: usize, hidden: usize) -> Result<Self, Error> {
+        let kind = match hidden {
+            0 => Kind { magic: MAGIC, size: k, bytes: 4 + 2 },
+            _ => Kind { magic: WITH_HIDDEN, size: 3 * k + hidden, bytes: 2 },
+        };
         let records = Records::open(path, kind, description, sequences)?;
-        Ok(Self { records, description: description.to_owned() })
+        Ok(Self { records, description: description.to_owned(), k })
     }
 
     /// Whether a sequence is kept.
@@ -48,8 +55,8 @@ impl Cache {
     /// If the file cannot be written; what was kept before stays.
     pub fn keep(&mut self, sequence: u64, said: &Said) -> Result<(), Error> {
         let tokens = said.tokens.iter().flat_map(|t| t.to_le_bytes());
-        let log_probabilities = said.log_probabilities.iter().flat_map(|&l| f16::from_f32(l).to_le_bytes());
-        self.records.keep(sequence, said.positions() as u32, tokens.chain(log_probabilities))
+        let rest = said.log_probabilities.iter().chain(&said.hidden).flat_map(|&v| f16::from_f32(v).to_le_bytes());
+        self.records.keep(sequence, said.positions() as u32, tokens.chain(rest))
     }
 }
 
@@ -60,12 +67,15 @@ impl Teacher for Cache {
             let problem = format!("sequence {sequence} has {positions} positions in it, not {}", tokens.len());
             return Err(self.records.error(problem));
         }
-        let k = self.records.size();
-        let (said_tokens, log) = content.split_at(positions as usize * k * 4);
+        let k = self.k;
+        let (said_tokens, rest) = content.split_at(positions as usize * k * 4);
+        let (log, hidden) = rest.split_at(positions as usize * k * 2);
+        let numbers = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect();
         Ok(Said {
             k,
             tokens: said_tokens.as_chunks().0.iter().map(|&b| u32::from_le_bytes(b)).collect(),
-            log_probabilities: log.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
+            log_probabilities: numbers(log),
+            hidden: numbers(hidden),
         })
     }
 
@@ -104,11 +114,11 @@ mod tests {
     fn said(positions: usize, seed: u32) -> Said {
         let tokens = (0..positions as u32 * 2).map(|i| i * 7 + seed).collect();
         let log_probabilities = (0..positions * 2).map(|i| -(i as f32) / 4.0).collect();
-        Said { k: 2, tokens, log_probabilities }
+        Said { k: 2, tokens, log_probabilities, hidden: Vec::new() }
     }
 
     fn filled(path: &Path) {
-        let mut cache = Cache::open(path, "T", 1, 2).unwrap();
+        let mut cache = Cache::open(path, "T", 1, 2, 0).unwrap();
         for (number, positions) in [(5, 3), (0, 4), (9, 1)] {
             cache.keep(number, &said(positions, number as u32)).unwrap();
         }
@@ -119,14 +129,28 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache");
         filled(&path);
-        let mut cache = Cache::open(&path, "T", 1, 2).unwrap();
+        let mut cache = Cache::open(&path, "T", 1, 2, 0).unwrap();
         assert_eq!(cache.len(), 3);
         assert_eq!(cache.says(0, &[0; 4]).unwrap(), said(4, 0));
         cache.keep(2, &said(2, 2)).unwrap();
-        let mut cache = Cache::open(&path, "T", 1, 2).unwrap();
+        let mut cache = Cache::open(&path, "T", 1, 2, 0).unwrap();
         assert_eq!(cache.says(2, &[0; 2]).unwrap(), said(2, 2));
         assert!(cache.says(3, &[0]).unwrap_err().to_string().contains("sequence 3"));
         assert!(cache.says(2, &[0]).unwrap_err().to_string().contains("positions"));
+    }
+
+    #[test]
+    fn hidden_states_are_kept_in_half_precision() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache");
+        let hidden: Vec<f32> = (0..3 * 5).map(|i| i as f32 / 4.0 - 1.0).collect();
+        let said = Said { hidden, ..said(3, 1) };
+        let mut cache = Cache::open(&path, "T", 1, 2, 5).unwrap();
+        cache.keep(4, &said).unwrap();
+        cache.keep(5, &said).unwrap();
+        let mut cache = Cache::open(&path, "T", 1, 2, 5).unwrap();
+        assert_eq!(cache.says(5, &[0; 3]).unwrap(), said);
+        assert!(Cache::open(&path, "T", 1, 2, 0).is_err() && Cache::open(&path, "T", 1, 2, 6).is_err());
     }
 
     #[test]
@@ -137,7 +161,7 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         for len in 0..bytes.len() {
             std::fs::write(&path, &bytes[..len]).unwrap();
-            let mut cache = Cache::open(&path, "T", 1, 2).unwrap();
+            let mut cache = Cache::open(&path, "T", 1, 2, 0).unwrap();
             for (number, positions) in [(5, 3), (0, 4), (9, 1)] {
                 if cache.has(number) {
                     assert_eq!(cache.says(number, &vec![0; positions]).unwrap(), said(positions, number as u32));
@@ -155,7 +179,7 @@ mod tests {
         let path = folder.path().join("cache");
         filled(&path);
         let refused = |description: &str, sequences, k| {
-            Cache::open(&path, description, sequences, k).err().map(|e| e.to_string()).unwrap_or_default()
+            Cache::open(&path, description, sequences, k, 0).err().map(|e| e.to_string()).unwrap_or_default()
         };
         assert!(refused("U", 1, 2).contains("another teacher"));
         assert!(refused("T", 2, 2).contains("another teacher"));

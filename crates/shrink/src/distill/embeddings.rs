@@ -36,8 +36,15 @@ pub fn spread(student: usize, teacher: usize) -> Vec<usize> {
 
 /// Where the projection lies that brings the student's embeddings, or a layer's hidden states, to the teacher's width. It is
 /// trained with the student and is no part of it.
-fn projection(what: &str) -> String {
+pub(super) fn projection(what: &str) -> String {
     format!("distill.projection.{what}")
+}
+
+/// Adds a projection to begin with, random and as large as keeps the values' size: `[teacher's width, student's width]`.
+pub(super) fn insert_projection(parameters: &mut Parameters, what: &str, shape: [usize; 2], random: &mut SplitMix64) {
+    let spread = 1.0 / (shape[1] as f64).sqrt();
+    let values = (0..shape[0] * shape[1]).map(|_| (random.normal() * spread) as f32).collect();
+    parameters.insert(&projection(what), &shape, values);
 }
 
 impl<'a> EmbeddingTask<'a> {
@@ -146,10 +153,7 @@ impl Task for EmbeddingTask<'_> {
         let embedding = (self.matching.cosine > 0.0 || self.matching.mse > 0.0).then(|| "embedding".to_owned());
         let layers = (0..self.layers.len()).map(|layer| format!("layer{layer}"));
         for (i, what) in embedding.into_iter().chain(layers).enumerate() {
-            let mut random = SplitMix64::child(self.seed, i as u64);
-            let spread = 1.0 / (shape[1] as f64).sqrt();
-            let values = (0..shape[0] * shape[1]).map(|_| (random.normal() * spread) as f32).collect();
-            parameters.insert(&projection(&what), &shape, values);
+            insert_projection(parameters, &what, shape, &mut SplitMix64::child(self.seed, i as u64));
         }
     }
 

@@ -20,5 +20,5 @@ pub use embeddings::{EmbeddingTask, spread};
 pub use encoder_teacher::{EmbeddingCache, EncoderTeacher};
 pub use matching::EmbeddingMatching;
 pub use soft_labels::{Soft, SoftLabels};
-pub use task::{Matching, TextTask};
+pub use task::{HiddenMatching, Matching, TextTask};
 pub use teacher::{ModelTeacher, Said, Teacher, fingerprint, same_tokens};

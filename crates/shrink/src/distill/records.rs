@@ -108,11 +108,6 @@ impl Records {
         Error::Data { path: self.path.clone(), problem }
     }
 
-    /// Numbers that size a unit.
-    pub fn size(&self) -> usize {
-        self.kind.size
-    }
-
     /// Whether an input's record is there.
     pub fn has(&self, number: u64) -> bool {
         self.records.contains_key(&number)

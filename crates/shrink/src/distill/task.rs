@@ -1,12 +1,13 @@
 //! Learning from sequences: labels, a teacher's probabilities, or both.
 
-use super::{Divergence, Soft, SoftLabels, Teacher, fingerprint};
+use super::embeddings::{insert_projection, projection};
+use super::{Divergence, Said, Soft, SoftLabels, Teacher, fingerprint, matching};
 use crate::Error;
 use crate::text::{Mixture, Sequence, Source};
 use crate::train::{Pass, Task};
 use bantam_nn::Model;
 use bantam_nn::random::SplitMix64;
-use bantam_nn::train::{CrossEntropy, Dropout, Objective, Parameters, Train};
+use bantam_nn::train::{CrossEntropy, Dropout, Objective, Parameters, Train, Var};
 
 /// How a teacher's word is weighed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,6 +18,18 @@ pub struct Matching {
     pub temperature: f32,
     /// The weight of the teacher's word beside the labels.
     pub soft: f32,
+}
+
+/// Hidden states to match beside what is said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HiddenMatching {
+    /// The weight of the squared distance between the student's states and the teacher's, as a share of the teacher's squares
+    /// (Jiao et al. 2020), beside that of the teacher's word, which is 1.
+    pub weight: f32,
+    /// The teacher's layer for each of the student's, counted from 0; the teacher tells their states.
+    pub layers: Vec<usize>,
+    /// The teacher's width; where the student's differs, a projection is learned for each layer.
+    pub width: usize,
 }
 
 /// Batches of sequences, drawn from a mixture.
@@ -34,6 +47,8 @@ pub struct TextTask<'a> {
     pub dropout: (f32, f32),
     /// Without one the labels alone are learned.
     pub teacher: Option<(Box<dyn Teacher + 'a>, Matching)>,
+    /// The teacher's hidden states to match.
+    pub hidden: Option<HiddenMatching>,
 }
 
 impl<'a> TextTask<'a> {
@@ -48,6 +63,7 @@ impl<'a> TextTask<'a> {
             at_once: batch,
             dropout: (0.0, 0.0),
             teacher: None,
+            hidden: None,
         }
     }
 
@@ -69,8 +85,17 @@ impl Task for TextTask<'_> {
         let text = format!("text {:016x} of weights {weights:?}", fingerprint(self.sources));
         let teacher =
             self.teacher.as_ref().map(|(teacher, matching)| format!("{}, {matching:?}", teacher.description()));
-        let Self { batch, seed, dropout, .. } = self;
-        format!("{text}, batch {batch}, seed {seed}, dropout {dropout:?}, teacher {teacher:?}")
+        let Self { batch, seed, dropout, hidden, .. } = self;
+        format!("{text}, batch {batch}, seed {seed}, dropout {dropout:?}, teacher {teacher:?}, hidden {hidden:?}")
+    }
+
+    fn extend(&self, parameters: &mut Parameters) {
+        let width = self.student.config().embedding_length;
+        let Some(hidden) = self.hidden.as_ref().filter(|hidden| hidden.width != width) else { return };
+        for layer in 0..hidden.layers.len() {
+            let random = &mut SplitMix64::child(self.seed, layer as u64);
+            insert_projection(parameters, &format!("layer{layer}"), [hidden.width, width], random);
+        }
     }
 
     fn pass(&mut self, step: u64, parameters: &mut Parameters) -> Result<Pass, Error> {
@@ -110,7 +135,14 @@ impl TextTask<'_> {
         };
         let mut pass = Train::new(parameters, &lengths).with_dropout(dropout);
         let definition = self.student.definition();
-        let hidden = definition.hidden(&mut pass, &tokens);
+        let matched = self.hidden.as_ref().map_or(0, |hidden| hidden.layers.len());
+        let mut states = Vec::with_capacity(matched);
+        let mut keep = |layer, x: &Var| {
+            if layer < matched {
+                states.push(x.clone());
+            }
+        };
+        let hidden = definition.observe(&mut pass, &tokens, &mut keep);
         let mut learn = |objective: &dyn Objective| pass.loss(definition.head(), &hidden, objective, share);
         let loss = match &self.teacher {
             None => learn(&CrossEntropy { targets: &labels }),
@@ -122,8 +154,35 @@ impl TextTask<'_> {
                 learn(&SoftLabels { teacher: &teacher, labels: &labels, divergence, temperature, soft })
             }
         };
+        let mut apart = 0.0;
+        if let Some(matching) = &self.hidden {
+            apart = matching.set_off(&mut pass, &states, &said, share);
+        }
         pass.backward();
-        Ok(Pass { loss, items: tokens.len() })
+        Ok(Pass { loss: loss + apart, items: tokens.len() })
+    }
+}
+
+impl HiddenMatching {
+    /// Sets off the gradients that bring the student's states nearer to the teacher's; returns the loss, times `share`.
+    fn set_off(&self, pass: &mut Train<'_>, states: &[Var], said: &[Said], share: f32) -> f64 {
+        let mut loss = 0.0;
+        for (layer, state) in states.iter().enumerate() {
+            let of_layer = |said: &Said| {
+                let len = said.positions() * self.width;
+                said.hidden[layer * len..(layer + 1) * len].to_vec()
+            };
+            let target: Vec<f32> = said.iter().flat_map(of_layer).collect();
+            let x = match state.cols() == self.width {
+                true => state.clone(),
+                false => pass.project(&projection(&format!("layer{layer}")), state),
+            };
+            let mut gradient = vec![0.0; x.len()];
+            let weight = self.weight * share / states.len() as f32;
+            loss += matching::squares(&x, &target, weight, &mut gradient);
+            pass.set_off(&x, &gradient);
+        }
+        loss
     }
 }
 

@@ -18,6 +18,8 @@ pub struct Said {
     pub tokens: Vec<u32>,
     /// Their log-probabilities, `[positions, k]`.
     pub log_probabilities: Vec<f32>,
+    /// The residual stream after the layers asked for, each `[positions, width]`, one after another.
+    pub hidden: Vec<f32>,
 }
 
 impl Said {
@@ -53,6 +55,8 @@ pub struct ModelTeacher<'m> {
     width: usize,
     k: usize,
     temperature: f32,
+    /// The layers whose hidden states are told.
+    layers: Vec<usize>,
 }
 
 /// Logits held at once: 32 MB.
@@ -69,7 +73,18 @@ impl<'m> ModelTeacher<'m> {
             width: config.embedding_length,
             k: k.clamp(1, config.vocab_size),
             temperature,
+            layers: Vec::new(),
         }
+    }
+
+    /// Tells the hidden states after these layers too.
+    pub fn with_hidden(self, layers: &[usize]) -> Self {
+        Self { layers: layers.to_vec(), ..self }
+    }
+
+    /// Numbers of the hidden states told of each position.
+    pub fn hidden_numbers(&self) -> usize {
+        self.layers.len() * self.width
     }
 
     /// Tokens told of each position.
@@ -111,9 +126,15 @@ pub fn fingerprint(sources: &[Source]) -> u64 {
 impl Teacher for ModelTeacher<'_> {
     fn says(&mut self, _sequence: u64, tokens: &[u32]) -> Result<Said, Error> {
         self.session.truncate(0);
-        let hidden = self.session.forward(tokens)?.to_vec();
+        let mut told = vec![Vec::new(); self.layers.len()];
+        let mut layer = |at: usize, x: &[f32]| {
+            let asked = self.layers.iter().zip(&mut told).filter(|(layer, _)| **layer == at);
+            asked.for_each(|(_, kept)| kept.extend_from_slice(x));
+        };
+        let hidden = self.session.observe(tokens, &mut layer)?.to_vec();
         let (k, vocab, temperature) = (self.k, self.vocab, self.temperature);
-        let mut said = Said { k, tokens: vec![0; tokens.len() * k], log_probabilities: vec![0.0; tokens.len() * k] };
+        let n = tokens.len() * k;
+        let mut said = Said { k, tokens: vec![0; n], log_probabilities: vec![0.0; n], hidden: told.concat() };
         let rows = (LOGITS / vocab).max(1);
         let mut logits = vec![0.0; rows.min(tokens.len()) * vocab];
         let outs = said.tokens.chunks_mut(rows * k).zip(said.log_probabilities.chunks_mut(rows * k));
@@ -129,7 +150,8 @@ impl Teacher for ModelTeacher<'_> {
     }
 
     fn description(&self) -> String {
-        format!("{}, {} likeliest tokens at temperature {}", self.name, self.k, self.temperature)
+        let said = format!("{}, {} likeliest tokens at temperature {}", self.name, self.k, self.temperature);
+        if self.layers.is_empty() { said } else { format!("{said}, hidden states of layers {:?}", self.layers) }
     }
 }
 
