@@ -191,11 +191,7 @@ impl<'m> Batch<'m> {
         self.observe(parts, &mut |_, _| ())
     }
 
-    fn observe(
-        &mut self,
-        parts: &[(usize, &[u32])],
-        layer: &mut (dyn FnMut(usize, &[f32]) + Send),
-    ) -> Result<&[f32]> {
+    fn observe(&mut self, parts: &[(usize, &[u32])], layer: &mut (dyn FnMut(usize, &[f32]) + Send)) -> Result<&[f32]> {
         let vocab_size = self.model.config.vocab_size;
         for &(sequence, tokens) in parts {
             let wanted = self.position(sequence).saturating_add(tokens.len());
