@@ -56,28 +56,19 @@ impl EmbeddingArgs {
     }
 }
 
-/// An encoder to learn from: its model, and the file it is of.
-pub struct EncoderFile<'a> {
-    pub checkpoint: &'a Checkpoint,
-    pub path: &'a Path,
-}
-
-impl EncoderFile<'_> {
-    /// The teacher, which keeps its embeddings in `cache` if there is one.
-    fn teacher<'m>(
-        &self,
-        encoder: &'m Encoder,
-        length: usize,
-        cache: Option<&Path>,
-        sentences: &[Sentences],
-    ) -> anyhow::Result<EncoderTeacher<'m>> {
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let teacher = EncoderTeacher::new(encoder, &name, length);
-        Ok(match cache {
-            Some(path) => teacher.with_cache(path, Sentences::fingerprint(sentences))?,
-            None => teacher,
-        })
-    }
+/// The teacher, which keeps its embeddings in `cache` if there is one.
+fn teacher<'m>(
+    encoder: &'m Encoder,
+    checkpoint: &Checkpoint,
+    length: usize,
+    cache: Option<&Path>,
+    sentences: &[Sentences],
+) -> anyhow::Result<EncoderTeacher<'m>> {
+    let teacher = EncoderTeacher::new(encoder, checkpoint, length)?;
+    Ok(match cache {
+        Some(path) => teacher.with_cache(path, Sentences::fingerprint(sentences))?,
+        None => teacher,
+    })
 }
 
 /// Reads all files as sentences.
@@ -87,7 +78,7 @@ fn sentences(data: &[SourceSpec]) -> anyhow::Result<Vec<Sentences>> {
 
 /// What is asked for of a distillation.
 pub struct Distillation<'a> {
-    pub teacher: EncoderFile<'a>,
+    pub teacher: &'a Checkpoint,
     pub student: &'a Checkpoint,
     /// The teacher's layers that the student was made of.
     pub taken: Option<Vec<usize>>,
@@ -106,17 +97,17 @@ impl Distillation<'_> {
             self.steps.at_once.is_none(),
             "--at-once: encoders go through a whole batch at a time; give a smaller --batch"
         );
-        let (teacher, student) = (Encoder::load(self.teacher.checkpoint)?, Encoder::load(self.student)?);
+        let (teacher, student) = (Encoder::load(self.teacher)?, Encoder::load(self.student)?);
         let matching = args.matching.clone().unwrap_or(EmbeddingMatching { cosine: 1.0, ..Default::default() });
         let (ours, theirs) = (student.definition().layers(), teacher.definition().layers());
         let layers = args.layers(ours, theirs, self.taken.as_deref())?;
         if matching.hidden > 0.0 {
             // Hidden states are matched token by token.
-            same_tokens(self.teacher.checkpoint, self.student)?;
+            same_tokens(self.teacher, self.student)?;
         }
         let sentences = sentences(&self.data.data)?;
         let length = self.data.length;
-        let word = self.teacher.teacher(&teacher, length, self.cache, &sentences)?;
+        let word = self::teacher(&teacher, self.teacher, length, self.cache, &sentences)?;
         let step = self
             .student
             .step("distill")
@@ -126,7 +117,7 @@ impl Distillation<'_> {
         let mut task = EmbeddingTask::new(&student, word, &sentences, matching, layers, sizes);
         task.dropout = (self.steps.dropout, self.steps.dropout);
         task.fixed_tokens = args.fixed_tokens;
-        let asked = self.cache.is_none().then_some(self.teacher.checkpoint);
+        let asked = self.cache.is_none().then_some(self.teacher);
         let trained = training::train(self.student, asked, &mut task, self.steps, step, self.output, global)?;
         training::report(&trained, global)
     }
@@ -143,10 +134,10 @@ pub struct Captured {
 }
 
 /// Keeps a teacher's embeddings of all sentences in `cache`.
-pub fn capture(teacher: &EncoderFile<'_>, data: &DataArgs, cache: &Path, global: &Global) -> anyhow::Result<Captured> {
-    let encoder = Encoder::load(teacher.checkpoint)?;
+pub fn capture(checkpoint: &Checkpoint, data: &DataArgs, cache: &Path, global: &Global) -> anyhow::Result<Captured> {
+    let encoder = Encoder::load(checkpoint)?;
     let sentences = sentences(&data.data)?;
-    let mut teacher = teacher.teacher(&encoder, data.length, Some(cache), &sentences)?;
+    let mut teacher = teacher(&encoder, checkpoint, data.length, Some(cache), &sentences)?;
     let all: Vec<(u64, &str)> = (0..).zip(sentences.iter().flat_map(|s| &s.texts).map(String::as_str)).collect();
     let bar = progress::bar(global, "teach", all.len() as u64, "sentences");
     let mut tokens = 0;

@@ -26,6 +26,9 @@ fn folder() -> Folder {
 #[test]
 fn embeddings_come_as_lines_of_json_or_as_an_array() {
     let folder = folder();
+    let inspection = folder.json("inspect teacher.gguf");
+    assert_eq!((&inspection["pooling"], &inspection["kv_bytes"]), (&"mean".into(), &0.into()));
+    assert!(folder.succeeds("inspect teacher.gguf").contains("pooled: mean"));
     folder.write("two.txt", "A man is playing a flute.\n\nnaïve façade\n");
     let lines = folder.succeeds("embed teacher.gguf two.txt");
     let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

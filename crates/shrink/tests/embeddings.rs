@@ -46,7 +46,7 @@ fn run(
 ) -> (Vec<f32>, Parameters) {
     let (teacher, sentences) = (Encoder::load(&teacher()).unwrap(), sentences());
     let encoder = Encoder::load(student).unwrap();
-    let word = EncoderTeacher::new(&teacher, "bert", 16);
+    let word = EncoderTeacher::new(&teacher, &self::teacher(), 16).unwrap();
     let word = word.with_cache(cache, Sentences::fingerprint(&sentences)).unwrap();
     let layers = (1..=encoder.definition().layers()).collect();
     let mut task = EmbeddingTask::new(&encoder, word, &sentences, matching.clone(), layers, (8, 16, 7));
@@ -118,16 +118,19 @@ fn a_cache_of_another_teacher_or_text_is_refused_and_damage_found() {
     let path = folder.path().join("cache");
     let (encoder, sentences) = (Encoder::load(&teacher()).unwrap(), sentences());
     let all: Vec<(u64, &str)> = (0..).zip(sentences[0].texts.iter().map(|t| &t[..])).collect();
-    let open = |name: &str, text: u64| EncoderTeacher::new(&encoder, name, 16).with_cache(&path, text);
-    let mut teacher = open("bert", 5).unwrap();
+    let other = folder.path().join("bert"); // the same name, another model
+    students::take_layers(&teacher(), "0,1", &other).unwrap();
+    let (this, other) = (teacher(), Checkpoint::open(&other).unwrap());
+    let open = |of: &Checkpoint, text: u64| EncoderTeacher::new(&encoder, of, 16).unwrap().with_cache(&path, text);
+    let mut teacher = open(&this, 5).unwrap();
     assert!(teacher.capture(&all[..20]).unwrap() > 60);
     assert_eq!(teacher.capture(&all[..20]).unwrap(), 0, "nothing is captured twice");
-    assert_eq!(open("bert", 5).unwrap().cache().unwrap().len(), 20);
-    let refused = |name, text| open(name, text).err().map(|e| e.to_string()).unwrap_or_default();
-    assert!(refused("other", 5).contains("another teacher"));
-    assert!(refused("bert", 6).contains("another teacher"));
+    assert_eq!(open(&this, 5).unwrap().cache().unwrap().len(), 20);
+    let refused = |of: &Checkpoint, text| open(of, text).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(refused(&other, 5).contains("another teacher"));
+    assert!(refused(&this, 6).contains("another teacher"));
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[100] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
-    assert!(refused("bert", 5).contains("byte 20 is damaged"), "{}", refused("bert", 5));
+    assert!(refused(&this, 5).contains("byte 20 is damaged"), "{}", refused(&this, 5));
 }

@@ -2,7 +2,7 @@
 
 use crate::args::Global;
 use crate::commands::teach::WordArgs;
-use crate::embeddings::{self, Distillation, EmbeddingArgs, EncoderFile};
+use crate::embeddings::{self, Distillation, EmbeddingArgs};
 use crate::output;
 use crate::training::{self, DataArgs, StepArgs};
 use anyhow::ensure;
@@ -82,7 +82,7 @@ pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
     if are_encoders {
         ensure!(args.divergence.is_none() && args.soft.is_none(), "{OF_LANGUAGE_MODELS}");
         let distillation = Distillation {
-            teacher: EncoderFile { checkpoint: &teacher, path: &args.teacher },
+            teacher: &teacher,
             student: &student,
             taken,
             data: &args.data,

@@ -38,6 +38,8 @@ struct Inspection {
     vocab_size: usize,
     context_length: usize,
     sliding_window: Option<usize>,
+    /// How an encoder makes one vector of a text's; language models do not.
+    pooling: Option<String>,
     kv_bytes_per_token: u64,
     context: usize,
     kv_bytes: u64,
@@ -99,6 +101,7 @@ fn inspect(checkpoint: &Checkpoint, args: &InspectArgs) -> anyhow::Result<Inspec
         vocab_size: config.vocab_size,
         context_length: config.context_length,
         sliding_window: config.sliding_window.as_ref().map(|w| w.size),
+        pooling: config.encoder.map(|encoder| format!("{:?}", encoder.pooling).to_lowercase()),
         kv_bytes_per_token: kv_bytes_per_layer(&config) * config.block_count as u64,
         context: args.context,
         kv_bytes,
@@ -111,6 +114,9 @@ fn inspect(checkpoint: &Checkpoint, args: &InspectArgs) -> anyhow::Result<Inspec
 }
 
 fn kv_bytes_per_layer(config: &Config) -> u64 {
+    if config.encoder.is_some() {
+        return 0; // An encoder sees whole texts and keeps nothing.
+    }
     (config.head_count_kv * (config.key_length + config.value_length) * CACHE_BYTES) as u64
 }
 
@@ -153,12 +159,16 @@ fn print(i: &Inspection) -> anyhow::Result<()> {
     for step in &i.provenance {
         output::line(format_args!("  made by        {step}"))?;
     }
-    output::line(format_args!(
-        "  cache          {} per token, {} for {} tokens\n",
-        output::bytes(i.kv_bytes_per_token),
-        output::bytes(i.kv_bytes),
-        i.context
-    ))?;
+    if let Some(pooling) = &i.pooling {
+        output::line(format_args!("  embeddings     {} wide, pooled: {pooling}\n", i.embedding_length))?;
+    } else {
+        output::line(format_args!(
+            "  cache          {} per token, {} for {} tokens\n",
+            output::bytes(i.kv_bytes_per_token),
+            output::bytes(i.kv_bytes),
+            i.context
+        ))?;
+    }
     output::line(format_args!(
         "  {:<8} {:>10} {:>12}   fits the {} free of {} here",
         "level",

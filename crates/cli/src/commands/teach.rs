@@ -1,7 +1,7 @@
 //! `bantam teach`: capture what a teacher says of texts, once for all students.
 
 use crate::args::{Global, at_least_one};
-use crate::embeddings::{self, Captured, EncoderFile};
+use crate::embeddings::{self, Captured};
 use crate::training::DataArgs;
 use crate::{interrupt, output, progress};
 use anyhow::bail;
@@ -79,8 +79,7 @@ pub fn run(args: &TeachArgs, global: &Global) -> anyhow::Result<()> {
     checkpoint.refuse_overwriting(&args.output)?;
     let start = Instant::now();
     let captured = if Encoder::is(&checkpoint)? {
-        let teacher = EncoderFile { checkpoint: &checkpoint, path: &args.teacher };
-        embeddings::capture(&teacher, &args.data, &args.output, global)?
+        embeddings::capture(&checkpoint, &args.data, &args.output, global)?
     } else {
         capture(args, &checkpoint, global)?
     };
