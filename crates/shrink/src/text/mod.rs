@@ -1,6 +1,7 @@
 //! Text to learn from: files of documents and conversations, cut into sequences of tokens, mixed by weight.
 //!
-//! Where to start: [`Source::read`] for one file ([`Sentences::read`] where every line is learned by itself), [`Mixture`] for the order in which sequences of several are drawn.
+//! Where to start: [`Source::read`] for one file ([`Sentences::read`] where every line is learned by itself), [`Mixture`] for the
+//! order in which sequences of several are drawn.
 
 mod mixture;
 mod parquet;
