@@ -1,8 +1,8 @@
 //! The command line.
 
 use crate::commands::{
-    bench, compare, completions, convert, distill, embed, eval, experiment, inspect, quantize, run, shrink, student,
-    teach, train,
+    bench, compare, completions, convert, distill, embed, eval, experiment, generate, inspect, quantize, run, shrink,
+    student, teach, train,
 };
 use anyhow::Context;
 use clap::builder::RangedU64ValueParser;
@@ -69,6 +69,8 @@ pub enum Command {
     Shrink(shrink::ShrinkArgs),
     /// Make a small model to begin with, from a teacher's layers or a configuration
     Student(student::StudentArgs),
+    /// Have a teacher answer prompts, for a student to be trained on
+    Generate(generate::GenerateArgs),
     /// Train a model on text
     Train(train::TrainArgs),
     /// Capture what a teacher says of texts, once for all students

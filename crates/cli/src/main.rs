@@ -43,6 +43,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Bench(args) => commands::bench::run(args, global),
         Command::Shrink(args) => commands::shrink::run(args, global),
         Command::Student(args) => commands::student::run(args, global),
+        Command::Generate(args) => commands::generate::run(args, global),
         Command::Train(args) => commands::train::run(args, global),
         Command::Teach(args) => commands::teach::run(args, global),
         Command::Distill(args) => commands::distill::run(args, global),

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 /// What is learned from.
 #[derive(Args)]
 pub struct DataArgs {
-    /// Files to learn from: text, or .jsonl or .parquet with `text` or `messages`; a category may stand before and a weight after, as in
+    /// Files to learn from: text, or .jsonl or .parquet with `text`, `messages`, or `prompt` and `completion`; a category may stand before and a weight after, as in
     /// code=examples.txt:0.5
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub data: Vec<SourceSpec>,

@@ -127,6 +127,24 @@ fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
 }
 
 #[test]
+fn a_run_on_the_students_own_text_goes_on_to_the_same_weights_too() {
+    let folder = folder();
+    let on_policy = "--on-policy 0.7 --divergence reverse --save-every 0";
+    let command = format!("distill --teacher teacher.gguf --layers 0,2 {DATA} {STEPS} {on_policy}");
+    folder.succeeds(&format!("{command} -o whole.gguf"));
+    for pause in [200, 350, 500] {
+        let mut child = folder.command(&format!("{command} -o killed.gguf")).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(pause));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    folder.succeeds(&format!("{command} -o killed.gguf"));
+    assert!(folder.read("whole.gguf") == folder.read("killed.gguf"), "the files differ");
+    folder.refuses(&format!("{command} --soft 0.5 -o none.gguf"), &["--on-policy", "--soft 1"]);
+    folder.refuses(&format!("{} -o none.gguf", command.replace("0.7", "1.5")), &["--on-policy 1.5", "within 0 and 1"]);
+}
+
+#[test]
 fn an_interrupt_saves_the_run_and_says_so() {
     let folder = folder();
     let command = format!("train teacher.gguf --data text.txt --length 32 {STEPS} --steps 100000 -o trained.gguf");

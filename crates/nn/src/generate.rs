@@ -37,7 +37,7 @@ pub struct Continuation {
 pub fn generate(
     batch: &mut Batch<'_>,
     requests: &mut [Request],
-    is_end: &(dyn Fn(u32) -> bool + Sync),
+    is_end: &dyn Fn(u32) -> bool,
     chosen: &mut dyn FnMut(usize, u32, &[f32]) -> bool,
 ) -> Result<Vec<Continuation>> {
     let config = batch.model().config();

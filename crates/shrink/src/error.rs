@@ -109,10 +109,18 @@ pub enum Error {
         /// What was asked for.
         asked: usize,
     },
+    /// A served model does not answer as it should.
+    #[error("{url}: {problem}")]
+    Endpoint {
+        /// Where it is served.
+        url: String,
+        /// What it does instead.
+        problem: String,
+    },
     /// Teacher and student have different tokens.
     #[error(
         "{student}: token {token} is {ours:?}, in {teacher} it is {theirs:?}; a student can learn a teacher's probabilities only \
-         over the same tokens. Have the teacher write text (`bantam run`), and train on that"
+         over the same tokens. Have the teacher write text (`bantam generate`), and train on that"
     )]
     Tokens {
         /// The student.

@@ -7,6 +7,7 @@
 
 pub mod distill;
 pub mod error;
+pub mod generate;
 pub mod images;
 pub mod mix;
 pub mod narrow;

@@ -2,10 +2,11 @@
 
 use bantam_checkpoint::{Checkpoint, provenance};
 use bantam_formats::Format;
-use bantam_nn::Model;
+use bantam_nn::generate::{Request, generate};
 use bantam_nn::random::SplitMix64;
-use bantam_nn::train::{AdamW, Parameters};
-use bantam_shrink::distill::{Cache, Divergence, HiddenMatching, Kept, Matching, ModelTeacher, TextTask};
+use bantam_nn::train::{AdamW, Parameters, softmax};
+use bantam_nn::{Model, Sampler, Sampling};
+use bantam_shrink::distill::{Cache, Divergence, HiddenMatching, Kept, Matching, ModelTeacher, OnPolicy, TextTask};
 use bantam_shrink::students;
 use bantam_shrink::text::{Sequence, Source, SourceSpec};
 use bantam_shrink::train::{Decay, Schedule, Settings, Task, Trainer};
@@ -200,4 +201,57 @@ fn hidden_states_come_nearer_and_their_gradients_agree_with_finite_differences()
         trainer.run(&mut task, &mut parameters, &mut |_, _| true).unwrap();
         assert!(trainer.losses()[59] < 0.85 * trainer.losses()[0], "{:?}", trainer.losses());
     }
+}
+
+/// The reverse divergence of a student on text that it wrote itself, over `length` tokens a sequence.
+fn on_own_text(teacher: &Model, student: &Model, parameters: &Parameters, beginnings: &Source) -> f64 {
+    let vocab = student.config().vocab_size;
+    let mut total = 0.0;
+    for (i, sequence) in beginnings.sequences.iter().enumerate() {
+        let sampling = Sampling { temperature: 1.0, seed: 1000 + i as u64, ..Sampling::default() };
+        let request =
+            Request { prompt: sequence.tokens[..12].to_vec(), sampler: Sampler::new(sampling).unwrap(), limit: 12 };
+        let mut batch = student.batch_of(parameters, 1, 24);
+        let mut log_student = Vec::new();
+        let written = generate(&mut batch, &mut [request], &|_| false, &mut |_, _, logits| {
+            let mut p = logits.to_vec();
+            softmax(&mut p, 1.0);
+            log_student.push(p);
+            true
+        });
+        let tokens = [&sequence.tokens[..12], &written.unwrap()[0].tokens].concat();
+        let mut session = teacher.session(24);
+        let hidden = session.forward(&tokens).unwrap().to_vec();
+        let mut logits = vec![0.0; tokens.len() * vocab];
+        session.logits(&hidden, &mut logits);
+        for (p, q) in logits.chunks_exact_mut(vocab).skip(11).zip(&log_student) {
+            softmax(p, 1.0);
+            total += p.iter().zip(q).map(|(&p, &q)| f64::from(Divergence::Reverse.of(p, q).0)).sum::<f64>();
+        }
+    }
+    total / (12 * beginnings.sequences.len()) as f64
+}
+
+#[test]
+fn learning_from_its_own_text_brings_a_student_nearer_where_it_goes_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let teacher = Checkpoint::open(fixture("llama")).unwrap();
+    let teacher_model = Model::load(&teacher).unwrap();
+    let student_path = folder.path().join("student.gguf");
+    students::take_layers(&teacher, "0", &student_path).unwrap();
+    let student = Checkpoint::open(&student_path).unwrap();
+    let model = Model::load(&student).unwrap();
+    let sources = [random_source(model.config().vocab_size, 40)];
+    let mut task = TextTask::new(&model, &sources, 4, 7);
+    let vocab = model.config().vocab_size;
+    let live = || Box::new(ModelTeacher::new(&teacher_model, "llama", 24, vocab, 1.0));
+    task.teacher = Some((live(), Matching { divergence: Divergence::Reverse, ..MATCHING }));
+    task.on_policy = Some(OnPolicy::new(1.0, 24, Vec::new(), live()));
+    let mut parameters = Parameters::of(&student).unwrap();
+    parameters.freeze(|path| path == "rope_freqs.weight");
+    let before = on_own_text(&teacher_model, &model, &parameters, &sources[0]);
+    let mut trainer = Trainer::new(settings(60, None), &task, &mut parameters).unwrap();
+    trainer.run(&mut task, &mut parameters, &mut |_, _| true).unwrap();
+    let after = on_own_text(&teacher_model, &model, &parameters, &sources[0]);
+    assert!(after < 0.9 * before, "{before} to {after}");
 }

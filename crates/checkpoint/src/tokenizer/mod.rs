@@ -167,6 +167,16 @@ impl Tokenizer {
         Ok(tokens)
     }
 
+    /// The tokens of text that goes on after other tokens: what `encode` gives, without anything put before.
+    pub fn encode_continuation(&self, text: &str) -> Vec<u32> {
+        let mut tokens = Vec::with_capacity(text.len() / 3 + 2);
+        self.whole.partition(text).iter().enumerate().for_each(|(i, part)| match *part {
+            Part::Token(id) => tokens.push(id),
+            Part::Text(text) => self.encode_text(text, i > 0, &mut tokens),
+        });
+        tokens
+    }
+
     fn is_bos(&self, part: &Part) -> bool {
         matches!(part, Part::Token(id) if Some(*id) == self.vocab.bos)
     }

@@ -7,8 +7,9 @@ use crate::output;
 use crate::training::{self, DataArgs, StepArgs};
 use anyhow::ensure;
 use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_nn::Model;
-use bantam_shrink::distill::{Divergence, HiddenMatching, Kept, Matching, Teacher, TextTask, same_tokens};
+use bantam_shrink::distill::{Divergence, HiddenMatching, Kept, Matching, OnPolicy, Teacher, TextTask, same_tokens};
 use bantam_shrink::students;
 use clap::Args;
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ Examples:
   bantam distill --teacher model.gguf --layers 0-9,20-29 --data prose=book.txt code=examples.txt -o student.gguf
   bantam distill --teacher model.gguf --student small.gguf --data talks.jsonl --divergence skewed:0.1 -o student.gguf
   bantam distill --teacher model.gguf --layers 0,9,19,29 --data book.txt --match hidden:2 -o student.gguf
+  bantam distill --teacher model.gguf --student small.gguf --data answers.jsonl --on-policy 0.5 --divergence reverse -o student.gguf
   bantam distill --teacher minilm.gguf --layers 1,3,5 --data sentences.txt --match cosine,hidden:0.5 --batch 64 -o student.gguf")]
 pub struct DistillArgs {
     /// The teacher: a GGUF file or a Hugging Face directory
@@ -50,17 +52,25 @@ pub struct DistillArgs {
     /// The weight of a language model's word; the rest is that of the text itself [default: 1]
     #[arg(long, value_name = "SHARE")]
     soft: Option<f32>,
+    /// The share of sequences that the student itself writes, after the data's prompts or the first halves of its texts, for a
+    /// language model to judge; each step then also has the student generate, token by token [default: 0]
+    #[arg(long, value_name = "SHARE")]
+    on_policy: Option<f64>,
     #[command(flatten)]
     embeddings: EmbeddingArgs,
     #[command(flatten)]
     steps: StepArgs,
 }
 
-const OF_LANGUAGE_MODELS: &str = "the teacher is an encoder, which has embeddings and no probabilities: --divergence and --soft are for language models; give \
+const OF_LANGUAGE_MODELS: &str = "the teacher is an encoder, which has embeddings and no probabilities: --divergence, --soft and --on-policy are for language models; give \
      --match";
 pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
     let (divergence, soft) = (args.divergence.unwrap_or(Divergence::Forward), args.soft.unwrap_or(1.0));
     ensure!((0.0..=1.0).contains(&soft), "--soft {soft}: expected a share within 0 and 1");
+    let on_policy = args.on_policy.unwrap_or(0.0);
+    ensure!((0.0..=1.0).contains(&on_policy), "--on-policy {on_policy}: expected a share within 0 and 1");
+    // One's own words as labels teach nothing.
+    ensure!(on_policy == 0.0 || soft == 1.0, "--on-policy needs --soft 1: the student's own text is no label");
     let teacher = Checkpoint::open(&args.teacher)?;
     teacher.refuse_overwriting(&args.output)?;
     // The layers taken lie in a file of their own while the run lasts.
@@ -80,7 +90,7 @@ pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
         output::say(format_args!("note: the student is larger than its teacher"));
     }
     if are_encoders {
-        ensure!(args.divergence.is_none() && args.soft.is_none(), "{OF_LANGUAGE_MODELS}");
+        ensure!(args.divergence.is_none() && args.soft.is_none() && args.on_policy.is_none(), "{OF_LANGUAGE_MODELS}");
         let distillation = Distillation {
             teacher: &teacher,
             student: &student,
@@ -111,7 +121,8 @@ pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
         .setting("teacher", word.description())
         .setting("divergence", format!("{divergence:?}"))
         .setting("soft", soft)
-        .setting("hidden", format!("{hidden:?}"));
+        .setting("hidden", format!("{hidden:?}"))
+        .setting("on policy", on_policy);
     let mut task = TextTask::new(&model, &sources, args.steps.batch, args.steps.seed);
     let matching = Matching { divergence, temperature: args.word.temperature, soft };
     task.dropout = (args.steps.dropout, args.steps.dropout);
@@ -126,6 +137,15 @@ pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
         None => Box::new(word),
     };
     task.teacher = Some((word, matching));
+    if on_policy > 0.0 {
+        let tokenizer = Tokenizer::of(&teacher)?;
+        let ends = (0..tokenizer.vocab_size() as u32).filter(|&token| tokenizer.is_end(token)).collect();
+        let mut judge = args.word.teacher(&teacher_model, &args.teacher, args.data.length)?;
+        if let Some(hidden) = &task.hidden {
+            judge = judge.with_hidden(&hidden.layers);
+        }
+        task.on_policy = Some(OnPolicy::new(on_policy, args.data.length, ends, Box::new(judge)));
+    }
     let trained = training::train(&student, asked, &mut task, &args.steps, step, &args.output, global)?;
     training::report(&trained, global)
 }

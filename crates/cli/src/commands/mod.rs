@@ -8,6 +8,7 @@ pub mod distill;
 pub mod embed;
 pub mod eval;
 pub mod experiment;
+pub mod generate;
 pub mod inspect;
 pub mod quantize;
 pub mod run;

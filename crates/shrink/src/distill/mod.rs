@@ -1,7 +1,7 @@
 //! Distillation: a small student learns from a large teacher.
 //!
 //! Where to start: [`TextTask`] is what a step learns, [`SoftLabels`] what it minimizes, [`Divergence`] the ways of comparing
-//! two distributions, [`Teacher`] where a teacher's word comes from. Of encoders [`EmbeddingTask`] is what a step learns,
+//! two distributions, [`Teacher`] where a teacher's word comes from, [`OnPolicy`] has the student write what it learns from. Of encoders [`EmbeddingTask`] is what a step learns,
 //! [`EmbeddingMatching`] what it minimizes.
 
 mod cache;
@@ -9,6 +9,7 @@ mod divergence;
 mod embeddings;
 mod encoder_teacher;
 mod matching;
+mod on_policy;
 mod records;
 mod soft_labels;
 mod task;
@@ -19,6 +20,7 @@ pub use divergence::{Divergence, UnknownDivergence};
 pub use embeddings::{EmbeddingTask, spread};
 pub use encoder_teacher::{EmbeddingCache, EncoderTeacher};
 pub use matching::EmbeddingMatching;
+pub use on_policy::OnPolicy;
 pub use soft_labels::{Soft, SoftLabels};
 pub use task::{HiddenMatching, Matching, TextTask};
 pub use teacher::{ModelTeacher, Said, Teacher, fingerprint, same_tokens};

@@ -1,7 +1,7 @@
 //! Learning from sequences: labels, a teacher's probabilities, or both.
 
 use super::embeddings::{insert_projection, projection};
-use super::{Divergence, Said, Soft, SoftLabels, Teacher, fingerprint, matching};
+use super::{Divergence, OnPolicy, Said, Soft, SoftLabels, Teacher, fingerprint, matching};
 use crate::Error;
 use crate::text::{Mixture, Sequence, Source};
 use crate::train::{Pass, Task};
@@ -49,6 +49,8 @@ pub struct TextTask<'a> {
     pub teacher: Option<(Box<dyn Teacher + 'a>, Matching)>,
     /// The teacher's hidden states to match.
     pub hidden: Option<HiddenMatching>,
+    /// A share of the sequences is written by the student itself.
+    pub on_policy: Option<OnPolicy<'a>>,
 }
 
 impl<'a> TextTask<'a> {
@@ -64,6 +66,7 @@ impl<'a> TextTask<'a> {
             dropout: (0.0, 0.0),
             teacher: None,
             hidden: None,
+            on_policy: None,
         }
     }
 
@@ -86,7 +89,9 @@ impl Task for TextTask<'_> {
         let teacher =
             self.teacher.as_ref().map(|(teacher, matching)| format!("{}, {matching:?}", teacher.description()));
         let Self { batch, seed, dropout, hidden, .. } = self;
-        format!("{text}, batch {batch}, seed {seed}, dropout {dropout:?}, teacher {teacher:?}, hidden {hidden:?}")
+        let on_policy = self.on_policy.as_ref().map(OnPolicy::description);
+        let task = format!("{text}, batch {batch}, seed {seed}, dropout {dropout:?}, teacher {teacher:?}");
+        format!("{task}, hidden {hidden:?}, on policy {on_policy:?}")
     }
 
     fn extend(&self, parameters: &mut Parameters) {
@@ -99,9 +104,15 @@ impl Task for TextTask<'_> {
     }
 
     fn pass(&mut self, step: u64, parameters: &mut Parameters) -> Result<Pass, Error> {
-        let sequences = self.drawn(step);
-        let learned = |sequences: &[(u64, &Sequence)]| {
-            sequences.iter().flat_map(|(_, s)| next_tokens(s)).filter(Option::is_some).count() as f32
+        let mut sequences: Vec<Example<'_>> = self.drawn(step).into_iter().map(Example::Data).collect();
+        if let Some(on_policy) = &self.on_policy {
+            let seed = SplitMix64::child(self.seed, step).next();
+            for (at, written) in on_policy.write(step, seed, &sequences, self.student, parameters)? {
+                sequences[at] = Example::Written(written);
+            }
+        }
+        let learned = |sequences: &[Example<'_>]| {
+            sequences.iter().flat_map(|s| next_tokens(s.sequence())).filter(Option::is_some).count() as f32
         };
         let all = learned(&sequences).max(1.0);
         let mut whole = Pass { loss: 0.0, items: 0 };
@@ -119,20 +130,16 @@ impl TextTask<'_> {
     /// Adds the gradients of the mean loss of some sequences, times `share`.
     fn part(
         &mut self,
-        sequences: &[(u64, &Sequence)],
+        sequences: &[Example<'_>],
         share: f32,
         dropout: Dropout,
         parameters: &mut Parameters,
     ) -> Result<Pass, Error> {
-        let tokens: Vec<u32> = sequences.iter().flat_map(|(_, s)| s.tokens.iter().copied()).collect();
-        let lengths: Vec<usize> = sequences.iter().map(|(_, s)| s.tokens.len()).collect();
-        let labels: Vec<Option<u32>> = sequences.iter().flat_map(|(_, s)| next_tokens(s)).collect();
-        let said = match &mut self.teacher {
-            None => Vec::new(),
-            Some((teacher, _)) => {
-                sequences.iter().map(|(number, s)| teacher.says(*number, &s.tokens)).collect::<Result<_, _>>()?
-            }
-        };
+        let all = || sequences.iter().map(Example::sequence);
+        let tokens: Vec<u32> = all().flat_map(|s| s.tokens.iter().copied()).collect();
+        let lengths: Vec<usize> = all().map(|s| s.tokens.len()).collect();
+        let labels: Vec<Option<u32>> = all().flat_map(next_tokens).collect();
+        let said = sequences.iter().map(|s| self.said(s)).collect::<Result<Vec<_>, _>>()?;
         let mut pass = Train::new(parameters, &lengths).with_dropout(dropout);
         let definition = self.student.definition();
         let matched = self.hidden.as_ref().map_or(0, |hidden| hidden.layers.len());
@@ -147,7 +154,7 @@ impl TextTask<'_> {
         let loss = match &self.teacher {
             None => learn(&CrossEntropy { targets: &labels }),
             Some((_, Matching { divergence, temperature, soft })) => {
-                let all = said.iter().flat_map(|said| (0..said.positions()).map(|at| said.at(at)));
+                let all = said.iter().flatten().flat_map(|said| (0..said.positions()).map(|at| said.at(at)));
                 let teacher: Vec<Option<Soft<'_>>> =
                     all.zip(&labels).map(|(said, label)| label.is_some().then_some(said)).collect();
                 let (divergence, temperature, soft) = (*divergence, *temperature, *soft);
@@ -165,14 +172,14 @@ impl TextTask<'_> {
 
 impl HiddenMatching {
     /// Sets off the gradients that bring the student's states nearer to the teacher's; returns the loss, times `share`.
-    fn set_off(&self, pass: &mut Train<'_>, states: &[Var], said: &[Said], share: f32) -> f64 {
+    fn set_off(&self, pass: &mut Train<'_>, states: &[Var], said: &[Option<Said>], share: f32) -> f64 {
         let mut loss = 0.0;
         for (layer, state) in states.iter().enumerate() {
             let of_layer = |said: &Said| {
                 let len = said.positions() * self.width;
                 said.hidden[layer * len..(layer + 1) * len].to_vec()
             };
-            let target: Vec<f32> = said.iter().flat_map(of_layer).collect();
+            let target: Vec<f32> = said.iter().flatten().flat_map(of_layer).collect();
             let x = match state.cols() == self.width {
                 true => state.clone(),
                 false => pass.project(&projection(&format!("layer{layer}")), state),
@@ -183,6 +190,36 @@ impl HiddenMatching {
             pass.set_off(&x, &gradient);
         }
         loss
+    }
+}
+
+impl TextTask<'_> {
+    /// What the teacher says of a sequence, if there is one.
+    fn said(&mut self, example: &Example<'_>) -> Result<Option<Said>, Error> {
+        match (example, &mut self.teacher, &mut self.on_policy) {
+            (Example::Written(sequence), _, Some(on_policy)) => on_policy.judge(&sequence.tokens).map(Some),
+            (Example::Data((number, sequence)), Some((teacher, _)), _) => {
+                teacher.says(*number, &sequence.tokens).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+/// A sequence of a step.
+pub(super) enum Example<'a> {
+    /// Of the data, with its number.
+    Data((u64, &'a Sequence)),
+    /// Written by the student.
+    Written(Sequence),
+}
+
+impl Example<'_> {
+    pub(super) fn sequence(&self) -> &Sequence {
+        match self {
+            Example::Data((_, sequence)) => sequence,
+            Example::Written(sequence) => sequence,
+        }
     }
 }
 

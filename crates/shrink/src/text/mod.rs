@@ -4,10 +4,11 @@
 //! order in which sequences of several are drawn.
 
 mod mixture;
-mod parquet;
+pub(crate) mod parquet;
 mod read;
 mod sentences;
 
 pub use mixture::Mixture;
 pub use read::{Sequence, Source, SourceSpec};
+pub(crate) use read::{lines, objects, prompt_tokens};
 pub use sentences::Sentences;

@@ -11,7 +11,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// If the file cannot be read or is no Parquet file, or what `each` says.
-pub(super) fn rows(path: &Path, mut each: impl FnMut(usize, Value) -> Result<(), Error>) -> Result<(), Error> {
+pub(crate) fn rows(path: &Path, mut each: impl FnMut(usize, Value) -> Result<(), Error>) -> Result<(), Error> {
     let error = |problem: String| Error::Data { path: path.to_owned(), problem };
     let file = File::open(path).map_err(|e| error(e.to_string()))?;
     // The library panics at some damaged files.

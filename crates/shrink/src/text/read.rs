@@ -1,9 +1,11 @@
 //! From a file to sequences of tokens.
 
 use crate::Error;
+use crate::generate::Finish;
 use bantam_checkpoint::chat_template::{ChatTemplate, Message};
 use bantam_checkpoint::tokenizer::{Special, Tokenizer};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -58,14 +60,27 @@ pub struct Source {
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub(super) enum Entry {
-    Chat { messages: Vec<Message> },
-    Text { text: String },
+    Chat {
+        messages: Vec<Message>,
+        /// Of the last message.
+        finish_reason: Option<Finish>,
+    },
+    Continued {
+        prompt: String,
+        completion: String,
+        finish_reason: Option<Finish>,
+    },
+    Text {
+        text: String,
+    },
 }
 
 impl Source {
     /// Reads a file into sequences of up to `length` tokens. A file named `.jsonl` holds an object a line, one named `.parquet`
-    /// a row of columns, with a `text` or with `messages` (`role` and `content`); any other file is one text. Texts follow each other, parted by the end of
-    /// text, and fill sequences wholly; a conversation has a sequence of its own, cut off at `length`.
+    /// a row of columns, with a `text`, with `messages` (`role` and `content`) or with a `prompt` and its `completion`; any other
+    /// file is one text. Texts follow each other, parted by the end of text, and fill sequences wholly; a conversation, and a
+    /// completion with its prompt, has a sequence of its own, cut off at `length`. A `finish_reason` of `length` says that an
+    /// answer was cut off: then its end is not learned.
     ///
     /// # Errors
     /// If the file cannot be read, is not UTF-8, has a line that is no such object, holds conversations for a model without
@@ -82,9 +97,12 @@ impl Source {
             let at = |problem: String| error(format!("{place}: {problem}"));
             match entry {
                 Entry::Text { text } => push_document(&text, tokenizer, &mut stream)?,
-                Entry::Chat { messages } => {
+                Entry::Continued { prompt, completion, finish_reason } => {
+                    sequences.push(completed(&prompt, &completion, finish_reason, tokenizer, length)?);
+                }
+                Entry::Chat { messages, finish_reason } => {
                     let template = template.ok_or_else(|| at("the model has no chat template".to_owned()))?;
-                    let sequence = conversation(&messages, tokenizer, template, length);
+                    let sequence = conversation(&messages, finish_reason, tokenizer, template, length);
                     sequences.push(sequence.map_err(|e| at(e.to_string()))?);
                 }
             }
@@ -111,12 +129,12 @@ impl Source {
     }
 }
 
-const EXPECTED: &str = "expected a `text`, or `messages` with `role` and `content`";
+const EXPECTED: &str = "expected a `text`, `messages` with `role` and `content`, or a `prompt` and its `completion`";
 
 /// Calls `take` with each entry of a file and its place: lines of `.jsonl`, rows of `.parquet`, any other file as a whole.
 pub(super) fn entries(path: &Path, take: &mut dyn FnMut(String, Entry) -> Result<(), Error>) -> Result<(), Error> {
     match path.extension().and_then(|e| e.to_str()) {
-        Some("jsonl") => lines(path, take),
+        Some("jsonl") => objects(path, EXPECTED, take),
         Some("parquet") => super::parquet::rows(path, |number, row| {
             let error = |_| Error::Data { path: path.to_owned(), problem: format!("row {number}: {EXPECTED}") };
             take(format!("row {number}"), serde_json::from_value(row).map_err(error)?)
@@ -126,16 +144,25 @@ pub(super) fn entries(path: &Path, take: &mut dyn FnMut(String, Entry) -> Result
 }
 
 /// Calls `take` with each line that is not blank.
-fn lines(path: &Path, take: &mut dyn FnMut(String, Entry) -> Result<(), Error>) -> Result<(), Error> {
-    for (i, line) in read_text(path)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let place = format!("line {}", i + 1);
+pub(crate) fn lines(path: &Path, take: &mut dyn FnMut(String, &str) -> Result<(), Error>) -> Result<(), Error> {
+    let text = read_text(path)?;
+    let mut lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines.try_for_each(|(i, line)| take(format!("line {}", i + 1), line))
+}
+
+/// Calls `take` with the object of each line that is not blank.
+pub(crate) fn objects<T: DeserializeOwned>(
+    path: &Path,
+    expected: &str,
+    take: &mut dyn FnMut(String, T) -> Result<(), Error>,
+) -> Result<(), Error> {
+    lines(path, &mut |place, line| {
         let error = |problem: String| Error::Data { path: path.to_owned(), problem: format!("{place}: {problem}") };
         let entry = serde_json::from_str(line);
         let entry =
-            entry.map_err(|e| error(if e.is_data() { EXPECTED.to_owned() } else { format!("not JSON: {e}") }))?;
-        take(place, entry)?;
-    }
-    Ok(())
+            entry.map_err(|e| error(if e.is_data() { expected.to_owned() } else { format!("not JSON: {e}") }))?;
+        take(place, entry)
+    })
 }
 
 fn read_text(path: &Path) -> Result<String, Error> {
@@ -154,9 +181,39 @@ fn push_document(text: &str, tokenizer: &Tokenizer, stream: &mut Vec<u32>) -> Re
     Ok(())
 }
 
+/// The tokens of a text that is to be continued.
+pub(crate) fn prompt_tokens(prompt: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
+    let mut tokens = tokenizer.encode(prompt, Special::DOCUMENT)?;
+    if tokenizer.add_eos() {
+        tokens.pop();
+    }
+    Ok(tokens)
+}
+
+/// A prompt, which is not learned, and what follows it. The two are cut into tokens apart, as they were when the one was
+/// written after the other.
+fn completed(
+    prompt: &str,
+    completion: &str,
+    finish: Option<Finish>,
+    tokenizer: &Tokenizer,
+    length: usize,
+) -> Result<Sequence, Error> {
+    let mut tokens = prompt_tokens(prompt, tokenizer)?;
+    let begins = tokens.len().max(1);
+    tokens.extend(tokenizer.encode_continuation(completion));
+    if finish != Some(Finish::Length) {
+        tokens.extend(tokenizer.eos());
+    }
+    tokens.truncate(length);
+    let learned = (0..tokens.len()).map(|i| i >= begins).collect();
+    Ok(Sequence { tokens, learned })
+}
+
 /// A conversation as the template renders it; learned is what each message of the assistant's adds after the prompt for it.
 fn conversation(
     messages: &[Message],
+    finish: Option<Finish>,
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
     length: usize,
@@ -177,7 +234,12 @@ fn conversation(
         if i > 0 {
             push(template.render(&messages[..i], true)?, false)?;
         }
-        push(template.render(&messages[..=i], false)?, true)?;
+        let mut upto = template.render(&messages[..=i], false)?;
+        if finish == Some(Finish::Length) && i + 1 == messages.len() {
+            let content = messages[i].content.trim_end();
+            upto.truncate(upto.rfind(content).map_or(upto.len(), |at| at + content.len()));
+        }
+        push(upto, true)?;
     }
     sequence.tokens.truncate(length);
     sequence.learned.truncate(length);

@@ -27,7 +27,7 @@ impl Sentences {
             match entry {
                 Entry::Text { text } if is_text => texts.extend(text.lines().map(|line| line.trim().to_owned())),
                 Entry::Text { text } => texts.push(text),
-                Entry::Chat { .. } => {
+                Entry::Chat { .. } | Entry::Continued { .. } => {
                     return Err(error(format!("{place}: a conversation is no sentence; give a `text`")));
                 }
             }

@@ -1,0 +1,302 @@
+//! Answers, kept as they come, so that none is lost: one a line in a file beside the output, which has them in order once
+//! all are there.
+
+use super::Prompt;
+use super::prompts::fingerprint;
+use crate::Error;
+use bantam_checkpoint::chat_template::Message;
+use bantam_checkpoint::output::OutputFile;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+/// What ended an answer, by the names of OpenAI's interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Finish {
+    /// The author did.
+    Stop,
+    /// It was cut off: what follows is not to be learned as an end.
+    Length,
+}
+
+/// What was written after a prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The text.
+    pub text: String,
+    /// What ended it.
+    pub finish_reason: Finish,
+    /// The author's probabilities, token by token, as far as they were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logprobs: Vec<Word>,
+}
+
+/// A token that an author wrote, and what else it could have written there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Word {
+    /// What was written.
+    pub token: Piece,
+    /// The likeliest tokens with the natural logarithms of their probabilities; what was written is among them.
+    pub top: Vec<(Piece, f32)>,
+}
+
+/// A token by what it stands for: a model's numbers mean nothing to another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Piece {
+    /// Text.
+    Text(String),
+    /// Bytes that are no text by themselves.
+    Bytes(Vec<u8>),
+}
+
+impl Piece {
+    /// The token of these bytes.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        String::from_utf8(bytes).map_or_else(|e| Piece::Bytes(e.into_bytes()), Piece::Text)
+    }
+
+    /// What it stands for.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Piece::Text(text) => text.as_bytes(),
+            Piece::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+/// The answers to prompts so far.
+pub struct Answers {
+    path: PathBuf,
+    output: PathBuf,
+    /// Begun with the first answer, so that a run that comes to none leaves nothing.
+    file: Option<File>,
+    run: Run,
+    kept: BTreeMap<u64, Answer>,
+}
+
+/// The first line: what the answers are.
+#[derive(Serialize, Deserialize, PartialEq)]
+struct Run {
+    run: String,
+}
+
+/// Every other line.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    number: u64,
+    answer: Answer,
+}
+
+/// A line of the output, which is text to learn from.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Line<'a> {
+    Chat {
+        messages: Vec<Message>,
+        finish_reason: Finish,
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        logprobs: &'a [Word],
+    },
+    Continued {
+        prompt: &'a str,
+        completion: &'a str,
+        finish_reason: Finish,
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        logprobs: &'a [Word],
+    },
+}
+
+impl Answers {
+    /// Begins the answers to `prompts` that are to become `output`, or goes on with those in the file beside it.
+    /// `author` describes who writes them.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written, holds other answers, or is damaged.
+    pub fn open(output: &Path, author: &str, prompts: &[Prompt]) -> Result<Self, Error> {
+        let mut name = output.as_os_str().to_owned();
+        name.push(".generating");
+        let path = PathBuf::from(name);
+        let error = |problem: String| Error::Data { path: path.clone(), problem };
+        let io = |e: std::io::Error| error(e.to_string());
+        let run = Run { run: format!("{author}, prompts {:016x}", fingerprint(prompts)) };
+        let mut bytes = match std::fs::read(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(io(e)),
+            read => read.unwrap_or_default(),
+        };
+        // A line that was not finished goes; it is generated again.
+        bytes.truncate(bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1));
+        let mut answers =
+            Self { path: path.clone(), output: output.to_owned(), file: None, run, kept: BTreeMap::new() };
+        let mut lines = bytes.split_inclusive(|&b| b == b'\n');
+        let Some(first) = lines.next() else { return Ok(answers) };
+        match serde_json::from_slice::<Run>(first) {
+            Ok(found) if found == answers.run => {}
+            Ok(found) => {
+                let problem = format!(
+                    "it holds answers of another run ({}); this one is {}; give another output, or delete it",
+                    found.run, answers.run.run
+                );
+                return Err(error(problem));
+            }
+            Err(_) => return Err(error("it is no file of answers; give another output, or delete it".to_owned())),
+        }
+        for (i, line) in lines.enumerate() {
+            let damaged = |e| error(format!("line {} is damaged ({e}); delete it and start again", i + 2));
+            let Kept { number, answer } = serde_json::from_slice(line).map_err(damaged)?;
+            answers.kept.insert(number, answer);
+        }
+        let file = OpenOptions::new().append(true).open(&path).map_err(io)?;
+        file.set_len(bytes.len() as u64).map_err(io)?;
+        answers.file = Some(file);
+        Ok(answers)
+    }
+
+    /// Whether a prompt is answered.
+    pub fn has(&self, number: u64) -> bool {
+        self.kept.contains_key(&number)
+    }
+
+    /// Prompts answered.
+    pub fn len(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Whether no prompt is answered.
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// Where the answers are until all are there.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Keeps an answer; one that is there already stays.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn keep(&mut self, number: u64, answer: Answer) -> Result<(), Error> {
+        if !self.has(number) {
+            let kept = Kept { number, answer };
+            self.append(&kept)?;
+            self.kept.insert(number, kept.answer);
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, line: &impl Serialize) -> Result<(), Error> {
+        let io = |e: std::io::Error| Error::Data { path: self.path.clone(), problem: e.to_string() };
+        let mut bytes = Vec::new();
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => {
+                bytes = json_line(&self.run);
+                none.insert(File::create(&self.path).map_err(io)?)
+            }
+        };
+        bytes.extend(json_line(line));
+        file.write_all(&bytes).map_err(io)
+    }
+
+    /// Writes the output: conversations where `chat` says that the prompts were put to the author as such, else prompts
+    /// and completions.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    ///
+    /// # Panics
+    /// If an answer is missing.
+    pub fn finish(self, prompts: &[Prompt], chat: bool) -> Result<(), Error> {
+        let mut file = OutputFile::create(&self.output)?;
+        for ((_, answer), prompt) in self.kept.iter().zip(prompts) {
+            let Answer { text: completion, finish_reason, logprobs } = answer;
+            let finish_reason = *finish_reason;
+            let line = match prompt {
+                Prompt::Text(prompt) if !chat => Line::Continued { prompt, completion, finish_reason, logprobs },
+                prompt => {
+                    let mut messages = prompt.messages();
+                    messages.push(Message::new("assistant", completion));
+                    Line::Chat { messages, finish_reason, logprobs }
+                }
+            };
+            let written = serde_json::to_writer(&mut file, &line).map_err(std::io::Error::from);
+            let written = written.and_then(|()| file.write_all(b"\n"));
+            written.map_err(|e| Error::Data { path: self.output.clone(), problem: e.to_string() })?;
+        }
+        assert_eq!(self.kept.len(), prompts.len(), "all prompts are answered");
+        file.finish()?;
+        std::fs::remove_file(&self.path).ok();
+        Ok(())
+    }
+}
+
+fn json_line(value: &impl Serialize) -> Vec<u8> {
+    let mut line = serde_json::to_vec(value).expect("it can be written as JSON");
+    line.push(b'\n');
+    line
+}
+
+impl Prompt {
+    /// As a conversation.
+    pub fn messages(&self) -> Vec<Message> {
+        match self {
+            Prompt::Text(text) => vec![Message::new("user", text)],
+            Prompt::Chat(messages) => messages.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(text: &str) -> Answer {
+        Answer { text: text.to_owned(), finish_reason: Finish::Stop, logprobs: Vec::new() }
+    }
+
+    #[test]
+    fn a_file_cut_short_anywhere_keeps_its_whole_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("texts.jsonl");
+        let prompts: Vec<Prompt> = (0..3).map(|i| Prompt::Text(format!("é{i}"))).collect();
+        let open = || Answers::open(&output, "A", &prompts).unwrap();
+        let texts = ["one\ntwo", "zwei", ""];
+        let mut answers = open();
+        [2, 0, 1].into_iter().for_each(|i| answers.keep(i as u64, answer(texts[i])).unwrap());
+        let (path, bytes) = (answers.path().to_owned(), std::fs::read(answers.path()).unwrap());
+        answers.finish(&prompts, false).unwrap();
+        let whole = std::fs::read(&output).unwrap();
+        assert!(!path.exists() && whole.starts_with("{\"prompt\":\"é0\",\"completion\":\"one\\ntwo\"".as_bytes()));
+        for len in 0..bytes.len() {
+            std::fs::write(&path, &bytes[..len]).unwrap();
+            let mut answers = open();
+            (0..3).for_each(|i| answers.keep(i as u64, answer(texts[i])).unwrap());
+            answers.finish(&prompts, false).unwrap();
+            assert_eq!(std::fs::read(&output).unwrap(), whole, "cut to {len}");
+        }
+    }
+
+    #[test]
+    fn other_runs_and_damage_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("texts.jsonl");
+        let prompts = [Prompt::Text("a".to_owned())];
+        let mut answers = Answers::open(&output, "A", &prompts).unwrap();
+        answers.keep(0, answer("b")).unwrap();
+        let path = answers.path().to_owned();
+        let refused = |author: &str, prompts: &[Prompt]| {
+            Answers::open(&output, author, prompts).err().map(|e| e.to_string()).unwrap_or_default()
+        };
+        assert!(refused("B", &prompts).contains("another run"));
+        assert!(refused("A", &[]).contains("another run"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("\"number\"", "\"nimber\"")).unwrap();
+        assert!(refused("A", &prompts).contains("line 2 is damaged"));
+        std::fs::write(&path, "hello\n").unwrap();
+        assert!(refused("A", &prompts).contains("no file of answers"));
+    }
+}

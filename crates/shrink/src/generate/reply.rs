@@ -1,0 +1,96 @@
+//! What an OpenAI-compatible server replies, as an answer. Log-probabilities come in two shapes: `content` with an object for
+//! each token (chat; llama.cpp's server everywhere), or parallel arrays (the older completions of vLLM and others).
+
+use super::http::excerpt;
+use super::{Answer, Finish, Piece, Word};
+use serde_json::Value;
+
+/// The answer in a reply. `words` says that the probabilities of each token were asked for.
+pub(super) fn answer(reply: &Value, words: bool) -> Result<Answer, String> {
+    if !reply["error"].is_null() {
+        return Err(format!("it replies with an error: {}", excerpt(&reply["error"].to_string())));
+    }
+    let choices = reply["choices"].as_array().ok_or_else(|| missing("`choices`", reply))?;
+    let choice = choices.first().ok_or("its reply has no choice in `choices`")?;
+    let text = choice["message"]["content"].as_str().or(choice["text"].as_str());
+    let text = text.ok_or_else(|| missing("`message.content` or `text`", choice))?.to_owned();
+    let finish_reason = match choice["finish_reason"].as_str() {
+        Some("stop" | "eos" | "end_turn") => Finish::Stop,
+        // A filter, a tool call, a limit: in any case not an end that the model chose.
+        _ => Finish::Length,
+    };
+    let logprobs = if words { self::words(&choice["logprobs"])? } else { Vec::new() };
+    Ok(Answer { text, finish_reason, logprobs })
+}
+
+/// Tokens that a reply says were generated, or about as many.
+pub(super) fn tokens(reply: &Value, answer: &Answer) -> usize {
+    let told = reply["usage"]["completion_tokens"].as_u64().and_then(|n| usize::try_from(n).ok());
+    told.unwrap_or(answer.text.len() / 4)
+}
+
+fn missing(what: &str, of: &Value) -> String {
+    format!("its reply has no {what}: {}", excerpt(&of.to_string()))
+}
+
+fn words(logprobs: &Value) -> Result<Vec<Word>, String> {
+    if let Some(content) = logprobs["content"].as_array() {
+        return content.iter().map(of_object).collect();
+    }
+    let Some(tokens) = logprobs["tokens"].as_array() else {
+        return Err("it returns no log-probabilities: without --top it gives text alone".to_owned());
+    };
+    let word = |(i, token): (usize, &Value)| {
+        let token = piece(token, &Value::Null)?;
+        let own = probability(&token, &logprobs["token_logprobs"][i])?;
+        let top = logprobs["top_logprobs"][i].as_object().into_iter().flatten();
+        let top = top.map(|(text, log)| {
+            let piece = Piece::Text(text.clone());
+            probability(&piece, log).map(|log| (piece, log))
+        });
+        whole(token, own, top.collect::<Result<_, _>>()?)
+    };
+    tokens.iter().enumerate().map(word).collect()
+}
+
+fn of_object(object: &Value) -> Result<Word, String> {
+    let of = |object: &Value| {
+        let piece = piece(&object["token"], &object["bytes"])?;
+        let log = probability(&piece, &object["logprob"])?;
+        Ok::<_, String>((piece, log))
+    };
+    let (token, own) = of(object)?;
+    let top = object["top_logprobs"].as_array().into_iter().flatten();
+    whole(token, own, top.map(of).collect::<Result<_, _>>()?)
+}
+
+fn piece(token: &Value, bytes: &Value) -> Result<Piece, String> {
+    let text = token.as_str().ok_or_else(|| missing("text of a token", token))?;
+    let byte = |b: &Value| b.as_u64().and_then(|b| u8::try_from(b).ok());
+    match bytes.as_array().and_then(|bytes| bytes.iter().map(byte).collect::<Option<Vec<u8>>>()) {
+        Some(bytes) if !bytes.is_empty() => Ok(Piece::new(bytes)),
+        _ => Ok(Piece::Text(text.to_owned())),
+    }
+}
+
+fn probability(piece: &Piece, log: &Value) -> Result<f32, String> {
+    let shown = || String::from_utf8_lossy(piece.bytes()).into_owned();
+    match log.as_f64() {
+        // Rounding may bring a certain token a little above 0.
+        Some(log) if log <= 1e-3 => Ok((log.max(-1e4) * 1e4).round() as f32 / 1e4),
+        _ => Err(format!("the log-probability of token {:?} is {log}: a number of at most 0 is needed", shown())),
+    }
+    .map(|log| log.min(0.0))
+}
+
+/// A word with what was written among the likeliest.
+fn whole(token: Piece, own: f32, mut top: Vec<(Piece, f32)>) -> Result<Word, String> {
+    if !top.iter().any(|(piece, _)| *piece == token) {
+        top.push((token.clone(), own));
+    }
+    let sum: f64 = top.iter().map(|(_, log)| f64::from(*log).exp()).sum();
+    if sum > 1.01 {
+        return Err(format!("the probabilities of the tokens at one place add up to {sum:.3}, more than 1"));
+    }
+    Ok(Word { token, top })
+}
