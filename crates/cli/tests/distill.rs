@@ -116,7 +116,7 @@ fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
     let folder = folder();
     let command = format!("distill --teacher teacher.gguf --layers 0,2 {DATA} {STEPS} --save-every 0");
     folder.succeeds(&format!("{command} -o whole.gguf"));
-    for pause in [150, 230, 310, 400, 480] {
+    for pause in [60, 120, 150, 190, 230, 270, 310, 360, 420, 480] {
         let mut child = folder.command(&format!("{command} -o killed.gguf")).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(pause));
         child.kill().unwrap();
