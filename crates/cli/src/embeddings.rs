@@ -28,6 +28,11 @@ pub struct EmbeddingArgs {
 }
 
 impl EmbeddingArgs {
+    /// Whether anything of this was asked for.
+    pub fn given(&self) -> bool {
+        self.matching.is_some() || self.map.is_some() || self.fixed_tokens
+    }
+
     /// The weight of hidden states, where a language model is asked for nothing else of this.
     pub fn hidden_alone(&self) -> anyhow::Result<f32> {
         let hidden = self.matching.as_ref().map_or(0.0, |matching| matching.hidden);

@@ -111,6 +111,34 @@ fn hidden_states_are_matched_and_kept() {
     assert!(last.contains("hidden Some(HiddenMatching { weight: 2.0, layers: [0, 2]"), "{last}");
 }
 
+/// As `generate --endpoint` writes it: each token with the likeliest ones at its place. The vocabulary is of bytes.
+#[test]
+fn a_student_learns_from_the_probabilities_that_came_with_the_text() {
+    let folder = folder();
+    let line = |prompt: &str, answer: &str| {
+        let words: Vec<String> = answer
+            .chars()
+            .map(|c| format!("{{\"token\":\"{c}\",\"top\":[[\"{c}\",-0.11],[\"q\",-2.8],[\"<none>\",-4.0]]}}"))
+            .collect();
+        format!(
+            "{{\"prompt\":\"{prompt}\",\"completion\":\"{answer}\",\"finish_reason\":\"length\",\"logprobs\":[{}]}}\n",
+            words.join(",")
+        )
+    };
+    folder.write("told.jsonl", (0..20).map(|i| line(&format!("{i}: "), "yes and no")).collect::<String>());
+    let distill = format!("distill --student teacher.gguf --length 32 {STEPS} -o student.gguf");
+    let result = folder.json(&format!("{distill} --data told.jsonl"));
+    let losses: Vec<f64> = result["losses"].as_array().unwrap().iter().map(|l| l.as_f64().unwrap()).collect();
+    assert!(losses[39] < 0.3 * losses[0], "{losses:?}");
+    folder.refuses(&format!("{distill} --data text.txt"), &["text.txt", "no probabilities"]);
+    folder.refuses(&format!("{distill} --data told.jsonl --temperature 2"), &["--temperature"]);
+    folder.refuses(&format!("{distill} --data told.jsonl --cache cache"), &["--teacher"]);
+    folder.write("other.jsonl", line("1: ", "yes").replace("\"token\":\"y\"", "\"token\":\"ye\""));
+    folder.refuses(&format!("{distill} --data other.jsonl"), &["other.jsonl", "line 1", "\"ye\"", "bantam train"]);
+    folder.write("other.jsonl", line("1: ", "yes").replace("\"completion\":\"yes", "\"completion\":\"yet"));
+    folder.refuses(&format!("{distill} --data other.jsonl"), &["other.jsonl", "line 1", "not the answer"]);
+}
+
 #[test]
 fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
     let folder = folder();

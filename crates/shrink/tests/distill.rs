@@ -22,6 +22,7 @@ fn random_source(vocab: usize, sequences: usize) -> Source {
     let mut sequence = |_| Sequence {
         tokens: (0..24).map(|_| random.below(vocab) as u32).collect(),
         learned: (0..24).map(|i| i > 0).collect(),
+        told: Vec::new(),
     };
     let sequences = (0..sequences).map(&mut sequence).collect();
     Source { spec: SourceSpec { category: "random".into(), path: "random".into(), weight: None }, sequences }

@@ -5,11 +5,13 @@ use crate::commands::teach::WordArgs;
 use crate::embeddings::{self, Distillation, EmbeddingArgs};
 use crate::output;
 use crate::training::{self, DataArgs, StepArgs};
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_nn::Model;
-use bantam_shrink::distill::{Divergence, HiddenMatching, Kept, Matching, OnPolicy, Teacher, TextTask, same_tokens};
+use bantam_shrink::distill::{
+    Divergence, HiddenMatching, Kept, Matching, OnPolicy, Teacher, TextTask, Told, same_tokens,
+};
 use bantam_shrink::students;
 use clap::Args;
 use std::path::PathBuf;
@@ -24,11 +26,13 @@ Examples:
   bantam distill --teacher model.gguf --student small.gguf --data talks.jsonl --divergence skewed:0.1 -o student.gguf
   bantam distill --teacher model.gguf --layers 0,9,19,29 --data book.txt --match hidden:2 -o student.gguf
   bantam distill --teacher model.gguf --student small.gguf --data answers.jsonl --on-policy 0.5 --divergence reverse -o student.gguf
+  bantam distill --student small.gguf --data told.jsonl -o student.gguf     (told.jsonl by bantam generate --endpoint … --top 20)
   bantam distill --teacher minilm.gguf --layers 1,3,5 --data sentences.txt --match cosine,hidden:0.5 --batch 64 -o student.gguf")]
 pub struct DistillArgs {
-    /// The teacher: a GGUF file or a Hugging Face directory
-    #[arg(long, value_name = "MODEL")]
-    teacher: PathBuf,
+    /// The teacher: a GGUF file or a Hugging Face directory; without one the data tells its probabilities (`bantam generate --endpoint
+    /// URL --top 20`)
+    #[arg(long, value_name = "MODEL", required_unless_present = "student")]
+    teacher: Option<PathBuf>,
     /// The student to begin with
     #[arg(long, value_name = "MODEL", required_unless_present = "layers", conflicts_with = "layers")]
     student: Option<PathBuf>,
@@ -71,7 +75,8 @@ pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
     ensure!((0.0..=1.0).contains(&on_policy), "--on-policy {on_policy}: expected a share within 0 and 1");
     // One's own words as labels teach nothing.
     ensure!(on_policy == 0.0 || soft == 1.0, "--on-policy needs --soft 1: the student's own text is no label");
-    let teacher = Checkpoint::open(&args.teacher)?;
+    let Some(teacher_path) = &args.teacher else { return from_told(args, divergence, soft, global) };
+    let teacher = Checkpoint::open(teacher_path)?;
     teacher.refuse_overwriting(&args.output)?;
     // The layers taken lie in a file of their own while the run lasts.
     let folder = tempfile::tempdir()?;
@@ -107,7 +112,7 @@ pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
     same_tokens(&teacher, &student)?;
     let (teacher_model, model) = (Model::load(&teacher)?, Model::load(&student)?);
     let sources = args.data.read(&teacher)?;
-    let mut word = args.word.teacher(&teacher_model, &args.teacher, args.data.length)?;
+    let mut word = args.word.teacher(&teacher_model, teacher_path, args.data.length)?;
     let hidden = if hidden > 0.0 {
         let (ours, theirs) = (model.config().block_count, teacher_model.config());
         let layers = args.embeddings.layers(ours, theirs.block_count, taken.as_deref())?;
@@ -140,12 +145,34 @@ pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
     if on_policy > 0.0 {
         let tokenizer = Tokenizer::of(&teacher)?;
         let ends = (0..tokenizer.vocab_size() as u32).filter(|&token| tokenizer.is_end(token)).collect();
-        let mut judge = args.word.teacher(&teacher_model, &args.teacher, args.data.length)?;
+        let mut judge = args.word.teacher(&teacher_model, teacher_path, args.data.length)?;
         if let Some(hidden) = &task.hidden {
             judge = judge.with_hidden(&hidden.layers);
         }
         task.on_policy = Some(OnPolicy::new(on_policy, args.data.length, ends, Box::new(judge)));
     }
     let trained = training::train(&student, asked, &mut task, &args.steps, step, &args.output, global)?;
+    training::report(&trained, global)
+}
+
+/// Distils from the probabilities that came with the text.
+fn from_told(args: &DistillArgs, divergence: Divergence, soft: f32, global: &Global) -> anyhow::Result<()> {
+    let needless = args.cache.is_some() || args.on_policy.is_some() || args.embeddings.given() || args.layers.is_some();
+    ensure!(!needless, "--cache, --on-policy, --match, --map, --fixed-tokens and --layers need a --teacher");
+    ensure!(args.word.temperature == 1.0, "--temperature: probabilities that were told are those at 1");
+    let student = Checkpoint::open(args.student.as_deref().context("--student or --teacher is needed")?)?;
+    let model = Model::load(&student)?;
+    let sources = args.data.read(&student)?;
+    let word = Told::new(&sources)?;
+    let step = student
+        .step("distill")
+        .setting("teacher", word.description())
+        .setting("divergence", format!("{divergence:?}"))
+        .setting("soft", soft);
+    let mut task = TextTask::new(&model, &sources, args.steps.batch, args.steps.seed);
+    task.dropout = (args.steps.dropout, args.steps.dropout);
+    task.at_once = args.steps.at_once.unwrap_or(args.steps.batch);
+    task.teacher = Some((Box::new(word), Matching { divergence, temperature: 1.0, soft }));
+    let trained = training::train(&student, None, &mut task, &args.steps, step, &args.output, global)?;
     training::report(&trained, global)
 }

@@ -67,7 +67,8 @@ struct ServedArgs {
     /// The environment variable that holds the server's key
     #[arg(long, value_name = "VARIABLE", default_value = "OPENAI_API_KEY")]
     key_env: String,
-    /// Keep the log-probabilities of this many tokens at each place in the output too (0 for none; servers limit it)
+    /// Keep the log-probabilities of this many tokens at each place in the output too: `distill` without a --teacher learns from them,
+    /// where the student has the same tokens (0 for none; servers limit it)
     #[arg(long, default_value_t = 0, value_name = "N", requires = "endpoint")]
     top: usize,
     /// Seconds that one answer may take

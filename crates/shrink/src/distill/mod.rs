@@ -23,4 +23,4 @@ pub use matching::EmbeddingMatching;
 pub use on_policy::OnPolicy;
 pub use soft_labels::{Soft, SoftLabels};
 pub use task::{HiddenMatching, Matching, TextTask};
-pub use teacher::{ModelTeacher, Said, Teacher, fingerprint, same_tokens};
+pub use teacher::{ModelTeacher, Said, Teacher, Told, fingerprint, same_tokens};

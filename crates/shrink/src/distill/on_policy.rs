@@ -72,7 +72,7 @@ impl<'a> OnPolicy<'a> {
             let (begins, mut tokens) = (request.prompt.len(), request.prompt);
             tokens.extend(continuation.tokens);
             tokens.extend(continuation.end);
-            Sequence { learned: (0..tokens.len()).map(|i| i >= begins).collect(), tokens }
+            Sequence { learned: (0..tokens.len()).map(|i| i >= begins).collect(), tokens, told: Vec::new() }
         });
         Ok(places.into_iter().zip(sequences).collect())
     }

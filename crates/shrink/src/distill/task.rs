@@ -156,7 +156,7 @@ impl TextTask<'_> {
             Some((_, Matching { divergence, temperature, soft })) => {
                 let all = said.iter().flatten().flat_map(|said| (0..said.positions()).map(|at| said.at(at)));
                 let teacher: Vec<Option<Soft<'_>>> =
-                    all.zip(&labels).map(|(said, label)| label.is_some().then_some(said)).collect();
+                    all.zip(&labels).map(|(said, label)| said.filter(|_| label.is_some())).collect();
                 let (divergence, temperature, soft) = (*divergence, *temperature, *soft);
                 learn(&SoftLabels { teacher: &teacher, labels: &labels, divergence, temperature, soft })
             }

@@ -2,12 +2,15 @@
 
 use super::Soft;
 use crate::Error;
-use crate::text::Source;
+use crate::text::{Sequence, Source};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_nn::{Model, Session};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::Xxh3;
+
+/// Stands after the tokens of a position of which fewer than k were said.
+const NONE: u32 = u32::MAX;
 
 /// The likeliest tokens that follow each position of a sequence, `k` each.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,10 +26,15 @@ pub struct Said {
 }
 
 impl Said {
-    /// Of one position.
-    pub fn at(&self, position: usize) -> Soft<'_> {
+    /// Of one position; `None` where nothing was said.
+    pub fn at(&self, position: usize) -> Option<Soft<'_>> {
         let range = position * self.k..(position + 1) * self.k;
-        Soft::Top { tokens: &self.tokens[range.clone()], log_probabilities: &self.log_probabilities[range] }
+        let kept = self.tokens[range.clone()].iter().take_while(|&&token| token != NONE).count();
+        let range = range.start..range.start + kept;
+        (kept > 0).then(|| Soft::Top {
+            tokens: &self.tokens[range.clone()],
+            log_probabilities: &self.log_probabilities[range],
+        })
     }
 
     /// How many positions.
@@ -45,6 +53,50 @@ pub trait Teacher {
 
     /// Who the teacher is, and how it was asked.
     fn description(&self) -> String;
+}
+
+/// The word of a served teacher, as it came with the text that it wrote.
+pub struct Told<'a> {
+    sequences: Vec<&'a Sequence>,
+    k: usize,
+}
+
+impl<'a> Told<'a> {
+    /// What was told of these sources' sequences.
+    ///
+    /// # Errors
+    /// If nothing was told of one.
+    pub fn new(sources: &'a [Source]) -> Result<Self, Error> {
+        let silent = sources.iter().find(|s| s.sequences.iter().any(|s| s.told.iter().all(Vec::is_empty)));
+        if let Some(source) = silent {
+            let problem = "it has text of which no probabilities were told: give a --teacher, or have one served write answers with \
+                           them (bantam generate --endpoint URL --top 20)";
+            return Err(Error::Data { path: source.spec.path.clone(), problem: problem.to_owned() });
+        }
+        let sequences: Vec<&Sequence> = sources.iter().flat_map(|s| &s.sequences).collect();
+        let k = sequences.iter().flat_map(|s| &s.told).map(Vec::len).max().unwrap_or(0);
+        Ok(Self { sequences, k })
+    }
+}
+
+impl Teacher for Told<'_> {
+    fn says(&mut self, sequence: u64, tokens: &[u32]) -> Result<Said, Error> {
+        let (k, n) = (self.k, tokens.len() * self.k);
+        let mut said = Said { k, tokens: vec![NONE; n], log_probabilities: vec![0.0; n], hidden: Vec::new() };
+        // What is told of a token was said at the place before it.
+        let told = self.sequences[sequence as usize].told.iter().skip(1);
+        for (at, told) in told.enumerate() {
+            for (i, &(token, log)) in told.iter().enumerate() {
+                said.tokens[at * k + i] = token;
+                said.log_probabilities[at * k + i] = log;
+            }
+        }
+        Ok(said)
+    }
+
+    fn description(&self) -> String {
+        format!("told with the text, up to {} tokens", self.k)
+    }
 }
 
 /// A model that is run for each sequence.
@@ -113,12 +165,16 @@ pub fn same_tokens(teacher: &Checkpoint, student: &Checkpoint) -> Result<(), Err
     }
 }
 
-/// A hash of all sequences in their order: by it a cache knows its text.
+/// A hash of all sequences in their order, and of what was told of them: by it a cache knows its text.
 pub fn fingerprint(sources: &[Source]) -> u64 {
     let mut hash = Xxh3::new();
     for sequence in sources.iter().flat_map(|s| &s.sequences) {
         hash.update(&(sequence.tokens.len() as u64).to_le_bytes());
         sequence.tokens.iter().for_each(|t| hash.update(&t.to_le_bytes()));
+        for (token, log) in sequence.told.iter().flatten() {
+            hash.update(&token.to_le_bytes());
+            hash.update(&log.to_le_bytes());
+        }
     }
     hash.digest()
 }

@@ -7,8 +7,10 @@ mod mixture;
 pub(crate) mod parquet;
 mod read;
 mod sentences;
+mod told;
 
 pub use mixture::Mixture;
 pub use read::{Sequence, Source, SourceSpec};
 pub(crate) use read::{lines, objects, prompt_tokens};
 pub use sentences::Sentences;
+pub use told::Top;

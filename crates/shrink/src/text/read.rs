@@ -1,7 +1,8 @@
 //! From a file to sequences of tokens.
 
+use super::told::{Pieces, Top};
 use crate::Error;
-use crate::generate::Finish;
+use crate::generate::{Finish, Word};
 use bantam_checkpoint::chat_template::{ChatTemplate, Message};
 use bantam_checkpoint::tokenizer::{Special, Tokenizer};
 use serde::Deserialize;
@@ -39,12 +40,14 @@ impl FromStr for SourceSpec {
 }
 
 /// Tokens that are learned together.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sequence {
     /// The tokens.
     pub tokens: Vec<u32>,
     /// Whether each token is to be predicted: all of a text but its first, in a conversation what the assistant says.
     pub learned: Vec<bool>,
+    /// What a served teacher told of each token; empty if none told anything.
+    pub told: Vec<Top>,
 }
 
 /// A file's sequences.
@@ -64,11 +67,15 @@ pub(super) enum Entry {
         messages: Vec<Message>,
         /// Of the last message.
         finish_reason: Option<Finish>,
+        #[serde(default)]
+        logprobs: Vec<Word>,
     },
     Continued {
         prompt: String,
         completion: String,
         finish_reason: Option<Finish>,
+        #[serde(default)]
+        logprobs: Vec<Word>,
     },
     Text {
         text: String,
@@ -93,14 +100,28 @@ impl Source {
     ) -> Result<Self, Error> {
         let error = |problem: String| Error::Data { path: spec.path.clone(), problem };
         let (mut stream, mut sequences) = (Vec::new(), Vec::new());
+        let mut pieces = None;
         let mut take = |place: String, entry: Entry| -> Result<(), Error> {
             let at = |problem: String| error(format!("{place}: {problem}"));
             match entry {
                 Entry::Text { text } => push_document(&text, tokenizer, &mut stream)?,
-                Entry::Continued { prompt, completion, finish_reason } => {
+                Entry::Continued { prompt, completion, finish_reason, logprobs } if logprobs.is_empty() => {
                     sequences.push(completed(&prompt, &completion, finish_reason, tokenizer, length)?);
                 }
-                Entry::Chat { messages, finish_reason } => {
+                Entry::Continued { prompt, completion, logprobs, .. } => {
+                    let pieces = pieces.get_or_insert_with(|| Pieces::of(tokenizer));
+                    let answer = pieces.answer(&logprobs, &completion).map_err(at)?;
+                    sequences.push(told(prompt_tokens(&prompt, tokenizer)?, answer, length));
+                }
+                Entry::Chat { messages, logprobs, .. } if !logprobs.is_empty() => {
+                    let template = template.ok_or_else(|| at("the model has no chat template".to_owned()))?;
+                    let (answer, before) = messages.split_last().ok_or_else(|| at(EXPECTED.to_owned()))?;
+                    let pieces = pieces.get_or_insert_with(|| Pieces::of(tokenizer));
+                    let answer = pieces.answer(&logprobs, &answer.content).map_err(at)?;
+                    let prompt = tokenizer.encode(&template.render(before, true)?, Special::PROMPT)?;
+                    sequences.push(told(prompt, answer, length));
+                }
+                Entry::Chat { messages, finish_reason, .. } => {
                     let template = template.ok_or_else(|| at("the model has no chat template".to_owned()))?;
                     let sequence = conversation(&messages, finish_reason, tokenizer, template, length);
                     sequences.push(sequence.map_err(|e| at(e.to_string()))?);
@@ -110,12 +131,11 @@ impl Source {
         };
         entries(&spec.path, &mut take)?;
         let whole = stream.chunks_exact(length);
-        sequences.extend(
-            whole.map(|tokens| Sequence {
-                tokens: tokens.to_vec(),
-                learned: (0..tokens.len()).map(|i| i > 0).collect(),
-            }),
-        );
+        sequences.extend(whole.map(|tokens| Sequence {
+            tokens: tokens.to_vec(),
+            learned: (0..tokens.len()).map(|i| i > 0).collect(),
+            told: Vec::new(),
+        }));
         sequences.retain(|s| s.learned.contains(&true));
         if sequences.is_empty() {
             return Err(error(format!("it has {} tokens of text, too few for a sequence of {length}", stream.len())));
@@ -207,7 +227,21 @@ fn completed(
     }
     tokens.truncate(length);
     let learned = (0..tokens.len()).map(|i| i >= begins).collect();
-    Ok(Sequence { tokens, learned })
+    Ok(Sequence { tokens, learned, told: Vec::new() })
+}
+
+/// A prompt, and an answer with what was told of each of its tokens.
+fn told(prompt: Vec<u32>, answer: Vec<(u32, Top)>, length: usize) -> Sequence {
+    let begins = prompt.len().max(1);
+    let mut told = vec![Top::new(); prompt.len()];
+    let mut tokens = prompt;
+    for (token, what) in answer {
+        tokens.push(token);
+        told.push(what);
+    }
+    tokens.truncate(length);
+    told.truncate(length);
+    Sequence { learned: (0..tokens.len()).map(|i| i >= begins).collect(), tokens, told }
 }
 
 /// A conversation as the template renders it; learned is what each message of the assistant's adds after the prompt for it.
@@ -218,7 +252,7 @@ fn conversation(
     template: &ChatTemplate,
     length: usize,
 ) -> Result<Sequence, Error> {
-    let mut sequence = Sequence { tokens: Vec::new(), learned: Vec::new() };
+    let mut sequence = Sequence { tokens: Vec::new(), learned: Vec::new(), told: Vec::new() };
     let mut done = String::new();
     let mut push = |upto: String, learned: bool| -> Result<(), Error> {
         // Where a template changes what it rendered before (some cut thoughts out), all is rendered anew and nothing more learned.

@@ -1,0 +1,101 @@
+//! What a served teacher told of each token that it wrote, in a student's tokens.
+
+use crate::generate::{Piece, Word};
+use bantam_checkpoint::tokenizer::Tokenizer;
+use std::collections::HashMap;
+
+/// The likeliest tokens at one place with the natural logarithms of their probabilities. Empty where nothing was told.
+pub type Top = Vec<(u32, f32)>;
+
+/// Finds a student's tokens by what they stand for.
+pub(super) struct Pieces<'t> {
+    tokenizer: &'t Tokenizer,
+    tokens: HashMap<Vec<u8>, u32>,
+}
+
+impl<'t> Pieces<'t> {
+    /// All tokens of a vocabulary.
+    pub fn of(tokenizer: &'t Tokenizer) -> Self {
+        let ids = (0..tokenizer.vocab_size() as u32).filter(|&id| !tokenizer.is_control(id));
+        // Where two tokens stand for the same, the first does.
+        let mut tokens = HashMap::new();
+        ids.for_each(|id| {
+            tokens.entry(tokenizer.token_bytes(id)).or_insert(id);
+        });
+        Self { tokenizer, tokens }
+    }
+
+    /// Servers give the token that ends an answer an empty text, or its name.
+    fn token(&self, piece: &Piece) -> Option<u32> {
+        if piece.bytes().is_empty() {
+            return self.tokenizer.eot().or(self.tokenizer.eos());
+        }
+        let name = || self.tokenizer.token_id(std::str::from_utf8(piece.bytes()).ok()?);
+        self.tokens.get(piece.bytes()).copied().or_else(name)
+    }
+
+    /// The tokens of an answer, and what was told at each. Tokens among the likeliest that the student does not have are left
+    /// out: what remains to 1 counts as one outcome.
+    ///
+    /// # Errors
+    /// If a token that was written is none of the student's, or they do not spell the answer: then the two have other tokens,
+    /// and what is said of one means nothing for the other.
+    pub fn answer(&self, words: &[Word], answer: &str) -> Result<Vec<(u32, Top)>, String> {
+        let mut spelled = Vec::new();
+        let mut tokens = Vec::new();
+        for word in words {
+            let shown = || String::from_utf8_lossy(word.token.bytes()).into_owned();
+            let token = self.token(&word.token).ok_or_else(|| {
+                format!("the teacher wrote the token {:?}, which the student does not have; {INSTEAD}", shown())
+            })?;
+            if !self.tokenizer.is_end(token) {
+                spelled.extend_from_slice(word.token.bytes());
+            }
+            let told = word.top.iter().filter_map(|(piece, log)| Some((self.token(piece)?, *log))).collect();
+            tokens.push((token, told));
+        }
+        let spelled = String::from_utf8_lossy(&spelled);
+        if spelled.trim() != answer.trim() {
+            return Err(format!("its `logprobs` spell {spelled:?} and not the answer; {INSTEAD}"));
+        }
+        Ok(tokens)
+    }
+}
+
+const INSTEAD: &str = "train on the answers' text (`bantam train`)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bantam_checkpoint::Checkpoint;
+    use std::path::Path;
+
+    fn word(token: &str, top: &[(&str, f32)]) -> Word {
+        let piece = |text: &str| Piece::Text(text.to_owned());
+        Word { token: piece(token), top: top.iter().map(|(text, log)| (piece(text), *log)).collect() }
+    }
+
+    #[test]
+    fn words_become_the_students_tokens_or_are_refused() {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures/llama");
+        let tokenizer = Tokenizer::of(&Checkpoint::open(model).unwrap()).unwrap();
+        let pieces = Pieces::of(&tokenizer);
+        let text = "The cat";
+        let words: Vec<Word> = tokenizer
+            .encode_continuation(text)
+            .iter()
+            .map(|&t| String::from_utf8(tokenizer.token_bytes(t)).unwrap())
+            .map(|t| word(&t, &[(&t, -0.1), ("no such token at all", -3.0)]))
+            .collect();
+        let found = pieces.answer(&words, text).unwrap();
+        let tokens: Vec<u32> = found.iter().map(|(token, _)| *token).collect();
+        assert_eq!(tokenizer.decode(&tokens).trim(), text);
+        assert!(found.iter().all(|(token, told)| *told == [(*token, -0.1)]), "{found:?}");
+        assert!(pieces.answer(&words, "The dog").unwrap_err().contains("spell"));
+        let foreign = [word("no such token at all", &[])];
+        assert!(pieces.answer(&foreign, "no such token at all").unwrap_err().contains("does not have"));
+        let ended = [&words[..], &[word("", &[("", -0.5)])]].concat();
+        let end = pieces.answer(&ended, text).unwrap().pop().unwrap();
+        assert!(tokenizer.is_end(end.0) && end.1 == [(end.0, -0.5)]);
+    }
+}
