@@ -5,6 +5,7 @@ use crate::Error;
 use crate::text::{Sequence, Source};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::tokenizer::Tokenizer;
+use bantam_nn::train::softmax;
 use bantam_nn::{Model, Session};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::Xxh3;
@@ -198,7 +199,7 @@ impl Teacher for ModelTeacher<'_> {
             let logits = &mut logits[..hidden.len() / self.width * vocab];
             self.session.logits(hidden, logits);
             let outs = tokens.par_chunks_mut(k).zip(log_probabilities.par_chunks_mut(k));
-            logits.par_chunks(vocab).zip(outs).for_each(|(logits, (tokens, log_probabilities))| {
+            logits.par_chunks_mut(vocab).zip(outs).for_each(|(logits, (tokens, log_probabilities))| {
                 likeliest(logits, temperature, tokens, log_probabilities);
             });
         }
@@ -211,37 +212,65 @@ impl Teacher for ModelTeacher<'_> {
     }
 }
 
-/// The likeliest tokens of one row of logits at a temperature, and the logarithms of their probabilities.
-fn likeliest(logits: &[f32], temperature: f32, tokens: &mut [u32], log_probabilities: &mut [f32]) {
+/// Logits of which the largest is looked at first.
+const BLOCK: usize = 64;
+
+/// The likeliest tokens of one row of logits at a temperature, and the logarithms of their probabilities. The logits are used up.
+fn likeliest(logits: &mut [f32], temperature: f32, tokens: &mut [u32], log_probabilities: &mut [f32]) {
     let k = tokens.len();
-    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-    let likelier = |&a: &u32, &b: &u32| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b));
-    if k < order.len() {
-        order.select_nth_unstable_by(k - 1, likelier);
-        order.truncate(k);
+    // The k-th largest of the blocks' maxima has at least k logits that are no smaller: few others need sorting.
+    let mut maxima: Vec<f32> =
+        logits.chunks(BLOCK).map(|b| b.iter().copied().fold(f32::NEG_INFINITY, f32::max)).collect();
+    let least = match k <= maxima.len() {
+        true => *maxima.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1,
+        false => f32::NEG_INFINITY,
+    };
+    let all = 0..logits.len() as u32;
+    let mut order: Vec<u32> = all.clone().filter(|&i| logits[i as usize] >= least).collect();
+    if order.len() < k {
+        order = all.collect(); // there are NaN among them
     }
-    order.sort_unstable_by(likelier);
-    let max = logits[order[0] as usize];
-    let sum: f64 = logits.iter().map(|&z| f64::from(((z - max) / temperature).exp())).sum();
-    let log_sum = sum.ln() as f32;
-    for ((token, log), &chosen) in tokens.iter_mut().zip(log_probabilities).zip(&order) {
-        (*token, *log) = (chosen, (logits[chosen as usize] - max) / temperature - log_sum);
-    }
+    order.sort_unstable_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+    order.truncate(k);
+    let chosen: Vec<f32> = order.iter().map(|&i| logits[i as usize] / temperature).collect();
+    let log_sum = softmax(logits, temperature);
+    tokens.copy_from_slice(&order);
+    log_probabilities.iter_mut().zip(chosen).for_each(|(log, z)| *log = z - log_sum);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bantam_nn::random::SplitMix64;
 
     #[test]
     fn the_likeliest_come_first_with_their_probabilities() {
         let logits = [2f32.ln(), 0.0, 5f32.ln(), 0.0];
         let (mut tokens, mut log) = ([0; 3], [0.0; 3]);
-        likeliest(&logits, 1.0, &mut tokens, &mut log);
+        likeliest(&mut logits.clone(), 1.0, &mut tokens, &mut log);
         assert_eq!(tokens, [2, 0, 1]);
         let p = log.map(f32::exp);
         assert!((p[0] - 5.0 / 9.0).abs() < 1e-6 && (p[1] - 2.0 / 9.0).abs() < 1e-6 && (p[2] - 1.0 / 9.0).abs() < 1e-6);
-        likeliest(&logits, 1e6, &mut tokens, &mut log);
+        likeliest(&mut logits.clone(), 1e6, &mut tokens, &mut log);
         assert!(log.iter().all(|l| (l.exp() - 0.25).abs() < 1e-5), "a hot teacher finds all equally likely");
+    }
+
+    #[test]
+    fn the_likeliest_of_many_are_those_that_sorting_all_finds() {
+        let mut random = SplitMix64::new(3);
+        for (len, k) in [(1000, 16), (1000, 1), (70, 5), (64, 64), (1000, 16)] {
+            // Rounded, so that some are equal: the first of them comes first.
+            let logits: Vec<f32> = (0..len).map(|_| (random.normal() * 8.0).round() as f32 / 4.0).collect();
+            let mut order: Vec<u32> = (0..len as u32).collect();
+            order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+            let sum: f64 = logits.iter().map(|&z| f64::from(z / 2.0).exp()).sum();
+            let (mut tokens, mut log) = (vec![0; k], vec![0.0; k]);
+            likeliest(&mut logits.clone(), 2.0, &mut tokens, &mut log);
+            assert_eq!(tokens, order[..k]);
+            let expected = |token: u32| f64::from(logits[token as usize] / 2.0) - sum.ln();
+            assert!(tokens.iter().zip(&log).all(|(&t, &l)| (f64::from(l) - expected(t)).abs() < 1e-5));
+        }
+        let mut broken = vec![f32::NAN; 100];
+        likeliest(&mut broken, 1.0, &mut [0; 3], &mut [0.0; 3]);
     }
 }
