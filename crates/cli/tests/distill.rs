@@ -144,12 +144,7 @@ fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
     let folder = folder();
     let command = format!("distill --teacher teacher.gguf --layers 0,2 {DATA} {STEPS} --save-every 0");
     folder.succeeds(&format!("{command} -o whole.gguf"));
-    for pause in [60, 120, 150, 190, 230, 270, 310, 360, 420, 480] {
-        let mut child = folder.command(&format!("{command} -o killed.gguf")).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(pause));
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
+    folder.killed(&format!("{command} -o killed.gguf"), &[60, 120, 150, 190, 230, 270, 310, 360, 420, 480]);
     folder.succeeds(&format!("{command} -o killed.gguf"));
     assert!(folder.read("whole.gguf") == folder.read("killed.gguf"), "the files differ");
 }
@@ -160,12 +155,7 @@ fn a_run_on_the_students_own_text_goes_on_to_the_same_weights_too() {
     let on_policy = "--on-policy 0.7 --divergence reverse --save-every 0";
     let command = format!("distill --teacher teacher.gguf --layers 0,2 {DATA} {STEPS} {on_policy}");
     folder.succeeds(&format!("{command} -o whole.gguf"));
-    for pause in [200, 350, 500] {
-        let mut child = folder.command(&format!("{command} -o killed.gguf")).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(pause));
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
+    folder.killed(&format!("{command} -o killed.gguf"), &[200, 350, 500]);
     folder.succeeds(&format!("{command} -o killed.gguf"));
     assert!(folder.read("whole.gguf") == folder.read("killed.gguf"), "the files differ");
     folder.refuses(&format!("{command} --soft 0.5 -o none.gguf"), &["--on-policy", "--soft 1"]);

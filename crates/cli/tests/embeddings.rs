@@ -6,7 +6,6 @@ mod common;
 use bantam_checkpoint::{Checkpoint, provenance};
 use common::{Folder, Model};
 use std::path::Path;
-use std::time::Duration;
 
 const STEPS: &str = "--steps 40 --batch 8 --learning-rate 0.003 --threads 1";
 const WORDS: [&str; 8] = ["man", "flute", "plays", "space", "tokens", "soft", "zero", "wide"];
@@ -91,12 +90,7 @@ fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
     let data = "--data sentences.txt --match cosine,hidden --cache cache";
     let command = format!("distill --teacher teacher.gguf --layers 0,2 {data} {STEPS} --save-every 0");
     folder.succeeds(&format!("{command} -o whole.gguf"));
-    for pause in [40, 80, 120] {
-        let mut child = folder.command(&format!("{command} -o killed.gguf")).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(pause));
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
+    folder.killed(&format!("{command} -o killed.gguf"), &[40, 80, 120]);
     folder.succeeds(&format!("{command} -o killed.gguf"));
     assert!(folder.read("whole.gguf") == folder.read("killed.gguf"), "the files differ");
 }

@@ -4,7 +4,6 @@
 mod common;
 
 use common::{Folder, Model};
-use std::time::Duration;
 
 fn folder() -> Folder {
     let folder = Folder::new();
@@ -19,12 +18,7 @@ const GENERATE: &str = "generate teacher.gguf --prompts prompts.txt -n 24 --batc
 fn a_run_killed_at_any_moment_goes_on_to_the_same_file() {
     let folder = folder();
     folder.succeeds(&format!("{GENERATE} -o whole.jsonl"));
-    for pause in [20, 35, 50, 30, 40] {
-        let mut child = folder.command(&format!("{GENERATE} -o killed.jsonl")).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(pause));
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
+    folder.killed(&format!("{GENERATE} -o killed.jsonl"), &[20, 35, 50, 30, 40]);
     folder.succeeds(&format!("{GENERATE} -o killed.jsonl"));
     let whole = folder.read("whole.jsonl");
     assert!(whole == folder.read("killed.jsonl"), "the files differ");

@@ -189,10 +189,10 @@ mod tests {
 
     #[test]
     fn correlations_by_hand_and_with_ties() {
-        // scipy.stats.spearmanr and pearsonr.
+        // numpy.corrcoef, of the ranks and of the values.
         let (a, b) = ([1.0, 2.0, 2.0, 4.0, 5.0], [3.0, 1.0, 4.0, 4.0, 9.0]);
         assert!((spearman(&a, &b) - 0.763_157_894_736_842_1).abs() < 1e-12, "{}", spearman(&a, &b));
-        assert!((pearson(&a, &b) - 0.801_818_844_3).abs() < 1e-9, "{}", pearson(&a, &b));
+        assert!((pearson(&a, &b) - 0.784_046_983_414_218_9).abs() < 1e-12, "{}", pearson(&a, &b));
         assert_eq!(pearson(&a, &[1.0; 5]), 0.0);
         assert_eq!(ranks(&[3.0, 1.0, 3.0, 0.0]), [2.5, 1.0, 2.5, 0.0]);
     }

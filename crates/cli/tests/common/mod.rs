@@ -195,6 +195,16 @@ impl Folder {
         finish(&mut self.command(arguments))
     }
 
+    /// Begins a command again and again, and kills it after each of these pauses, in milliseconds.
+    pub fn killed(&self, arguments: &str, pauses: &[u64]) {
+        for &pause in pauses {
+            let mut child = self.command(arguments).spawn().unwrap();
+            std::thread::sleep(Duration::from_millis(pause));
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
     /// Runs what must succeed, and gives its standard output.
     pub fn succeeds(&self, arguments: &str) -> String {
         let output = self.run(arguments);

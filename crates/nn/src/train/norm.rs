@@ -25,23 +25,36 @@ impl RmsNorm {
 impl Node for RmsNorm {
     /// With `r = 1 / sqrt(mean(x²) + eps)` and `g = dy w`: `dx = r g - r³ x mean(g x)`, `dw = Σ dy x r`.
     fn backward(self: Box<Self>, dy: Tensor, to: &mut Backward<'_>) {
-        let x = &self.x;
-        let part = ROWS_AT_ONCE * x.cols();
-        let mut sums = Vec::new();
-        to.write(x.id, x.rows(), x.cols(), |dx, add, parameters| {
-            let w = &parameters[self.weight].values;
-            let parts = dx.par_chunks_mut(part).zip(dy.par_chunks(part)).zip(x.par_chunks(part));
-            sums = parts
-                .map(|((dx, dy), x)| {
-                    let mut dw = vec![0.0; w.len()];
-                    vector::rms_norm_backward(x, w, self.eps, dy, dx, add, &mut dw);
-                    dw
-                })
-                .collect();
+        rows_backward(&self.x, self.weight, &dy, to, |x, w, dy, dx, add, dw| {
+            vector::rms_norm_backward(x, w, self.eps, dy, dx, add, dw);
         });
-        if let Some(dw) = to.parameters[self.weight].receive() {
-            sums.iter().for_each(|sum| vector::add_rows(dw, sum));
-        }
+    }
+}
+
+/// Brings the gradient of normed rows back: `part` takes some rows of `x`, the weight, their `dy`, and writes `dx` (or adds to it)
+/// and their share of `dw`.
+fn rows_backward(
+    x: &Var,
+    weight: usize,
+    dy: &Tensor,
+    to: &mut Backward<'_>,
+    part: impl Fn(&[f32], &[f32], &[f32], &mut [f32], bool, &mut [f32]) + Sync,
+) {
+    let len = ROWS_AT_ONCE * x.cols();
+    let mut sums = Vec::new();
+    to.write(x.id, x.rows(), x.cols(), |dx, add, parameters| {
+        let w = &parameters[weight].values;
+        let parts = dx.par_chunks_mut(len).zip(dy.par_chunks(len)).zip(x.par_chunks(len));
+        sums = parts
+            .map(|((dx, dy), x)| {
+                let mut dw = vec![0.0; w.len()];
+                part(x, w, dy, dx, add, &mut dw);
+                dw
+            })
+            .collect();
+    });
+    if let Some(dw) = to.parameters[weight].receive() {
+        sums.iter().for_each(|sum| vector::add_rows(dw, sum));
     }
 }
 
@@ -67,23 +80,9 @@ impl Node for LayerNorm {
     /// With `n` the normed values, `r = 1 / sqrt(variance + eps)` and `g = dy w`: `dx = r (g - mean(g) - n mean(g n))`,
     /// `dw = Σ dy n`, `db = Σ dy`.
     fn backward(self: Box<Self>, dy: Tensor, to: &mut Backward<'_>) {
-        let x = &self.x;
-        let part = ROWS_AT_ONCE * x.cols();
-        let mut sums = Vec::new();
-        to.write(x.id, x.rows(), x.cols(), |dx, add, parameters| {
-            let w = &parameters[self.weight].values;
-            let parts = dx.par_chunks_mut(part).zip(dy.par_chunks(part)).zip(x.par_chunks(part));
-            sums = parts
-                .map(|((dx, dy), x)| {
-                    let mut dw = vec![0.0; w.len()];
-                    vector::layer_norm_backward(x, w, self.eps, dy, dx, add, &mut dw);
-                    dw
-                })
-                .collect();
+        rows_backward(&self.x, self.weight, &dy, to, |x, w, dy, dx, add, dw| {
+            vector::layer_norm_backward(x, w, self.eps, dy, dx, add, dw);
         });
-        if let Some(dw) = to.parameters[self.weight].receive() {
-            sums.iter().for_each(|sum| vector::add_rows(dw, sum));
-        }
         if let Some(db) = to.parameters[self.bias].receive() {
             vector::add_columns(db, &dy);
         }
