@@ -203,11 +203,16 @@ impl<'m> Batch<'m> {
             }
         }
         self.hidden.clear();
+        // Nothing to append is nothing to run.
+        let parts: Vec<(usize, &[u32])> = parts.iter().copied().filter(|(_, tokens)| !tokens.is_empty()).collect();
+        if parts.is_empty() {
+            return Ok(&self.hidden);
+        }
         parallel::section(|| {
             if parts.iter().map(|(_, tokens)| tokens.len()).sum::<usize>() <= CHUNK {
-                return self.pass(parts, layer);
+                return self.pass(&parts, layer);
             }
-            for &(sequence, tokens) in parts {
+            for &(sequence, tokens) in &parts {
                 tokens.chunks(CHUNK).for_each(|chunk| self.pass(&[(sequence, chunk)], layer));
             }
         });

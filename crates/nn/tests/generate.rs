@@ -102,3 +102,17 @@ fn trained_values_are_run_as_they_are_by_now() {
         }
     }
 }
+
+/// A question's answer of one token has nothing to be appended after it.
+#[test]
+fn appending_nothing_changes_nothing() {
+    let model = Model::load(&checkpoint("llama")).unwrap();
+    let mut session = model.session(64);
+    assert!(session.forward(&[]).unwrap().is_empty());
+    let whole = session.forward(&[5, 6, 7]).unwrap().to_vec();
+    let mut batch = model.batch(3, 64);
+    let width = whole.len() / 3;
+    assert_eq!(batch.forward(&[(0, &[]), (1, &[5, 6, 7]), (2, &[])]).unwrap().len(), 3 * width);
+    assert_eq!((batch.position(0), batch.position(1), batch.position(2)), (0, 3, 0));
+    assert!(session.forward(&[]).unwrap().is_empty() && session.position() == 3);
+}
