@@ -8,7 +8,9 @@ use bantam_checkpoint::chat_template::ChatTemplate;
 use bantam_checkpoint::provenance::{Step, Training};
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_formats::Format;
+use bantam_nn::Model;
 use bantam_nn::train::{AdamW, Parameters};
+use bantam_shrink::distill::TextTask;
 use bantam_shrink::students;
 use bantam_shrink::text::{Source, SourceSpec};
 use bantam_shrink::train::{Decay, Schedule, Settings, Task, Trainer};
@@ -81,6 +83,14 @@ pub struct StepArgs {
 }
 
 impl StepArgs {
+    /// What a step learns from these sources: labels, until it is given a teacher.
+    pub fn task<'a>(&self, student: &'a Model, sources: &'a [Source]) -> TextTask<'a> {
+        let mut task = TextTask::new(student, sources, self.batch, self.seed);
+        task.dropout = (self.dropout, self.dropout);
+        task.at_once = self.at_once.unwrap_or(self.batch);
+        task
+    }
+
     fn settings(&self, state: PathBuf) -> anyhow::Result<Settings> {
         for (name, value) in [("--learning-rate", self.learning_rate), ("--clip", self.clip)] {
             ensure!(value > 0.0 && value.is_finite(), "{name} {value}: expected a number above 0");

@@ -9,9 +9,7 @@ use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_nn::Model;
-use bantam_shrink::distill::{
-    Divergence, HiddenMatching, Kept, Matching, OnPolicy, Teacher, TextTask, Told, same_tokens,
-};
+use bantam_shrink::distill::{Divergence, HiddenMatching, Kept, Matching, OnPolicy, Teacher, Told, same_tokens};
 use bantam_shrink::students;
 use clap::Args;
 use std::path::PathBuf;
@@ -128,11 +126,9 @@ pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
         .setting("soft", soft)
         .setting("hidden", format!("{hidden:?}"))
         .setting("on policy", on_policy);
-    let mut task = TextTask::new(&model, &sources, args.steps.batch, args.steps.seed);
+    let mut task = args.steps.task(&model, &sources);
     let matching = Matching { divergence, temperature: args.word.temperature, soft };
-    task.dropout = (args.steps.dropout, args.steps.dropout);
     task.hidden = hidden;
-    task.at_once = args.steps.at_once.unwrap_or(args.steps.batch);
     let asked = args.cache.is_none().then_some(&teacher);
     let word: Box<dyn Teacher + '_> = match &args.cache {
         Some(path) => {
@@ -169,9 +165,7 @@ fn from_told(args: &DistillArgs, divergence: Divergence, soft: f32, global: &Glo
         .setting("teacher", word.description())
         .setting("divergence", format!("{divergence:?}"))
         .setting("soft", soft);
-    let mut task = TextTask::new(&model, &sources, args.steps.batch, args.steps.seed);
-    task.dropout = (args.steps.dropout, args.steps.dropout);
-    task.at_once = args.steps.at_once.unwrap_or(args.steps.batch);
+    let mut task = args.steps.task(&model, &sources);
     task.teacher = Some((Box::new(word), Matching { divergence, temperature: 1.0, soft }));
     let trained = training::train(&student, None, &mut task, &args.steps, step, &args.output, global)?;
     training::report(&trained, global)

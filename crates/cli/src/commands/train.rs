@@ -4,7 +4,6 @@ use crate::args::Global;
 use crate::training::{self, DataArgs, StepArgs};
 use bantam_checkpoint::Checkpoint;
 use bantam_nn::Model;
-use bantam_shrink::distill::TextTask;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -30,9 +29,7 @@ pub fn run(args: &TrainArgs, global: &Global) -> anyhow::Result<()> {
     let student = Checkpoint::open(&args.model)?;
     let model = Model::load(&student)?;
     let sources = args.data.read(&student)?;
-    let mut task = TextTask::new(&model, &sources, args.steps.batch, args.steps.seed);
-    task.dropout = (args.steps.dropout, args.steps.dropout);
-    task.at_once = args.steps.at_once.unwrap_or(args.steps.batch);
+    let mut task = args.steps.task(&model, &sources);
     let trained = training::train(&student, None, &mut task, &args.steps, student.step("train"), &args.output, global)?;
     training::report(&trained, global)
 }
