@@ -5,6 +5,7 @@
 //! change either.
 
 use crate::Error;
+use crate::students::{layer_of, values};
 use bantam_checkpoint::{Checkpoint, Config, GgufWriter, TensorInfo, Value, provenance};
 use bantam_formats::Format;
 use std::path::Path;
@@ -65,9 +66,7 @@ pub fn feed_forward(model: &Checkpoint, neurons: usize, output: &Path) -> Result
 
 /// The layer of a tensor that belongs to its neurons, and which it is.
 fn part_of(name: &str) -> Option<(usize, &str)> {
-    let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
-    let ours = READS.contains(&part) || [BIAS, WRITES].contains(&part);
-    ours.then_some(()).and_then(|()| Some((layer.parse().ok()?, part)))
+    layer_of(name).filter(|(_, part)| READS.contains(part) || [BIAS, WRITES].contains(part))
 }
 
 /// The neurons of a layer with the largest weights, in their order.
@@ -93,12 +92,4 @@ fn largest(model: &Checkpoint, layer: usize, all: usize, neurons: usize) -> Resu
     order.truncate(neurons);
     order.sort_unstable();
     Ok(order)
-}
-
-fn values(model: &Checkpoint, tensor: &TensorInfo) -> Result<Vec<f32>, Error> {
-    let data = model.data(&tensor.name)?;
-    let mut values = vec![0.0; tensor.len()];
-    (tensor.format.decode)(&data, &mut values);
-    data.release();
-    Ok(values)
 }

@@ -38,11 +38,7 @@ pub fn take_layers(teacher: &Checkpoint, layers: &str, output: &Path) -> Result<
         .collect();
     let mut writer = GgufWriter::create(output, &metadata, &infos)?;
     for (_, tensor) in tensors {
-        let data = teacher.data(&tensor.name)?;
-        let mut values = vec![0.0f32; tensor.len()];
-        (tensor.format.decode)(&data, &mut values);
-        writer.write(&values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())?;
-        data.release();
+        writer.write(&values(teacher, tensor)?.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())?;
     }
     writer.finish()?;
     Ok(taken)
@@ -125,8 +121,17 @@ pub fn write(
     Ok(writer.finish()?)
 }
 
+/// A tensor's weights, decoded.
+pub(crate) fn values(model: &Checkpoint, tensor: &TensorInfo) -> Result<Vec<f32>, Error> {
+    let data = model.data(&tensor.name)?;
+    let mut values = vec![0.0; tensor.len()];
+    (tensor.format.decode)(&data, &mut values);
+    data.release();
+    Ok(values)
+}
+
 /// The layer of a tensor, and its name within.
-fn layer_of(name: &str) -> Option<(usize, &str)> {
+pub(crate) fn layer_of(name: &str) -> Option<(usize, &str)> {
     let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
     Some((layer.parse().ok()?, rest))
 }
