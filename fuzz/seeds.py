@@ -9,6 +9,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 FIXTURES = HERE.parent / "crates/nn/tests/fixtures"
+IMATRICES = HERE.parent / "crates/checkpoint/tests/fixtures/imatrix"
 
 
 def write_gguf(path, tokenizer):
@@ -45,7 +46,7 @@ def write_gguf(path, tokenizer):
 
 
 def main():
-    corpus = {name: HERE / "corpus" / name for name in ("gguf", "safetensors", "config", "model")}
+    corpus = {name: HERE / "corpus" / name for name in ("gguf", "safetensors", "config", "model", "imatrix")}
     for folder in corpus.values():
         folder.mkdir(parents=True, exist_ok=True)
     for target in ("gguf", "model"):
@@ -54,6 +55,8 @@ def main():
     for model in sorted(FIXTURES.iterdir()):
         if (model / "config.json").exists():
             shutil.copy(model / "config.json", corpus["config"] / model.name)
+    for form in ("gguf", "dat"):
+        shutil.copy(IMATRICES / f"imatrix.{form}", corpus["imatrix"])
     tensor = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"BF16","shape":[1,2],"data_offsets":[8,12]}}'
     (corpus["safetensors"] / "two").write_bytes(len(tensor).to_bytes(8, "little") + tensor + bytes(12))
 

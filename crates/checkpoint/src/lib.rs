@@ -7,6 +7,7 @@
 //! writing, by the tables of `hf/`; nothing above this crate knows the difference.
 //!
 //! Where to start: [`Checkpoint::open`], then [`config::Config`] for the hyperparameters as types.
+//! Beside models, [`Imatrix`] reads and writes llama.cpp's importance matrices.
 //! Writing is streamed: [`GgufWriter`] takes tensors one at a time, into a temporary file that is renamed when complete.
 //!
 //! Invariant: this crate uses `formats` and knows nothing of execution.
@@ -17,6 +18,7 @@ pub mod config;
 pub mod error;
 pub mod gguf;
 pub mod hf;
+pub mod imatrix;
 mod mapped;
 pub mod metadata;
 pub mod output;
@@ -28,4 +30,5 @@ pub use checkpoint::{Checkpoint, TensorData, TensorInfo};
 pub use config::Config;
 pub use error::{Error, Result};
 pub use gguf::writer::GgufWriter;
+pub use imatrix::Imatrix;
 pub use metadata::{Metadata, Value};

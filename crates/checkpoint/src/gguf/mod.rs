@@ -10,6 +10,7 @@ mod cursor;
 mod reader;
 pub mod writer;
 
+pub(crate) use cursor::Cursor;
 pub use reader::{Header, read_header};
 
 /// The first four bytes of a file.
