@@ -1,6 +1,7 @@
 //! What a number format is: one row of the [`FORMATS`] table.
 
 use crate::blocks;
+use crate::grid::Grid;
 use crate::kernels::Product;
 
 /// A number format: how weights along a row lie in bytes, and what can be done with them.
@@ -24,6 +25,9 @@ pub struct Format {
     /// `importance`, one non-negative weight per element of `src`, says how much each element's error matters;
     /// without it each element counts by the format's own rule. Deterministic: the same bytes on every machine.
     pub encode: Option<Encode>,
+    /// What blocks can hold, to choose quants and scales oneself; `None` for floating point and formats that bantam
+    /// only reads.
+    pub grid: Option<Grid>,
     /// How to multiply a row by activations.
     pub product: Product,
 }

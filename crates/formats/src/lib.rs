@@ -5,15 +5,18 @@
 //! [`FORMATS`]; everything above this crate (files, quantization, execution, reports) goes through that row, so that
 //! adding a format is adding one value.
 //!
-//! Where to start: [`mod@format`] for what a row says, `blocks/` for the formats by family, `kernels/` for
-//! [`matmul`] and the SIMD code behind it. Every SIMD path has a scalar reference that it is tested against.
+//! Where to start: [`mod@format`] for what a row says, [`grid`] to round weights or choose scales oneself,
+//! `blocks/` for the formats by family, `kernels/` for [`matmul`] and the SIMD code behind it. Every SIMD path
+//! has a scalar reference that it is tested against.
 //!
 //! Invariant: this crate knows nothing of files, models or threads' owners; it uses nothing of bantam's.
 
 pub mod blocks;
 pub mod format;
+pub mod grid;
 pub mod kernels;
 
 pub use blocks::ggml_type_name;
 pub use format::{Activation, FORMATS, Format};
+pub use grid::Grid;
 pub use kernels::{Matrix, Scratch, matmul, matmul_each};

@@ -6,11 +6,11 @@ use super::layout::{Layout, block_format, nibbles};
 
 block_format! {
     /// 32 weights, the scale a power of two.
-    MXFP4 = MxFp4, 39, None
+    MXFP4 = MxFp4, 39, read only
 }
 block_format! {
     /// 64 weights, an E4M3 scale for each 16.
-    NVFP4 = NvFp4, 40, None
+    NVFP4 = NvFp4, 40, read only
 }
 
 /// Twice the E2M1 value of a code, plus 12.

@@ -1,16 +1,17 @@
 //! IQ4_NL and IQ4_XS: 4 bits that choose among 16 unevenly spaced levels.
 
-use super::layout::{Encoder, Layout, block_format, encode, f16_at, nibbles, put_f16, put_nibbles};
-use super::search::{lanes::LANES, superblock, symmetric, together, weights};
+use super::layout::{Encoder, Layout, block_format, f16_at, nibbles, put_f16, put_nearest_f16, put_nibbles};
+use super::search::{lanes::LANES, superblock, symmetric, together, units, weights};
 use crate::kernels::Isa;
+use half::f16;
 
 block_format! {
     /// 32 weights, one f16 scale.
-    IQ4_NL = Iq4Nl, 20, Some(encode::<Iq4Nl>)
+    IQ4_NL = Iq4Nl, 20
 }
 block_format! {
     /// 256 weights, an f16 scale and eight 6-bit scales.
-    IQ4_XS = Iq4Xs, 23, Some(encode::<Iq4Xs>)
+    IQ4_XS = Iq4Xs, 23
 }
 
 /// The levels, denser near zero as weights are (ggml's `kvalues_iq4nl`).
@@ -60,6 +61,8 @@ impl Layout for Iq4Nl {
 
 impl Encoder for Iq4Nl {
     const TOGETHER: usize = LANES;
+    const LEVELS: &[u8] = &QUANTS;
+    const SHARING: usize = 32;
 
     #[inline(always)]
     fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
@@ -67,8 +70,18 @@ impl Encoder for Iq4Nl {
         for (i, block) in blocks.chunks_exact_mut(Self::BYTES).enumerate() {
             let fit = fits.block(i);
             put_f16(block, 0, fit.scale);
-            put_nibbles(fit.quants, &mut block[2..18]);
+            Self::put_codes(fit.quants, block);
         }
+    }
+
+    #[inline(always)]
+    fn put_codes(codes: &[u8], block: &mut [u8]) {
+        put_nibbles(codes, &mut block[2..18]);
+    }
+
+    #[inline(always)]
+    fn put_scales<S: Isa>(_: S, scales: &[f32], _: &[f32], _: &[f32], block: &mut [u8]) {
+        put_nearest_f16(block, 0, scales[0]);
     }
 }
 
@@ -100,21 +113,41 @@ impl Layout for Iq4Xs {
 }
 
 impl Encoder for Iq4Xs {
+    const LEVELS: &[u8] = &QUANTS;
+    const SHARING: usize = 32;
+
     #[inline(always)]
     fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let (x, w) = weights::block::<256>(x, importance, &weights::IQ4);
         let fit = superblock::symmetric::<S, symmetric::Iq4, -32, 31, 32, 8>(s, &x, &w);
-        put_f16(block, 0, fit.scale);
-        block[2..8].fill(0);
-        let mut high = 0u16;
-        for (g, code) in fit.codes.iter().enumerate() {
-            let code = (code + 32) as u8;
-            block[4 + g / 2] |= (code & 15) << (4 * (g % 2));
-            high |= u16::from(code >> 4) << (2 * g);
-        }
-        block[2..4].copy_from_slice(&high.to_le_bytes());
-        for (quants, bytes) in fit.quants.chunks_exact(32).zip(block[8..136].chunks_exact_mut(16)) {
-            put_nibbles(quants, bytes);
+        put_coded(fit.scale, &fit.codes, block);
+        Self::put_codes(&fit.quants, block);
+    }
+
+    #[inline(always)]
+    fn put_codes(codes: &[u8], block: &mut [u8]) {
+        for (codes, bytes) in codes.chunks_exact(32).zip(block[8..136].chunks_exact_mut(16)) {
+            put_nibbles(codes, bytes);
         }
     }
+
+    #[inline(always)]
+    fn put_scales<S: Isa>(s: S, scales: &[f32], _: &[f32], weights: &[f32], block: &mut [u8]) {
+        let coded = units::nearest::<S, -32, 31, 8>(s, scales, weights);
+        put_coded(coded.unit, &coded.codes, block);
+    }
+}
+
+/// Writes the scales of an IQ4_XS block.
+#[inline(always)]
+fn put_coded(unit: f16, codes: &[i32; 8], block: &mut [u8]) {
+    put_f16(block, 0, unit);
+    block[2..8].fill(0);
+    let mut high = 0u16;
+    for (g, code) in codes.iter().enumerate() {
+        let code = (code + 32) as u8;
+        block[4 + g / 2] |= (code & 15) << (4 * (g % 2));
+        high |= u16::from(code >> 4) << (2 * g);
+    }
+    block[2..4].copy_from_slice(&high.to_le_bytes());
 }

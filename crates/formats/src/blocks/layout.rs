@@ -1,5 +1,6 @@
 //! What a block format must say about its bytes; decoding follows from it for all formats alike.
 
+use super::search::lanes::round_to_f16;
 use crate::format::GROUP;
 use crate::kernels::{Isa, Kernel, Level};
 use std::marker::PhantomData;
@@ -31,10 +32,35 @@ pub(crate) trait Layout {
 pub(crate) trait Encoder: Layout {
     /// Blocks that are encoded at a time.
     const TOGETHER: usize = 1;
+    /// The quants that are written, ascending. A level's code is its place here.
+    const LEVELS: &'static [u8];
+    /// Weights that share a scale, a multiple of [`GROUP`].
+    const SHARING: usize;
 
     /// Encodes up to [`TOGETHER`](Self::TOGETHER) blocks of weights, weighing errors by `importance` where given.
     /// `#[inline(always)]`, see [`Kernel`].
     fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]);
+
+    /// Writes the quants of one block, given the codes of their levels.
+    fn put_codes(codes: &[u8], block: &mut [u8]);
+
+    /// Writes the scales and mins of one block, one per [`SHARING`](Self::SHARING) weights, as
+    /// [`Grid::put_scales`](crate::Grid::put_scales) has it. `#[inline(always)]`, see [`Kernel`].
+    fn put_scales<S: Isa>(s: S, scales: &[f32], mins: &[f32], weights: &[f32], block: &mut [u8]);
+}
+
+/// The levels of most formats: `count` integers from `first`.
+pub const fn levels(first: usize, count: usize) -> &'static [u8] {
+    const ALL: [u8; 256] = {
+        let mut all = [0; 256];
+        let mut i = 0;
+        while i < 256 {
+            all[i] = i as u8;
+            i += 1;
+        }
+        all
+    };
+    ALL.split_at(first).1.split_at(count).0
 }
 
 /// Decodes whole blocks (a [`Format::decode`](crate::Format::decode)). Multiplies in the order ggml does, so that every
@@ -52,7 +78,7 @@ pub fn encode<E: Encoder>(src: &[f32], importance: Option<&[f32]>, dst: &mut [u8
 }
 
 /// The instruction set to run with; a test may set another.
-fn level() -> Level {
+pub(super) fn level() -> Level {
     #[cfg(test)]
     if let Some(level) = tests::LEVEL.get() {
         return level;
@@ -130,6 +156,12 @@ pub fn put_f16(block: &mut [u8], at: usize, value: half::f16) {
     block[at..at + 2].copy_from_slice(&value.to_le_bytes());
 }
 
+/// Writes the nearest f16 at byte `at`: within the finite range, 0 for NaN.
+#[inline(always)]
+pub fn put_nearest_f16(block: &mut [u8], at: usize, value: f32) {
+    put_f16(block, at, half::f16::from_f32(round_to_f16(value)));
+}
+
 /// Splits bytes into their low nibbles and their high nibbles: the first and the second half of `quants`.
 #[inline(always)]
 pub fn nibbles(bytes: &[u8], quants: &mut [u8]) {
@@ -149,9 +181,19 @@ pub fn put_nibbles(quants: &[u8], bytes: &mut [u8]) {
     }
 }
 
-/// Declares a block format's row from its [`Layout`].
+/// Declares a block format's row from its [`Layout`] and [`Encoder`]; `read only` if there is no encoder.
 macro_rules! block_format {
-    ($(#[$doc:meta])* $row:ident = $layout:ident, $id:literal, $encode:expr) => {
+    ($(#[$doc:meta])* $row:ident = $layout:ident, $id:literal) => {
+        $crate::blocks::layout::block_format! {
+            $(#[$doc])* $row = $layout, $id,
+            Some($crate::blocks::layout::encode::<$layout>),
+            Some($crate::blocks::grid::grid::<$layout>())
+        }
+    };
+    ($(#[$doc:meta])* $row:ident = $layout:ident, $id:literal, read only) => {
+        $crate::blocks::layout::block_format! { $(#[$doc])* $row = $layout, $id, None, None }
+    };
+    ($(#[$doc:meta])* $row:ident = $layout:ident, $id:literal, $encode:expr, $grid:expr) => {
         $(#[$doc])*
         pub static $row: $crate::format::Format = $crate::format::Format {
             name: stringify!($row),
@@ -161,6 +203,7 @@ macro_rules! block_format {
             largest: <$layout as $crate::blocks::layout::Layout>::LARGEST,
             decode: $crate::blocks::layout::decode::<$layout>,
             encode: $encode,
+            grid: $grid,
             product: $crate::kernels::Product::integer::<$crate::kernels::layouts::$row>(),
         };
     };
@@ -202,6 +245,13 @@ mod tests {
                     let mut decoded = vec![0f32; weights.len()];
                     (format.decode)(&bytes, &mut decoded);
                     outcome.push((bytes.clone(), decoded));
+                }
+                if let Some(grid) = &format.grid {
+                    let groups = format.block / grid.group;
+                    for (block, values) in bytes.chunks_mut(format.bytes).zip(weights.windows(groups)) {
+                        (grid.put_scales)(block, values, values, &importance[..groups]);
+                    }
+                    outcome.push((bytes.clone(), Vec::new()));
                 }
                 LEVEL.set(None);
                 (level, outcome)

@@ -1,28 +1,28 @@
 //! Q4_0, Q4_1, Q5_0, Q5_1, Q8_0: blocks of 32 weights, each with its own f16 scale (and offset).
 
-use super::layout::{Encoder, Layout, block_format, encode, f16_at, nibbles, put_f16, put_nibbles};
+use super::layout::{Encoder, Layout, block_format, f16_at, levels, nibbles, put_f16, put_nearest_f16, put_nibbles};
 use super::search::{lanes::LANES, symmetric::Uniform, together, weights::LEGACY};
 use crate::kernels::Isa;
 
 block_format! {
     /// 4 bits, symmetric: `d * (q - 8)`.
-    Q4_0 = Q40, 2, Some(encode::<Q40>)
+    Q4_0 = Q40, 2
 }
 block_format! {
     /// 4 bits, affine: `d * q + m`.
-    Q4_1 = Q41, 3, Some(encode::<Q41>)
+    Q4_1 = Q41, 3
 }
 block_format! {
     /// 5 bits, symmetric: `d * (q - 16)`.
-    Q5_0 = Q50, 6, Some(encode::<Q50>)
+    Q5_0 = Q50, 6
 }
 block_format! {
     /// 5 bits, affine: `d * q + m`.
-    Q5_1 = Q51, 7, Some(encode::<Q51>)
+    Q5_1 = Q51, 7
 }
 block_format! {
     /// 8 bits, symmetric: `d * q`.
-    Q8_0 = Q80, 8, Some(encode::<Q80>)
+    Q8_0 = Q80, 8
 }
 
 // Where the outermost weights are tried: chosen one by one, each so that with those before it the least is lost on
@@ -60,6 +60,8 @@ impl Layout for Q40 {
 
 impl Encoder for Q40 {
     const TOGETHER: usize = LANES;
+    const LEVELS: &[u8] = levels(0, 16);
+    const SHARING: usize = 32;
 
     #[inline(always)]
     fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
@@ -67,8 +69,18 @@ impl Encoder for Q40 {
         for (i, block) in blocks.chunks_exact_mut(Self::BYTES).enumerate() {
             let fit = fits.block(i);
             put_f16(block, 0, fit.scale);
-            put_nibbles(fit.quants, &mut block[2..18]);
+            Self::put_codes(fit.quants, block);
         }
+    }
+
+    #[inline(always)]
+    fn put_codes(codes: &[u8], block: &mut [u8]) {
+        put_nibbles(codes, &mut block[2..18]);
+    }
+
+    #[inline(always)]
+    fn put_scales<S: Isa>(_: S, scales: &[f32], _: &[f32], _: &[f32], block: &mut [u8]) {
+        put_nearest_f16(block, 0, scales[0]);
     }
 }
 
@@ -94,6 +106,8 @@ impl Layout for Q41 {
 
 impl Encoder for Q41 {
     const TOGETHER: usize = LANES;
+    const LEVELS: &[u8] = levels(0, 16);
+    const SHARING: usize = 32;
 
     #[inline(always)]
     fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
@@ -102,8 +116,19 @@ impl Encoder for Q41 {
             let fit = fits.block(i);
             put_f16(block, 0, fit.scale);
             put_f16(block, 2, fit.offset);
-            put_nibbles(fit.quants, &mut block[4..20]);
+            Self::put_codes(fit.quants, block);
         }
+    }
+
+    #[inline(always)]
+    fn put_codes(codes: &[u8], block: &mut [u8]) {
+        put_nibbles(codes, &mut block[4..20]);
+    }
+
+    #[inline(always)]
+    fn put_scales<S: Isa>(_: S, scales: &[f32], mins: &[f32], _: &[f32], block: &mut [u8]) {
+        put_nearest_f16(block, 0, scales[0]);
+        put_nearest_f16(block, 2, -mins[0]);
     }
 }
 
@@ -129,6 +154,8 @@ impl Layout for Q50 {
 
 impl Encoder for Q50 {
     const TOGETHER: usize = LANES;
+    const LEVELS: &[u8] = levels(0, 32);
+    const SHARING: usize = 32;
 
     #[inline(always)]
     fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
@@ -136,9 +163,19 @@ impl Encoder for Q50 {
         for (i, block) in blocks.chunks_exact_mut(Self::BYTES).enumerate() {
             let fit = fits.block(i);
             put_f16(block, 0, fit.scale);
-            put_fifth_bits(fit.quants, &mut block[2..6]);
-            put_nibbles(fit.quants, &mut block[6..22]);
+            Self::put_codes(fit.quants, block);
         }
+    }
+
+    #[inline(always)]
+    fn put_codes(codes: &[u8], block: &mut [u8]) {
+        put_fifth_bits(codes, &mut block[2..6]);
+        put_nibbles(codes, &mut block[6..22]);
+    }
+
+    #[inline(always)]
+    fn put_scales<S: Isa>(_: S, scales: &[f32], _: &[f32], _: &[f32], block: &mut [u8]) {
+        put_nearest_f16(block, 0, scales[0]);
     }
 }
 
@@ -165,6 +202,8 @@ impl Layout for Q51 {
 
 impl Encoder for Q51 {
     const TOGETHER: usize = LANES;
+    const LEVELS: &[u8] = levels(0, 32);
+    const SHARING: usize = 32;
 
     #[inline(always)]
     fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
@@ -173,9 +212,20 @@ impl Encoder for Q51 {
             let fit = fits.block(i);
             put_f16(block, 0, fit.scale);
             put_f16(block, 2, fit.offset);
-            put_fifth_bits(fit.quants, &mut block[4..8]);
-            put_nibbles(fit.quants, &mut block[8..24]);
+            Self::put_codes(fit.quants, block);
         }
+    }
+
+    #[inline(always)]
+    fn put_codes(codes: &[u8], block: &mut [u8]) {
+        put_fifth_bits(codes, &mut block[4..8]);
+        put_nibbles(codes, &mut block[8..24]);
+    }
+
+    #[inline(always)]
+    fn put_scales<S: Isa>(_: S, scales: &[f32], mins: &[f32], _: &[f32], block: &mut [u8]) {
+        put_nearest_f16(block, 0, scales[0]);
+        put_nearest_f16(block, 2, -mins[0]);
     }
 }
 
@@ -202,6 +252,9 @@ impl Layout for Q80 {
 
 impl Encoder for Q80 {
     const TOGETHER: usize = LANES;
+    // As in ggml: -128 is read, not written.
+    const LEVELS: &[u8] = levels(1, 255);
+    const SHARING: usize = 32;
 
     #[inline(always)]
     fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
@@ -209,10 +262,20 @@ impl Encoder for Q80 {
         for (i, block) in blocks.chunks_exact_mut(Self::BYTES).enumerate() {
             let fit = fits.block(i);
             put_f16(block, 0, fit.scale);
-            for (quant, byte) in fit.quants.iter().zip(&mut block[2..34]) {
-                *byte = quant.wrapping_sub(127);
-            }
+            Self::put_codes(fit.quants, block);
         }
+    }
+
+    #[inline(always)]
+    fn put_codes(codes: &[u8], block: &mut [u8]) {
+        for (code, byte) in codes.iter().zip(&mut block[2..34]) {
+            *byte = code.wrapping_sub(127);
+        }
+    }
+
+    #[inline(always)]
+    fn put_scales<S: Isa>(_: S, scales: &[f32], _: &[f32], _: &[f32], block: &mut [u8]) {
+        put_nearest_f16(block, 0, scales[0]);
     }
 }
 

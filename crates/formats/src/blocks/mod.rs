@@ -1,13 +1,15 @@
 //! The formats, one file a family: their bytes, and how weights become bytes.
 //!
 //! `layout.rs` says what a format must tell about its bytes, and derives decoding from it; `search/`
-//! finds the scales and quants that lose least. A family's file joins the two. Layouts are ggml's, bit for bit.
+//! finds the scales and quants that lose least; `grid.rs` lets others choose them. A family's file joins
+//! these. Layouts are ggml's, bit for bit.
 //!
 //! To add a format: a `Layout` (and `Encoder`) in the family's file, its row by
 //! `block_format!`, the row in [`FORMATS`](crate::FORMATS), and fixtures by `scripts/fixtures/formats.py`.
 
 pub mod float;
 pub mod fp4;
+mod grid;
 pub mod iq4;
 mod layout;
 pub mod legacy;

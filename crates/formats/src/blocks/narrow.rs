@@ -1,16 +1,16 @@
 //! Q1_0 and Q2_0: one and two bits with an f16 scale, in blocks that rows of most models divide.
 
-use super::layout::{Encoder, Layout, block_format, encode, f16_at, put_f16};
+use super::layout::{Encoder, Layout, block_format, f16_at, levels, put_f16, put_nearest_f16};
 use super::search::{lanes::LANES, symmetric::Uniform, together, weights::LEGACY};
 use crate::kernels::Isa;
 
 block_format! {
     /// 128 weights of one bit: `-d` or `d`. Read only: models come trained in it.
-    Q1_0 = Q10, 41, None
+    Q1_0 = Q10, 41, read only
 }
 block_format! {
     /// 64 weights of two bits: `d * (q - 1)`, that is -1, 0, 1 or 2 times the scale.
-    Q2_0 = Q20, 42, Some(encode::<Q20>)
+    Q2_0 = Q20, 42
 }
 
 /// Bytes: d, 16 of bits.
@@ -64,6 +64,8 @@ impl Layout for Q20 {
 
 impl Encoder for Q20 {
     const TOGETHER: usize = LANES;
+    const LEVELS: &[u8] = levels(0, 4);
+    const SHARING: usize = 64;
 
     #[inline(always)]
     fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]) {
@@ -71,9 +73,19 @@ impl Encoder for Q20 {
         for (i, block) in blocks.chunks_exact_mut(Self::BYTES).enumerate() {
             let fit = fits.block(i);
             put_f16(block, 0, fit.scale);
-            for (quants, byte) in fit.quants.chunks_exact(4).zip(&mut block[2..18]) {
-                *byte = quants[0] | (quants[1] << 2) | (quants[2] << 4) | (quants[3] << 6);
-            }
+            Self::put_codes(fit.quants, block);
         }
+    }
+
+    #[inline(always)]
+    fn put_codes(codes: &[u8], block: &mut [u8]) {
+        for (codes, byte) in codes.chunks_exact(4).zip(&mut block[2..18]) {
+            *byte = codes[0] | (codes[1] << 2) | (codes[2] << 4) | (codes[3] << 6);
+        }
+    }
+
+    #[inline(always)]
+    fn put_scales<S: Isa>(_: S, scales: &[f32], _: &[f32], _: &[f32], block: &mut [u8]) {
+        put_nearest_f16(block, 0, scales[0]);
     }
 }

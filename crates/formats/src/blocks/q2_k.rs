@@ -1,12 +1,13 @@
 //! Q2_K: 256 weights of two bits, affine in groups of 16, scales and mins of four bits.
 
-use super::layout::{Encoder, Layout, block_format, encode, f16_at, put_f16};
-use super::search::{superblock, weights};
+use super::layout::{Encoder, Layout, block_format, f16_at, levels, put_f16};
+use super::search::{superblock, units, weights};
 use crate::kernels::Isa;
+use half::f16;
 
 block_format! {
     /// `d * scale * q - dmin * min`, 2.625 bits per weight.
-    Q2_K = Q2K, 10, Some(encode::<Q2K>)
+    Q2_K = Q2K, 10
 }
 
 /// Bytes: 16 of scales (low nibble) and mins (high nibble), 64 of quants, d, dmin.
@@ -33,17 +34,38 @@ impl Layout for Q2K {
 }
 
 impl Encoder for Q2K {
+    const LEVELS: &[u8] = levels(0, 4);
+    const SHARING: usize = 16;
+
     #[inline(always)]
     fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let (x, w) = weights::block::<256>(x, importance, &weights::Q2_K);
         let fit = superblock::affine::<S, 3, 15, 16, 16>(s, &x, &w);
-        for (byte, (scale, min)) in block[..16].iter_mut().zip(fit.scales.iter().zip(&fit.mins)) {
-            *byte = scale | (min << 4);
-        }
-        put_two_bits(&fit.quants, &mut block[16..80]);
-        put_f16(block, 80, fit.d);
-        put_f16(block, 82, fit.dmin);
+        put_coded(fit.d, fit.dmin, &fit.scales, &fit.mins, block);
+        Self::put_codes(&fit.quants, block);
     }
+
+    #[inline(always)]
+    fn put_codes(codes: &[u8], block: &mut [u8]) {
+        put_two_bits(codes, &mut block[16..80]);
+    }
+
+    #[inline(always)]
+    fn put_scales<S: Isa>(s: S, scales: &[f32], mins: &[f32], weights: &[f32], block: &mut [u8]) {
+        let scales = units::nearest::<S, 0, 15, 16>(s, scales, weights);
+        let mins = units::nearest::<S, 0, 15, 16>(s, mins, weights);
+        put_coded(scales.unit, mins.unit, &scales.codes.map(|c| c as u8), &mins.codes.map(|c| c as u8), block);
+    }
+}
+
+/// Writes the scales and mins.
+#[inline(always)]
+fn put_coded(d: f16, dmin: f16, scales: &[u8; 16], mins: &[u8; 16], block: &mut [u8]) {
+    for (byte, (scale, min)) in block[..16].iter_mut().zip(scales.iter().zip(mins)) {
+        *byte = scale | (min << 4);
+    }
+    put_f16(block, 80, d);
+    put_f16(block, 82, dmin);
 }
 
 /// Reads 256 two-bit quants from 64 bytes. Each half of the bytes holds 128 quants: its 32 bytes carry in their

@@ -1,13 +1,14 @@
 //! Q3_K: 256 weights of three bits, symmetric in groups of 16, scales of six bits.
 
-use super::layout::{Encoder, Layout, block_format, encode, f16_at, put_f16};
+use super::layout::{Encoder, Layout, block_format, f16_at, levels, put_f16};
 use super::q2_k::{put_two_bits, two_bits};
-use super::search::{superblock, symmetric::Uniform, weights};
+use super::search::{superblock, symmetric::Uniform, units, weights};
 use crate::kernels::Isa;
+use half::f16;
 
 block_format! {
     /// `d * (scale - 32) * (q - 4)`, 3.4375 bits per weight.
-    Q3_K = Q3K, 11, Some(encode::<Q3K>)
+    Q3_K = Q3K, 11
 }
 
 /// Bytes: 32 of the quants' third bits, 64 of their lower two, 12 of scales, d.
@@ -40,22 +41,43 @@ impl Layout for Q3K {
 }
 
 impl Encoder for Q3K {
+    const LEVELS: &[u8] = levels(0, 8);
+    const SHARING: usize = 16;
+
     #[inline(always)]
     fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
         let (x, w) = weights::block::<256>(x, importance, &weights::Q3_K);
         let fit = superblock::symmetric_sixteen::<S, Uniform<-4, 3>, -32, 31>(s, &x, &w);
-        block.fill(0);
-        for (k, quants) in fit.quants.chunks_exact(32).enumerate() {
-            for (quant, byte) in quants.iter().zip(&mut block[..32]) {
-                *byte |= (quant >> 2) << k;
+        Self::put_codes(&fit.quants, block);
+        put_coded(fit.scale, &fit.codes, block);
+    }
+
+    #[inline(always)]
+    fn put_codes(codes: &[u8], block: &mut [u8]) {
+        block[..32].fill(0);
+        for (k, codes) in codes.chunks_exact(32).enumerate() {
+            for (code, byte) in codes.iter().zip(&mut block[..32]) {
+                *byte |= (code >> 2) << k;
             }
         }
-        put_two_bits(&fit.quants, &mut block[32..96]);
-        for (g, code) in fit.codes.iter().enumerate() {
-            let code = (code + 32) as u8;
-            block[96 + g % 8] |= (code & 15) << (4 * (g / 8));
-            block[104 + g % 4] |= (code >> 4) << (2 * (g / 4));
-        }
-        put_f16(block, 108, fit.scale);
+        put_two_bits(codes, &mut block[32..96]);
     }
+
+    #[inline(always)]
+    fn put_scales<S: Isa>(s: S, scales: &[f32], _: &[f32], weights: &[f32], block: &mut [u8]) {
+        let coded = units::nearest::<S, -32, 31, 16>(s, scales, weights);
+        put_coded(coded.unit, &coded.codes, block);
+    }
+}
+
+/// Writes the scales.
+#[inline(always)]
+fn put_coded(unit: f16, codes: &[i32; 16], block: &mut [u8]) {
+    block[96..108].fill(0);
+    for (g, code) in codes.iter().enumerate() {
+        let code = (code + 32) as u8;
+        block[96 + g % 8] |= (code & 15) << (4 * (g / 8));
+        block[104 + g % 4] |= (code >> 4) << (2 * (g / 4));
+    }
+    put_f16(block, 108, unit);
 }
