@@ -67,6 +67,42 @@ fn what_is_written_is_read() {
 }
 
 #[test]
+fn tensors_may_come_in_any_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("small.gguf");
+    let (metadata, tensors, data) = small_model();
+    let mut writer = GgufWriter::create(&path, &metadata, &tensors).unwrap();
+    writer.begin("last").unwrap();
+    writer.write(&data[2]).unwrap();
+    writer.begin("odd").unwrap();
+    writer.write(&data[0][..5]).unwrap();
+    let error = writer.begin("matrix").unwrap_err().to_string();
+    assert!(error.contains("tensor odd has 5 of its 12 bytes"), "{error}");
+    writer.write(&data[0][5..]).unwrap();
+    // Without being named the next is the one that follows in the file.
+    writer.write(&data[1]).unwrap();
+    let error = writer.begin("odd").unwrap_err().to_string();
+    assert!(error.contains("no tensor odd"), "{error}");
+    assert!(writer.write(&[1]).is_err(), "the last tensor is not written twice");
+    writer.finish().unwrap();
+    assert!(fs::read(path).unwrap() == small_bytes());
+}
+
+#[test]
+fn a_tensor_that_was_left_out_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("small.gguf");
+    let (metadata, tensors, data) = small_model();
+    let mut writer = GgufWriter::create(&path, &metadata, &tensors).unwrap();
+    writer.begin("matrix").unwrap();
+    writer.write(&data[1]).unwrap();
+    writer.write(&data[2]).unwrap();
+    let error = writer.finish().unwrap_err().to_string();
+    assert!(error.contains("tensor odd has 0 of its 12 bytes"), "{error}");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is left");
+}
+
+#[test]
 fn real_models_copy_byte_for_byte() {
     let cache = std::env::var_os("BANTAM_CACHE").map(Into::into);
     let cache: std::path::PathBuf = cache.unwrap_or_else(|| std::env::home_dir().unwrap().join(".cache/bantam"));

@@ -1,6 +1,7 @@
 //! The `bantam` command. Each subcommand is one file in `commands/`.
 
 mod args;
+mod calibration;
 mod commands;
 mod embeddings;
 mod evaluation;

@@ -1,7 +1,7 @@
 //! Model definitions, and the backends that execute them.
 //!
 //! A model family is written once, in `models/`, out of the layers in [`layers`], in terms of a [`Backend`] that executes
-//! it: [`run`] (quantized weights, caches, SIMD), [`train`] (gradients), later `observe` (calibration).
+//! it: [`run`] (quantized weights, caches, SIMD), [`train`] (gradients), [`observe`] (what every linear layer sees: calibration).
 //! Where to start: `models/llama.rs` for how a family reads, [`Model::load`] and [`Session`] for using one,
 //! [`Sampler`] for choosing tokens, [`generate`] for continuing several texts together, [`Encoder`] for embeddings of sentences.
 //!
@@ -23,9 +23,10 @@ mod encoder;
 pub mod error;
 pub mod generate;
 pub mod layers;
-mod matrix;
+pub mod matrix;
 mod model;
 pub mod models;
+pub mod observe;
 pub mod random;
 mod rotation;
 pub mod run;

@@ -1,6 +1,7 @@
-//! Matrix products for training: views with strides over f32, multiplied by the `gemm` crate.
+//! Matrix products for training and calibration: views with strides over f32, multiplied by the `gemm` crate.
 
 use gemm::Parallelism;
+use std::ops::Range;
 
 /// A matrix to read, whose element `(row, col)` lies at `row * row_stride + col * col_stride`.
 #[derive(Clone, Copy)]
@@ -26,6 +27,16 @@ impl<'a> View<'a> {
     pub fn transposed(self) -> Self {
         let View { data, rows, cols, row_stride, col_stride } = self;
         View { data, rows: cols, cols: rows, row_stride: col_stride, col_stride: row_stride }
+    }
+
+    /// The elements in these rows and columns.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub fn part(self, rows: Range<usize>, cols: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.rows && cols.start <= cols.end && cols.end <= self.cols);
+        let first = rows.start * self.row_stride + cols.start * self.col_stride;
+        View { data: &self.data[first.min(self.data.len())..], rows: rows.len(), cols: cols.len(), ..self }
     }
 
     fn end(&self) -> usize {
@@ -100,6 +111,18 @@ mod tests {
         let mut c = [f32::NAN; 9];
         multiply(&mut c, false, 1.0, View::new(&a, 3).transposed(), View::new(&b, 3), Threads::All);
         assert_eq!(c, [-3.0, 4.0, 6.0, -3.0, 5.0, 9.0, -3.0, 6.0, 12.0]);
+    }
+
+    #[test]
+    fn parts_of_matrices_are_multiplied_in_place() {
+        let a: Vec<f32> = (0..12).map(|v| v as f32).collect(); // [3, 4]
+        let part = View::new(&a, 4).part(1..3, 2..4); // [[6, 7], [10, 11]]
+        let mut c = [0.0; 4];
+        multiply(&mut c, false, 1.0, part, part.transposed(), Threads::One);
+        assert_eq!(c, [36.0 + 49.0, 60.0 + 77.0, 60.0 + 77.0, 100.0 + 121.0]);
+        let mut c = [7.0; 2];
+        multiply(&mut c, true, 1.0, View::new(&a, 4).part(0..2, 1..1), View::new(&a, 4).part(0..0, 0..1), Threads::One);
+        assert_eq!(c, [7.0; 2], "an empty inner dimension adds nothing");
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 use bantam_checkpoint::{Checkpoint, TensorInfo};
 use bantam_formats::Format;
+use bantam_nn::layers::Linear;
 use bantam_nn::models::planned_tensors;
-use bantam_nn::{Model, Session};
+use bantam_nn::observe::Observe;
+use bantam_nn::{Backend, Model, Session};
 use std::path::{Path, PathBuf};
 
 /// What each fixture exercises is said in `scripts/fixtures/models.py`, which makes them.
@@ -71,6 +73,38 @@ fn prefill_agrees_with_transformers() {
         let error = relative_error(&logits(&model, &mut session(&model), &tokens, tokens.len()), &expected);
         println!("{name}: {error:.1e}");
         assert!(error <= 1e-4, "{name}: relative error {error}");
+    }
+}
+
+#[test]
+fn layer_by_layer_every_linear_layer_shows_its_input_once() {
+    for name in FAMILIES {
+        let Reference { mut model, tokens, logits: expected } = load(name);
+        let (mut paths, mut inputs) = (Vec::new(), Vec::new());
+        let mut listener = |layers: &[&Linear], x: &[f32]| {
+            for layer in layers {
+                assert_eq!(x.len(), tokens.len() * layer.weight.cols(), "{name}: {}", layer.path);
+                paths.push(layer.path.clone());
+            }
+            inputs.push(x.to_vec());
+        };
+        let mut observe = Observe::new(model.config(), &[tokens.len()], &mut listener).unwrap();
+        let (config, definition) = (model.config(), model.definition());
+        let mut x = definition.embed(&mut observe, &tokens).to_vec();
+        for layer in 0..config.block_count {
+            // Each layer from numbers that were kept, as calibration does it.
+            let input = observe.input(&x, config.embedding_length);
+            x = definition.layer(&mut observe, layer, input).to_vec();
+        }
+        let input = observe.input(&x, config.embedding_length);
+        let hidden = definition.norm(&mut observe, &input);
+        let logits = observe.linear(definition.head(), &hidden).to_vec();
+        let error = relative_error(&logits, &expected);
+        assert!(error <= 1e-4, "{name}: relative error {error}");
+        assert_eq!(inputs.last(), Some(&hidden.to_vec()), "the head sees the normed states");
+        let mut all = Vec::new();
+        model.visit_linears_mut(&mut |linear| all.push(linear.path.clone()));
+        assert_eq!(paths, all, "{name}");
     }
 }
 

@@ -58,6 +58,27 @@ pub enum Error {
         /// The target format.
         format: &'static Format,
     },
+    /// What a linear layer sees is NaN or infinite.
+    #[error(
+        "what `{tensor}` of this {architecture} model sees in channel {channel} is not finite on the calibration text: its weights or those before \
+         it are broken; fetch or convert the model again"
+    )]
+    Activations {
+        /// The model's architecture.
+        architecture: String,
+        /// The layer's weight.
+        tensor: String,
+        /// The input channel.
+        channel: usize,
+    },
+    /// Importance that is not this model's.
+    #[error("{path}: the importance is of another model: {problem}")]
+    Importance {
+        /// The model.
+        path: PathBuf,
+        /// How it differs.
+        problem: String,
+    },
     /// A saved training run cannot be gone on with.
     #[error("{path}: the training run cannot go on from here: {problem}; delete the file to begin anew")]
     TrainingState {

@@ -2,7 +2,8 @@
 
 use bantam_checkpoint::{Checkpoint, GgufWriter, Metadata, TensorInfo, Value};
 use bantam_formats::Format;
-use bantam_shrink::{Error, Mix, quantize::Plan};
+use bantam_shrink::quantize::{Method, Plan};
+use bantam_shrink::{Error, Mix};
 use std::path::Path;
 
 const ROWS: usize = 4500;
@@ -39,9 +40,9 @@ fn quantize(checkpoint: &Checkpoint, level: &str, output: &Path, threads: usize)
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let mut done = 0;
     let plan = Plan::new(checkpoint, Mix::by_name(level).unwrap())?;
-    pool.install(|| plan.write(output, &mut |weights| done += weights))?;
+    pool.install(|| plan.write(output, Method::Nearest, &mut |weights| done += weights))?;
     assert_eq!(done, plan.weights());
-    Ok(plan.file_bytes())
+    Ok(plan.file_bytes(Method::Nearest))
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::{ALIGNMENT, ALIGNMENT_KEY, MAGIC, value_type};
 use crate::metadata::Array;
 use crate::output::OutputFile;
 use crate::{Error, Metadata, Result, TensorInfo, Value};
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// Writes a GGUF v3 file tensor by tensor. Nothing appears under the target's name before [`finish`](Self::finish);
@@ -24,12 +24,21 @@ use std::path::{Path, PathBuf};
 pub struct GgufWriter {
     file: OutputFile,
     target: PathBuf,
-    /// Name and bytes of each tensor.
-    tensors: Vec<(String, usize)>,
-    /// Tensors that are complete, padding included.
-    complete: usize,
-    /// Bytes of the current tensor that are written.
+    tensors: Vec<Place>,
+    /// The tensor that is being written.
+    current: usize,
+    /// Its bytes that are written.
     written: usize,
+}
+
+/// Where a tensor's bytes go.
+struct Place {
+    name: String,
+    size: usize,
+    /// From the beginning of the file.
+    offset: u64,
+    /// Whether all of them are written, padding included.
+    complete: bool,
 }
 
 impl GgufWriter {
@@ -41,13 +50,14 @@ impl GgufWriter {
     pub fn create(path: &Path, metadata: &Metadata, tensors: &[TensorInfo]) -> Result<Self> {
         let header = header(metadata, tensors);
         let file = OutputFile::create(path)?;
-        let mut writer = Self {
-            file,
-            target: path.to_owned(),
-            tensors: tensors.iter().map(|t| (t.name.clone(), t.bytes())).collect(),
-            complete: 0,
-            written: 0,
+        let mut end = header.len() as u64;
+        let place = |t: &TensorInfo| {
+            let offset = end;
+            end += t.bytes().next_multiple_of(ALIGNMENT) as u64;
+            Place { name: t.name.clone(), size: t.bytes(), offset, complete: false }
         };
+        let tensors = tensors.iter().map(place).collect();
+        let mut writer = Self { file, target: path.to_owned(), tensors, current: 0, written: 0 };
         writer.put(&header)?;
         Ok(writer)
     }
@@ -58,8 +68,27 @@ impl GgufWriter {
         header(metadata, tensors).len() as u64 + tensors.iter().map(padded).sum::<u64>()
     }
 
-    /// Appends bytes of the current tensor; tensors follow each other in the order given to `create`, and a tensor may
-    /// come in several pieces. Padding between tensors is added when the current one is complete.
+    /// Goes to a tensor, whose bytes are then written. Tensors come in any order this way; without it they follow each other
+    /// as they were given to `create`.
+    ///
+    /// # Errors
+    /// If there is no such tensor, it is written already, or the one before is not complete.
+    pub fn begin(&mut self, name: &str) -> Result<()> {
+        if self.written > 0 {
+            return Err(self.incomplete(self.missing(self.current)));
+        }
+        match self.tensors.iter().position(|t| t.name == name && !t.complete) {
+            Some(at) => {
+                self.current = at;
+                let to = SeekFrom::Start(self.tensors[at].offset);
+                self.file.seek(to).map(drop).map_err(Error::io(&self.target, "write"))
+            }
+            None => Err(self.incomplete(format!("there is no tensor {name} that is not written yet"))),
+        }
+    }
+
+    /// Appends bytes of the current tensor, which may come in several pieces. Padding between tensors is added when it is
+    /// complete; the next is then that which follows in the file.
     ///
     /// # Errors
     /// If the disk refuses (full), or the bytes are more than the current tensor has left.
@@ -67,18 +96,18 @@ impl GgufWriter {
         if bytes.is_empty() {
             return Ok(());
         }
-        let Some((name, size)) = self.tensors.get(self.complete) else {
+        let Some(&Place { ref name, size, complete, .. }) = self.tensors.get(self.current) else {
             return Err(self.incomplete(format!("{} bytes came after the last tensor", bytes.len())));
         };
-        let size = *size;
-        if bytes.len() > size - self.written {
+        if complete || bytes.len() > size - self.written {
             return Err(self.incomplete(format!("tensor {name} has {size} bytes, and more were written to it")));
         }
         self.put(bytes)?;
         self.written += bytes.len();
         if self.written == size {
             self.put(&[0; ALIGNMENT][..padding(size)])?;
-            self.complete += 1;
+            self.tensors[self.current].complete = true;
+            self.current += 1;
             self.written = 0;
         }
         Ok(())
@@ -89,10 +118,15 @@ impl GgufWriter {
     /// # Errors
     /// If a tensor is missing bytes, or the disk refuses.
     pub fn finish(self) -> Result<()> {
-        if let Some((name, size)) = self.tensors.get(self.complete) {
-            return Err(self.incomplete(format!("tensor {name} has {} of its {size} bytes", self.written)));
+        if let Some(at) = self.tensors.iter().position(|t| !t.complete) {
+            return Err(self.incomplete(self.missing(at)));
         }
         self.file.finish()
+    }
+
+    fn missing(&self, at: usize) -> String {
+        let written = if at == self.current { self.written } else { 0 };
+        format!("tensor {} has {written} of its {} bytes", self.tensors[at].name, self.tensors[at].size)
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {

@@ -3,7 +3,8 @@
 use crate::{args::Global, output};
 use bantam_checkpoint::{Checkpoint, Config};
 use bantam_measure::{machine, results::ModelSummary, summary};
-use bantam_shrink::{Mix, quantize::Plan};
+use bantam_shrink::Mix;
+use bantam_shrink::quantize::{Method, Plan};
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -81,7 +82,7 @@ fn inspect(checkpoint: &Checkpoint, args: &InspectArgs) -> anyhow::Result<Inspec
     let machine = machine::detect();
     let available_memory = machine::available_memory();
     let levels = LEVELS.iter().map(|&level| {
-        let file_bytes = Plan::new(checkpoint, Mix::by_name(level)?)?.file_bytes();
+        let file_bytes = Plan::new(checkpoint, Mix::by_name(level)?)?.file_bytes(Method::Nearest);
         let memory = file_bytes.saturating_add(kv_bytes);
         Ok(Level { level, file_bytes, memory, fits: memory < available_memory })
     });

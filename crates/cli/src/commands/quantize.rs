@@ -1,5 +1,6 @@
 //! `bantam quantize`: round a model's weights to fewer bits.
 
+use crate::calibration::{Calibrated, CalibrationArgs};
 use crate::{args::Global, output, progress};
 use bantam_checkpoint::Checkpoint;
 use bantam_shrink::{
@@ -15,6 +16,9 @@ use std::time::Instant;
 #[command(after_help = "\
 Examples:
   bantam quantize model.gguf --to Q4_K_M -o model-q4.gguf
+  bantam quantize model.gguf --to Q4_K_M --calibrate -o model-q4.gguf                   on the text that comes with bantam
+  bantam quantize model.gguf --to Q3_K_M --calibrate chat=talks.jsonl:2 code=src.txt -o model-q3.gguf
+  bantam quantize model.gguf --to Q4_K_M --imatrix model.imatrix.gguf -o model-q4.gguf   llama.cpp's importance matrix
   bantam quantize ./hf-directory --to Q8_0 -o model-q8.gguf
   bantam quantize --list")]
 pub struct QuantizeArgs {
@@ -27,6 +31,8 @@ pub struct QuantizeArgs {
     /// The GGUF file to write
     #[arg(long, short, value_name = "FILE", required_unless_present = "list")]
     output: Option<PathBuf>,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
     /// List the levels
     #[arg(long)]
     list: bool,
@@ -36,6 +42,7 @@ pub struct QuantizeArgs {
 #[derive(Serialize)]
 pub struct Quantized {
     pub level: String,
+    pub method: &'static str,
     pub output: PathBuf,
     pub file_bytes: u64,
     pub source_bytes: u64,
@@ -48,7 +55,10 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
         return list(global);
     };
     let checkpoint = Checkpoint::open(model)?;
-    let quantized = quantize(&checkpoint, Mix::by_name(to)?, output, global)?;
+    let mix = Mix::by_name(to)?;
+    checkpoint.refuse_overwriting(output)?;
+    let calibrated = args.calibration.calibrate(&checkpoint, global)?;
+    let quantized = quantize_by(&checkpoint, mix, &calibrated, output, global)?;
     if global.json {
         return output::json(&quantized);
     }
@@ -66,22 +76,35 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Quantizes with a progress bar.
+/// Quantizes to the nearest with a progress bar.
 pub fn quantize(
     checkpoint: &Checkpoint,
     mix: &'static Mix,
     output: &Path,
     global: &Global,
 ) -> anyhow::Result<Quantized> {
+    quantize_by(checkpoint, mix, &Calibrated::default(), output, global)
+}
+
+fn quantize_by(
+    checkpoint: &Checkpoint,
+    mix: &'static Mix,
+    calibrated: &Calibrated,
+    output: &Path,
+    global: &Global,
+) -> anyhow::Result<Quantized> {
     let start = Instant::now();
-    let plan = Plan::new(checkpoint, mix)?;
+    let sequences = calibrated.sequences();
+    let method = calibrated.method(&sequences);
+    let plan = Plan::new(checkpoint, mix)?.with_settings(&calibrated.settings);
     let bar = progress::bar(global, &format!("quantize {}", mix.name), plan.weights(), "weights");
-    plan.write(output, &mut |weights| bar.inc(weights))?;
+    plan.write(output, method, &mut |weights| bar.inc(weights))?;
     bar.finish_and_clear();
     Ok(Quantized {
         level: mix.name.clone(),
+        method: method.name(),
         output: output.to_owned(),
-        file_bytes: plan.file_bytes(),
+        file_bytes: plan.file_bytes(method),
         source_bytes: checkpoint.file_bytes()?,
         seconds: start.elapsed().as_secs_f64(),
         fall_backs: describe(&plan.fall_backs()),

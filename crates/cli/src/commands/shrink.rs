@@ -10,7 +10,7 @@ use bantam_checkpoint::output::ScratchDir;
 use bantam_measure::conclusion::{self, Verdict};
 use bantam_measure::results::{Evaluation, Report};
 use bantam_shrink::Mix;
-use bantam_shrink::quantize::Plan;
+use bantam_shrink::quantize::{Method, Plan};
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -99,7 +99,7 @@ fn levels(args: &ShrinkArgs, base: &Checkpoint) -> anyhow::Result<Vec<(&'static 
     let mut levels = Vec::new();
     for name in &args.levels {
         let mix = Mix::by_name(name)?;
-        let bytes = Plan::new(base, mix)?.file_bytes();
+        let bytes = Plan::new(base, mix)?.file_bytes(Method::Nearest);
         if bytes < base_bytes {
             levels.push((mix, bytes));
         }

@@ -55,13 +55,28 @@ impl<L: Block> Decoder<L> {
         tokens: &[u32],
         observe: &mut dyn FnMut(usize, &B::Tensor),
     ) -> B::Tensor {
-        let x = b.embed(&self.embedding, tokens);
-        let mut x = b.dropout(DropoutSite::Input, x);
-        for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(b, x);
+        let mut x = self.embed(b, tokens);
+        for layer in 0..self.blocks.len() {
+            x = self.layer(b, layer, x);
             observe(layer, &x);
         }
-        b.rms_norm(&self.output_norm, &x)
+        self.norm(b, &x)
+    }
+
+    /// The residual stream before the first layer, `[tokens, width]`.
+    pub fn embed<B: Backend>(&self, b: &mut B, tokens: &[u32]) -> B::Tensor {
+        let x = b.embed(&self.embedding, tokens);
+        b.dropout(DropoutSite::Input, x)
+    }
+
+    /// The residual stream after a layer, of that before it.
+    pub fn layer<B: Backend>(&self, b: &mut B, layer: usize, x: B::Tensor) -> B::Tensor {
+        self.blocks[layer].forward(b, x)
+    }
+
+    /// What the head sees of the residual stream after the last layer.
+    pub fn norm<B: Backend>(&self, b: &mut B, x: &B::Tensor) -> B::Tensor {
+        b.rms_norm(&self.output_norm, x)
     }
 
     /// The layer from hidden states to logits.

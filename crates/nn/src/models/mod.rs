@@ -61,6 +61,16 @@ fn family(checkpoint: &Checkpoint, config: &Config) -> Result<&'static Family> {
     })
 }
 
+/// `$what` of whichever decoder `$definition` has.
+macro_rules! decoder {
+    ($definition:expr, $decoder:ident => $what:expr) => {
+        match $definition {
+            Definition::PreNorm($decoder) => $what,
+            Definition::Gemma3($decoder) => $what,
+        }
+    };
+}
+
 impl Definition {
     /// Loads the definition that the configuration names.
     ///
@@ -84,25 +94,34 @@ impl Definition {
         tokens: &[u32],
         layer: &mut dyn FnMut(usize, &B::Tensor),
     ) -> B::Tensor {
-        match self {
-            Definition::PreNorm(decoder) => decoder.hidden(b, tokens, layer),
-            Definition::Gemma3(decoder) => decoder.hidden(b, tokens, layer),
-        }
+        decoder!(self, d => d.hidden(b, tokens, layer))
+    }
+
+    /// The residual stream before the first layer, `[tokens, width]`.
+    pub fn embed<B: Backend>(&self, b: &mut B, tokens: &[u32]) -> B::Tensor {
+        decoder!(self, d => d.embed(b, tokens))
+    }
+
+    /// The residual stream after a layer, of that before it: one step of [`hidden`](Self::hidden).
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn layer<B: Backend>(&self, b: &mut B, layer: usize, x: B::Tensor) -> B::Tensor {
+        decoder!(self, d => d.layer(b, layer, x))
+    }
+
+    /// What the head sees of the residual stream after the last layer.
+    pub fn norm<B: Backend>(&self, b: &mut B, x: &B::Tensor) -> B::Tensor {
+        decoder!(self, d => d.norm(b, x))
     }
 
     /// The layer from hidden states to logits.
     pub fn head(&self) -> &Linear {
-        match self {
-            Definition::PreNorm(decoder) => decoder.head(),
-            Definition::Gemma3(decoder) => decoder.head(),
-        }
+        decoder!(self, d => d.head())
     }
 
     /// Calls `visit` with each linear layer, in the order of execution. Its path names it; its weight can be replaced.
     pub fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut Linear)) {
-        match self {
-            Definition::PreNorm(decoder) => decoder.visit_linears_mut(visit),
-            Definition::Gemma3(decoder) => decoder.visit_linears_mut(visit),
-        }
+        decoder!(self, d => d.visit_linears_mut(visit));
     }
 }

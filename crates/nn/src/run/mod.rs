@@ -68,6 +68,13 @@ impl<'w> Run<'w> {
         self.whole = Some(lengths.into());
     }
 
+    /// Values from outside, `[rows, cols]`.
+    pub fn input(&self, values: &[f32], cols: usize) -> Tensor {
+        let mut x = self.pool.take(values.len() / cols, cols);
+        x.copy_from_slice(values);
+        x
+    }
+
     /// The lengths of the sequences that the rows are.
     fn lengths(&self) -> Arc<[usize]> {
         self.whole.clone().unwrap_or_else(|| self.rows.iter().map(|(_, rows)| *rows).collect())

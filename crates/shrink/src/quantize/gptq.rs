@@ -1,0 +1,252 @@
+//! Error feedback (GPTQ: Frantar et al. 2022; in the form of LDLQ: Chee et al. 2023).
+//!
+//! The squared error that rounded weights `v` make of a layer's output is `(w - v) H (w - v)ᵀ`, `H` the mean of `x xᵀ`. Going through a row from
+//! left to right, `w_k + Σ_{j<k} (w_j - v_j) U_jk` is rounded instead of `w_k`, with `H = U D Uᵀ`: then the error is that of rounding alone,
+//! weighed by `D`, which is smaller than the diagonal of `H` the more channels resemble each other.
+
+use crate::calibrate::{Moments, unit_upper};
+use bantam_formats::{Format, Grid};
+use bantam_nn::matrix::{Threads, View, multiply};
+use rayon::prelude::*;
+
+/// What is added to the diagonal, as a share of its mean, so that channels which are hardly ever active stay determined.
+const DAMPING: f32 = 0.01;
+
+/// Rows that a thread takes at a time.
+const ROWS: usize = 64;
+
+/// How errors of one column bear on the next, for all rows of a layer.
+pub(super) struct Feedback {
+    cols: usize,
+    /// `U`, `[cols, cols]`.
+    upper: Vec<f32>,
+    /// The diagonal of `H`.
+    importance: Vec<f32>,
+}
+
+impl Feedback {
+    /// For a layer whose inputs have these moments. Inputs that determine nothing (dead channels, less text than channels)
+    /// are damped until they do.
+    pub fn of(moments: &Moments) -> Self {
+        let (cols, importance) = (moments.cols(), moments.mean_squares());
+        let mean = importance.iter().sum::<f32>() / cols as f32;
+        let mut damping = DAMPING;
+        let upper = loop {
+            let mut h = moments.mean();
+            // What was never active counts alike everywhere.
+            let add = if mean > 0.0 { damping * mean } else { 1.0 };
+            h.iter_mut().step_by(cols + 1).for_each(|d| *d += add);
+            match unit_upper(h, cols) {
+                Some(upper) => break upper,
+                None => damping *= 10.0,
+            }
+        };
+        Self { cols, upper, importance }
+    }
+
+    /// Rounds weights `[rows, cols]` into blocks of `format`, which divides the rows. A format that is no grid (F16) takes each
+    /// weight by itself.
+    pub fn round(&self, weights: &[f32], format: &'static Format, out: &mut [u8]) {
+        let row_bytes = format.bytes_of(self.cols).expect("it divides the rows");
+        let parts = weights.par_chunks(ROWS * self.cols).zip(out.par_chunks_mut(ROWS * row_bytes));
+        match &format.grid {
+            Some(grid) => parts.for_each(|(weights, out)| self.round_rows(weights, format, grid, out)),
+            None => {
+                let encode = format.encode.expect("mixes name formats that can be written");
+                parts.for_each(|(weights, out)| encode(weights, None, out));
+            }
+        }
+    }
+
+    fn round_rows(&self, weights: &[f32], format: &Format, grid: &Grid, out: &mut [u8]) {
+        let (cols, n) = (self.cols, format.block);
+        let rows = weights.len() / cols;
+        let encode = format.encode.expect("a grid can be written");
+        let (mut errors, mut target) = (vec![0.0; rows * cols], vec![0.0; rows * n]);
+        let (mut blocks, mut taken) = (vec![0; rows * format.bytes], Taken::new(n, grid));
+        for first in (0..cols).step_by(n) {
+            let (before, upper) = (View::new(&errors, cols), View::new(&self.upper, cols));
+            let (before, upper) = (before.part(0..rows, 0..first), upper.part(0..first, first..first + n));
+            multiply(&mut target, false, 1.0, before, upper, Threads::One);
+            for (target, weights) in target.chunks_exact_mut(n).zip(weights.chunks_exact(cols)) {
+                target.iter_mut().zip(&weights[first..]).for_each(|(t, w)| *t += w);
+            }
+            // Scales are those that suit what is rounded now.
+            encode(&target, Some(&self.importance[first..first + n].repeat(rows)), &mut blocks);
+            for (r, block) in blocks.chunks_exact_mut(format.bytes).enumerate() {
+                let at = r * cols + first;
+                (grid.read)(block, &mut taken.quants, &mut taken.scales, &mut taken.mins);
+                let (target, errors) = (&mut target[r * n..][..n], &mut errors[at..][..n]);
+                self.round_block(first, &weights[at..][..n], target, errors, grid, &mut taken);
+                (grid.put_quants)(block, &taken.quants);
+                out[at / n * format.bytes..][..format.bytes].copy_from_slice(block);
+            }
+        }
+    }
+
+    /// Chooses the quants of one block, whose columns begin at `first`, with the scales that it has; notes their errors.
+    fn round_block(
+        &self,
+        first: usize,
+        weights: &[f32],
+        target: &mut [f32],
+        errors: &mut [f32],
+        grid: &Grid,
+        taken: &mut Taken,
+    ) {
+        let n = weights.len();
+        for k in 0..n {
+            let (scale, min) = (taken.scales[k / grid.group], taken.mins[k / grid.group]);
+            let quant = grid.nearest(grid.position(target[k], scale, min));
+            taken.quants[k] = quant;
+            errors[k] = weights[k] - grid.weight(quant, scale, min);
+            let upper = &self.upper[(first + k) * self.cols + first..][..n];
+            let error = errors[k];
+            target[k + 1..].iter_mut().zip(&upper[k + 1..]).for_each(|(t, u)| *t += error * u);
+        }
+    }
+}
+
+/// One block taken apart: buffers that a row after the other uses.
+struct Taken {
+    quants: Vec<u8>,
+    scales: Vec<f32>,
+    mins: Vec<f32>,
+}
+
+impl Taken {
+    fn new(block: usize, grid: &Grid) -> Self {
+        let groups = block / grid.group;
+        Self { quants: vec![0; block], scales: vec![0.0; groups], mins: vec![0.0; groups] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bantam_nn::random::SplitMix64;
+
+    /// Inputs whose channels resemble each other, one of them dead.
+    fn moments(cols: usize, tokens: usize) -> Moments {
+        let mut random = SplitMix64::new(2);
+        let mut x = Vec::new();
+        for _ in 0..tokens {
+            let common = random.normal();
+            x.extend((0..cols).map(|i| if i == 3 { 0.0 } else { (common + random.normal() * (i % 5) as f64) as f32 }));
+        }
+        let mut moments = Moments::new(cols);
+        moments.add(&x);
+        moments
+    }
+
+    fn weights(len: usize) -> Vec<f32> {
+        let mut random = SplitMix64::new(3);
+        (0..len).map(|_| random.normal() as f32).collect()
+    }
+
+    /// GPTQ as its paper has it: the inverse of `h`, from which each column is removed when it is rounded.
+    fn textbook(row: &[f32], h: &[f32], scale: f32, mut round: impl FnMut(f32) -> f32) -> Vec<f32> {
+        let n = row.len();
+        let mut inverse = inverse(h, n);
+        let mut w: Vec<f64> = row.iter().map(|v| f64::from(*v)).collect();
+        assert!(scale > 0.0);
+        for k in 0..n {
+            let rounded = f64::from(round(w[k] as f32));
+            let error = (w[k] - rounded) / inverse[k * n + k];
+            (k + 1..n).for_each(|j| w[j] -= error * inverse[k * n + j]);
+            w[k] = rounded;
+            let column: Vec<f64> = (0..n).map(|i| inverse[i * n + k]).collect();
+            let pivot = column[k];
+            for i in k + 1..n {
+                (k + 1..n).for_each(|j| inverse[i * n + j] -= column[i] * column[j] / pivot);
+            }
+        }
+        w.iter().map(|v| *v as f32).collect()
+    }
+
+    /// By Gauss and Jordan.
+    fn inverse(h: &[f32], n: usize) -> Vec<f64> {
+        let mut a: Vec<Vec<f64>> = (0..n)
+            .map(|i| (0..2 * n).map(|j| if j < n { f64::from(h[i * n + j]) } else { f64::from(u8::from(j - n == i)) }).collect())
+            .collect();
+        for k in 0..n {
+            let pivot = a[k][k];
+            a[k].iter_mut().for_each(|v| *v /= pivot);
+            let row = a[k].clone();
+            for (_, other) in a.iter_mut().enumerate().filter(|(i, _)| *i != k) {
+                let factor = other[k];
+                other.iter_mut().zip(&row).for_each(|(v, r)| *v -= factor * r);
+            }
+        }
+        a.iter().flat_map(|row| row[n..].to_vec()).collect()
+    }
+
+    #[test]
+    fn it_rounds_as_the_textbook_does() {
+        let format = Format::by_name("Q4_0").unwrap();
+        let (cols, rows) = (format.block, 70);
+        let (moments, weights) = (moments(cols, 400), weights(rows * cols));
+        let feedback = Feedback::of(&moments);
+        let mut h = moments.mean();
+        let mean = moments.mean_squares().iter().sum::<f32>() / cols as f32;
+        h.iter_mut().step_by(cols + 1).for_each(|d| *d += DAMPING * mean);
+        let mut blocks = vec![0; rows * format.bytes];
+        feedback.round(&weights, format, &mut blocks);
+        let mut differing = 0;
+        for (row, block) in weights.chunks_exact(cols).zip(blocks.chunks_exact(format.bytes)) {
+            let grid = format.grid.as_ref().unwrap();
+            let mut taken = Taken::new(cols, grid);
+            (grid.read)(block, &mut taken.quants, &mut taken.scales, &mut taken.mins);
+            let scale = taken.scales[0];
+            let expected =
+                textbook(row, &h, scale.abs(), |w| grid.weight(grid.nearest(grid.position(w, scale, 0.0)), scale, 0.0));
+            let mut found = vec![0.0; cols];
+            (format.decode)(block, &mut found);
+            // A weight midway may fall either way, and what follows with it.
+            differing += usize::from(found.iter().zip(&expected).any(|(f, e)| (f - e).abs() > 1e-4));
+        }
+        assert!(differing <= 2, "{differing} of {rows} rows differ");
+    }
+
+    #[test]
+    fn without_correlations_each_weight_is_rounded_by_itself() {
+        let cols = 512;
+        let mut moments = Moments::new(cols);
+        // One channel at a time.
+        for i in 0..cols {
+            let mut x = vec![0.0; cols];
+            x[i] = 1.0 + (i % 7) as f32;
+            moments.add(&x);
+        }
+        let weights = weights(3 * cols);
+        for name in ["Q4_K", "Q3_K", "IQ4_NL", "Q5_1"] {
+            let format = Format::by_name(name).unwrap();
+            let (mut found, mut expected) = (vec![0; 3 * format.bytes_of(cols).unwrap()], Vec::new());
+            expected.resize(found.len(), 0);
+            Feedback::of(&moments).round(&weights, format, &mut found);
+            (format.encode.unwrap())(&weights, Some(&moments.mean_squares().repeat(3)), &mut expected);
+            let decoded = |bytes: &[u8]| {
+                let mut values = vec![0.0; weights.len()];
+                (format.decode)(bytes, &mut values);
+                values
+            };
+            let (found, expected) = (decoded(&found), decoded(&expected));
+            let same = found.iter().zip(&expected).filter(|(f, e)| (*f - *e).abs() < 1e-6).count();
+            assert!(same * 1000 >= weights.len() * 999, "{name}: {same} of {} agree", weights.len());
+        }
+    }
+
+    #[test]
+    fn dead_inputs_and_no_inputs_are_rounded_too() {
+        let format = Format::by_name("Q4_0").unwrap();
+        let weights = weights(64);
+        for moments in [Moments::new(32), moments(32, 1), moments(32, 5)] {
+            let mut blocks = vec![0; 2 * format.bytes];
+            Feedback::of(&moments).round(&weights, format, &mut blocks);
+            let mut decoded = vec![f32::NAN; 64];
+            (format.decode)(&blocks, &mut decoded);
+            let error: f32 = weights.iter().zip(&decoded).map(|(w, d)| (w - d) * (w - d)).sum();
+            assert!(error < 0.2 * weights.iter().map(|w| w * w).sum::<f32>(), "{error}");
+        }
+    }
+}

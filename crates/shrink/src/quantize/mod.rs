@@ -1,0 +1,268 @@
+//! Quantizing: each weight becomes one that its number format can hold.
+//!
+//! Where to start: [`Plan`] decides every tensor's format and writes the file by a [`Method`]. `rows.rs` takes each weight by
+//! itself (to the nearest, or as calibration says which errors matter), `gptq.rs` lets later weights make up for the errors
+//! of earlier ones.
+
+mod gptq;
+mod rows;
+
+use crate::calibrate::{Inputs, Walk};
+use crate::{Error, Mix, mix::Target, students};
+use bantam_checkpoint::{Checkpoint, Config, GgufWriter, Metadata, TensorData, TensorInfo, Value, provenance};
+use bantam_formats::Format;
+use bantam_nn::Model;
+use bantam_nn::weights::{Blocks, Weight};
+use gptq::Feedback;
+use rows::Rows;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Weights encoded before they are written: bounds the memory of the step, and gives threads enough to do.
+const CHUNK: usize = 1 << 20;
+
+/// How much the errors of each input channel matter, by the path of the weight: the mean squares of what the channels carry.
+pub type Importance = BTreeMap<String, Vec<f32>>;
+
+/// How weights are rounded.
+#[derive(Clone, Copy, Debug)]
+pub enum Method<'a> {
+    /// Each to the value of its format that is closest, larger weights counting more.
+    Nearest,
+    /// Scales are chosen so that the errors of important input channels are small.
+    Importance(&'a Importance),
+    /// Error feedback: weights that are rounded later make up for what earlier ones lost, on these sequences of tokens, layer by
+    /// layer on what the layers before give when quantized.
+    Gptq(&'a [&'a [u32]]),
+}
+
+impl Method<'_> {
+    /// Its name on the command line and in the record.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Method::Nearest => "nearest",
+            Method::Importance(_) => "importance",
+            Method::Gptq(_) => "gptq",
+        }
+    }
+}
+
+/// What quantizing a checkpoint will do: known before any weight is read.
+pub struct Plan<'a> {
+    checkpoint: &'a Checkpoint,
+    mix: &'a Mix,
+    targets: Vec<Target>,
+    /// What the record says beside the mix and the method.
+    settings: Vec<(String, String)>,
+}
+
+/// A tensor that could not have the format its mix asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FallBack {
+    /// The tensor's name.
+    pub tensor: String,
+    /// The length of its rows.
+    pub cols: usize,
+    /// The format its mix asks for.
+    pub wanted: &'static Format,
+    /// The format it gets.
+    pub got: &'static Format,
+}
+
+impl<'a> Plan<'a> {
+    /// Decides every tensor's format.
+    ///
+    /// # Errors
+    /// If the checkpoint's hyperparameters are missing or make no sense.
+    pub fn new(checkpoint: &'a Checkpoint, mix: &'a Mix) -> Result<Self, Error> {
+        let config = Config::of(checkpoint)?;
+        let targets = mix.assign(checkpoint.tensors(), &config);
+        Ok(Plan { checkpoint, mix, targets, settings: Vec::new() })
+    }
+
+    /// Says in the record how it was calibrated.
+    pub fn with_settings(self, settings: &[(String, String)]) -> Self {
+        Plan { settings: settings.to_vec(), ..self }
+    }
+
+    /// The tensors of the output.
+    pub fn outputs(&self) -> Vec<TensorInfo> {
+        let pairs = self.checkpoint.tensors().iter().zip(&self.targets);
+        pairs.map(|(tensor, target)| TensorInfo { format: target.format, ..tensor.clone() }).collect()
+    }
+
+    /// The size of the output file in bytes, exactly.
+    pub fn file_bytes(&self, method: Method<'_>) -> u64 {
+        GgufWriter::file_bytes(&self.metadata(method.name()), &self.outputs())
+    }
+
+    /// The tensors whose rows their mix's format does not divide.
+    pub fn fall_backs(&self) -> Vec<FallBack> {
+        let pairs = self.checkpoint.tensors().iter().zip(&self.targets);
+        pairs
+            .filter_map(|(tensor, target)| {
+                let wanted = target.instead_of?;
+                Some(FallBack { tensor: tensor.name.clone(), cols: tensor.cols(), wanted, got: target.format })
+            })
+            .collect()
+    }
+
+    /// Weights that will be read and encoded: the unit of progress.
+    pub fn weights(&self) -> u64 {
+        self.checkpoint.tensors().iter().map(|t| t.len() as u64).sum()
+    }
+
+    fn metadata(&self, method: &str) -> Metadata {
+        let mut metadata = self.checkpoint.metadata().clone();
+        metadata.set("general.file_type", Value::U32(self.mix.file_type));
+        metadata.set("general.quantization_version", Value::U32(2));
+        let mut step = self.checkpoint.step("quantize").setting("to", &self.mix.name).setting("method", method);
+        for (key, value) in &self.settings {
+            step = step.setting(key, value);
+        }
+        provenance::append(&mut metadata, step);
+        metadata
+    }
+
+    /// Writes the quantized checkpoint to `output`. Calls `progress` with the number of weights done since the last
+    /// call. The bytes do not depend on the number of threads. Peak memory is a few chunks of 1 Mi weights, however large the
+    /// model; with error feedback it is one layer and its moments, and the residual stream of the calibration text.
+    ///
+    /// # Errors
+    /// If a weight is not finite or too large for its format, the model cannot be run for its calibration, importance is not
+    /// that of this model, or a file cannot be read or written; then nothing appears under the output's name.
+    pub fn write(&self, output: &Path, method: Method<'_>, progress: &mut dyn FnMut(u64)) -> Result<(), Error> {
+        self.checkpoint.refuse_overwriting(output)?;
+        let mut writer = GgufWriter::create(output, &self.metadata(method.name()), &self.outputs())?;
+        let nothing = Importance::new();
+        match method {
+            Method::Nearest => self.stream(&mut writer, &nothing, |_| true, progress)?,
+            Method::Importance(importance) => {
+                self.check(importance)?;
+                self.stream(&mut writer, importance, |_| true, progress)?;
+            }
+            Method::Gptq(sequences) => self.feed_back(&mut writer, sequences, progress)?,
+        }
+        Ok(writer.finish()?)
+    }
+
+    /// Writes the tensors that `wanted` names, each weight by itself.
+    fn stream(
+        &self,
+        writer: &mut GgufWriter,
+        importance: &Importance,
+        wanted: impl Fn(&str) -> bool,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), Error> {
+        // Each chunk is written while the next is encoded.
+        let (mut encoded, mut ready) = (Vec::new(), Vec::new());
+        for (tensor, target) in self.checkpoint.tensors().iter().zip(&self.targets).filter(|(t, _)| wanted(&t.name)) {
+            writer.write(&ready)?;
+            ready.clear();
+            writer.begin(&tensor.name)?;
+            let data = self.checkpoint.data(&tensor.name)?;
+            let row_bytes = tensor.bytes() / tensor.rows().max(1);
+            let rows_per_chunk = (CHUNK / tensor.cols().max(1)).max(1);
+            let importance = importance.get(&tensor.name).map(|v| &v[..]);
+            let mut done = 0;
+            for chunk in data.chunks(rows_per_chunk * row_bytes) {
+                let rows = Rows { path: self.checkpoint.path(), tensor, first: done / row_bytes, data: chunk, importance };
+                let (written, converted) =
+                    rayon::join(|| writer.write(&ready), || rows.convert(target.format, &mut encoded));
+                written?;
+                converted?;
+                std::mem::swap(&mut encoded, &mut ready);
+                data.release_part(done..done + chunk.len());
+                done += chunk.len();
+                progress((chunk.len() / row_bytes * tensor.cols()) as u64);
+            }
+        }
+        Ok(writer.write(&ready)?)
+    }
+
+    /// Writes linear layers with error feedback, in the order of execution, and all other tensors each weight by itself.
+    fn feed_back(
+        &self,
+        writer: &mut GgufWriter,
+        sequences: &[&[u32]],
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), Error> {
+        let mut model = Model::load(self.checkpoint)?;
+        let mut linears = Vec::new();
+        model.visit_linears_mut(&mut |linear| linears.push(linear.path.clone()));
+        let rounded = |name: &str| linears.iter().any(|path| path == name);
+        self.stream(writer, &Importance::new(), |name| !rounded(name), progress)?;
+        let mut walk = Walk::new(&model, sequences)?;
+        for _ in 0..model.config().block_count {
+            let inputs = walk.look(&model, false)?;
+            let weights = self.round_layer(writer, &inputs, progress)?;
+            replace(&mut model, weights);
+            walk.go_on(&model)?;
+        }
+        let inputs = walk.look_at_head(&model)?;
+        self.round_layer(writer, &inputs, progress)?;
+        Ok(())
+    }
+
+    /// Rounds and writes the weights of these linear layers; returns them.
+    fn round_layer(
+        &self,
+        writer: &mut GgufWriter,
+        inputs: &Inputs,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<BTreeMap<String, Blocks>, Error> {
+        let mut blocks = BTreeMap::new();
+        let mut shared: Option<(usize, Feedback)> = None;
+        for (name, moments) in inputs {
+            let (tensor, target) = self.tensor(name);
+            let weights = students::values(self.checkpoint, tensor)?;
+            rows::check(self.checkpoint.path(), tensor, target.format, 0, &weights)?;
+            // Layers with one input share its factors, and stand beside each other where their names do.
+            let at = std::sync::Arc::as_ptr(moments) as usize;
+            let feedback = match shared.take() {
+                Some((of, feedback)) if of == at => feedback,
+                _ => Feedback::of(moments),
+            };
+            let mut data = vec![0; tensor.rows() * target.format.bytes_of(tensor.cols()).expect("it divides the rows")];
+            feedback.round(&weights, target.format, &mut data);
+            shared = Some((at, feedback));
+            writer.begin(name)?;
+            writer.write(&data)?;
+            progress(tensor.len() as u64);
+            let (rows, cols) = (tensor.rows(), tensor.cols());
+            let data = TensorData::Owned(data.into());
+            blocks.insert(name.clone(), Blocks { format: target.format, data, rows, cols });
+        }
+        Ok(blocks)
+    }
+
+    fn tensor(&self, name: &str) -> (&TensorInfo, &Target) {
+        let at = self.checkpoint.tensors().iter().position(|t| t.name == name);
+        let at = at.expect("the model's layers are the checkpoint's tensors");
+        (&self.checkpoint.tensors()[at], &self.targets[at])
+    }
+
+    /// Refuses importance of another model.
+    fn check(&self, importance: &Importance) -> Result<(), Error> {
+        let error = |problem: String| Err(Error::Importance { path: self.checkpoint.path().to_owned(), problem });
+        for (name, values) in importance {
+            match self.checkpoint.tensor(name) {
+                None => return error(format!("it has no tensor {name}")),
+                Some(tensor) if tensor.cols() != values.len() => {
+                    return error(format!("{name} has {} input channels, not {}", tensor.cols(), values.len()));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gives linear layers other weights.
+fn replace(model: &mut Model, mut weights: BTreeMap<String, Blocks>) {
+    model.visit_linears_mut(&mut |linear| {
+        if let Some(blocks) = weights.remove(&linear.path) {
+            linear.weight = Weight::Blocks(blocks);
+        }
+    });
+}

@@ -1,0 +1,156 @@
+//! Calibration and error feedback on tiny random models.
+
+use bantam_checkpoint::Checkpoint;
+use bantam_formats::Format;
+use bantam_nn::Model;
+use bantam_nn::random::SplitMix64;
+use bantam_shrink::calibrate::{Inputs, Walk};
+use bantam_shrink::quantize::{Importance, Method, Plan};
+use bantam_shrink::{Error, Mix};
+use std::path::Path;
+
+/// A tiny random model that transformers made.
+fn checkpoint(name: &str) -> Checkpoint {
+    Checkpoint::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures").join(name)).unwrap()
+}
+
+fn sequences(vocab_size: usize) -> Vec<Vec<u32>> {
+    let mut random = SplitMix64::new(4);
+    // The last ones do not fit together with the first.
+    [30, 7, 1, 1500, 600].map(|len| (0..len).map(|_| random.below(vocab_size) as u32).collect()).to_vec()
+}
+
+fn walked(model: &Model, sequences: &[&[u32]]) -> Inputs {
+    let mut walk = Walk::new(model, sequences).unwrap();
+    let mut inputs = Inputs::new();
+    for _ in 0..model.config().block_count {
+        inputs.extend(walk.look(model, true).unwrap());
+    }
+    inputs.extend(walk.look_at_head(model).unwrap());
+    inputs
+}
+
+#[test]
+fn every_linear_layer_is_seen_with_all_tokens() {
+    for name in ["llama", "gemma3"] {
+        let mut model = Model::load(&checkpoint(name)).unwrap();
+        let sequences: Vec<Vec<u32>> =
+            sequences(model.config().vocab_size).into_iter().map(|s| s[..s.len().min(60)].to_vec()).collect();
+        let sequences: Vec<&[u32]> = sequences.iter().map(|s| &s[..]).collect();
+        let inputs = walked(&model, &sequences);
+        let tokens: usize = sequences.iter().map(|s| s.len()).sum();
+        model.visit_linears_mut(&mut |linear| {
+            let moments = &inputs[&linear.path];
+            assert_eq!((moments.tokens(), moments.cols()), (tokens as u64, linear.weight.cols()), "{}", linear.path);
+        });
+        // What the head sees are the hidden states that a session gives.
+        let head = &inputs[&model.definition().head().path];
+        let width = model.config().embedding_length;
+        let mut squares = vec![0.0; width];
+        for sequence in &sequences {
+            let mut session = model.session_with_cache(64, Format::by_name("F32").unwrap()).unwrap();
+            for hidden in session.forward(sequence).unwrap().chunks_exact(width) {
+                squares.iter_mut().zip(hidden).for_each(|(s, h)| *s += h * h / tokens as f32);
+            }
+        }
+        for (found, expected) in head.mean_squares().iter().zip(&squares) {
+            assert!((found - expected).abs() <= 1e-3 * expected, "{name}: {found} is not {expected}");
+        }
+    }
+}
+
+#[test]
+fn sequences_that_do_not_fit_together_are_seen_apart() {
+    let model = Model::load(&checkpoint("llama")).unwrap();
+    let sequences = sequences(model.config().vocab_size);
+    let all: Vec<&[u32]> = sequences.iter().map(|s| &s[..]).collect();
+    let together = walked(&model, &all);
+    let apart: Vec<Inputs> = all.iter().map(|s| walked(&model, &[s])).collect();
+    for (path, moments) in &together {
+        let sum: f32 = apart.iter().map(|i| i[path].mean_squares()[0] * i[path].tokens() as f32).sum();
+        let mean = sum / moments.tokens() as f32;
+        assert!((moments.mean_squares()[0] - mean).abs() <= 1e-4 * mean, "{path}");
+    }
+    assert!(matches!(Walk::new(&model, &[&[9999]]), Err(Error::Model(_))));
+}
+
+fn write(checkpoint: &Checkpoint, level: &str, method: Method<'_>, threads: usize) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("out.gguf");
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let plan = Plan::new(checkpoint, Mix::by_name(level).unwrap()).unwrap();
+    let mut done = 0;
+    pool.install(|| plan.write(&output, method, &mut |weights| done += weights)).unwrap();
+    assert_eq!(done, plan.weights());
+    let file = std::fs::read(output).unwrap();
+    assert_eq!(file.len() as u64, plan.file_bytes(method));
+    file
+}
+
+/// The weighted squared error that a file's linear layers make of their outputs on the text that `inputs` are of.
+fn error(checkpoint: &Checkpoint, file: &[u8], inputs: &Inputs) -> f64 {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("written.gguf");
+    std::fs::write(&path, file).unwrap();
+    let written = Checkpoint::open(&path).unwrap();
+    let values = |checkpoint: &Checkpoint, name: &str| {
+        let tensor = checkpoint.tensor(name).unwrap();
+        let mut values = vec![0.0; tensor.len()];
+        (tensor.format.decode)(&checkpoint.data(name).unwrap(), &mut values);
+        values
+    };
+    let mut total = 0.0;
+    for (name, moments) in inputs {
+        let (mean, cols) = (moments.mean(), moments.cols());
+        let (old, new) = (values(checkpoint, name), values(&written, name));
+        for (old, new) in old.chunks_exact(cols).zip(new.chunks_exact(cols)) {
+            let e: Vec<f32> = old.iter().zip(new).map(|(a, b)| a - b).collect();
+            for (i, row) in mean.chunks_exact(cols).enumerate() {
+                total += f64::from(e[i]) * row.iter().zip(&e).map(|(m, e)| f64::from(m * e)).sum::<f64>();
+            }
+        }
+    }
+    total
+}
+
+#[test]
+fn each_method_loses_less_of_the_outputs_than_the_one_before() {
+    let checkpoint = checkpoint("llama");
+    let model = Model::load(&checkpoint).unwrap();
+    let sequences = sequences(model.config().vocab_size);
+    let all: Vec<&[u32]> = sequences.iter().map(|s| &s[..]).collect();
+    let inputs = walked(&model, &all);
+    let importance: Importance = inputs.iter().map(|(path, m)| (path.clone(), m.mean_squares())).collect();
+    let methods = [Method::Nearest, Method::Importance(&importance), Method::Gptq(&all)];
+    let errors = methods.map(|method| error(&checkpoint, &write(&checkpoint, "Q4_0", method, 2), &inputs));
+    println!("{errors:?}");
+    assert!(errors[1] < errors[0] && errors[2] < 0.9 * errors[1], "{errors:?}");
+}
+
+#[test]
+fn calibrated_bytes_do_not_depend_on_the_number_of_threads() {
+    for name in ["llama", "gemma3"] {
+        let checkpoint = checkpoint(name);
+        let sequences = sequences(Model::load(&checkpoint).unwrap().config().vocab_size);
+        let all: Vec<&[u32]> = sequences[..3].iter().map(|s| &s[..]).collect();
+        let [one, many] = [1, 3].map(|threads| write(&checkpoint, "Q4_0", Method::Gptq(&all), threads));
+        assert!(one == many, "{name}");
+    }
+}
+
+#[test]
+fn importance_of_another_model_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (checkpoint, output) = (checkpoint("llama"), dir.path().join("out.gguf"));
+    let plan = Plan::new(&checkpoint, Mix::by_name("Q4_0").unwrap()).unwrap();
+    let cols = checkpoint.tensor("blk.0.attn_q.weight").unwrap().cols();
+    for (name, len, named) in [
+        ("blk.99.attn_q.weight", cols, "no tensor blk.99.attn_q.weight"),
+        ("blk.0.attn_q.weight", cols + 1, "input channels"),
+    ] {
+        let importance = Importance::from([(name.to_owned(), vec![1.0; len])]);
+        let error = plan.write(&output, Method::Importance(&importance), &mut |_| ()).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0, "nothing is left");
+}
