@@ -1,24 +1,34 @@
 //! What quantizing learns about a model beforehand: text that is run through it, or importance from a file.
 
 use crate::args::{Global, at_least_one};
-use crate::output;
-use anyhow::ensure;
+use crate::{output, progress};
+use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::chat_template::ChatTemplate;
+use bantam_checkpoint::imatrix::{Entry, Imatrix};
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_nn::Model;
-use bantam_shrink::calibrate::Walk;
+use bantam_shrink::calibrate::{Moments, Overlap, Walk, default_text};
 use bantam_shrink::quantize::{Importance, Method};
 use bantam_shrink::text::{Mixture, Source, SourceSpec};
 use clap::{Args, ValueEnum};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 /// How weights are rounded, and what is learned about the model for it.
 #[derive(Args)]
 pub struct CalibrationArgs {
-    /// Run text through the model to learn which errors matter: files as [CATEGORY=]FILE[:WEIGHT] (text, .jsonl, .parquet)
-    #[arg(long, num_args = 1.., value_name = "FILE")]
-    calibrate: Vec<SourceSpec>,
-    /// How to round [default: gptq with --calibrate, else nearest]
+    /// Run text through the model to learn which errors matter: [CATEGORY=]FILE[:WEIGHT] (text, .jsonl, .parquet), or nothing for the text
+    /// that comes with bantam
+    #[arg(long, num_args = 0.., value_name = "FILE")]
+    calibrate: Option<Vec<SourceSpec>>,
+    /// Read which errors matter from llama.cpp's importance matrix
+    #[arg(long, value_name = "FILE", conflicts_with = "calibrate")]
+    imatrix: Option<PathBuf>,
+    /// Write what was learned as an importance matrix for llama.cpp
+    #[arg(long, value_name = "FILE")]
+    save_imatrix: Option<PathBuf>,
+    /// How to round [default: gptq with --calibrate, importance with --imatrix, else nearest]
     #[arg(long, value_name = "METHOD")]
     method: Option<MethodName>,
     /// Tokens of text to run through the model
@@ -68,55 +78,131 @@ impl Calibrated {
 impl CalibrationArgs {
     /// Learns what the method needs to know.
     pub fn calibrate(&self, checkpoint: &Checkpoint, global: &Global) -> anyhow::Result<Calibrated> {
-        let method = self.method.unwrap_or(match self.calibrate.is_empty() {
-            true => MethodName::Nearest,
-            false => MethodName::Gptq,
+        let method = self.method.unwrap_or(match (&self.calibrate, &self.imatrix) {
+            (Some(_), _) => MethodName::Gptq,
+            (None, Some(_)) => MethodName::Importance,
+            (None, None) => MethodName::Nearest,
         });
-        if method == MethodName::Nearest {
-            ensure!(self.calibrate.is_empty(), "--method nearest needs no text: leave out --calibrate");
-            return Ok(Calibrated::default());
+        let asked = self.calibrate.is_some() || self.imatrix.is_some() || self.save_imatrix.is_some();
+        match method {
+            MethodName::Nearest => {
+                ensure!(!asked, "--method nearest learns nothing: leave out --calibrate, --imatrix and --save-imatrix");
+                Ok(Calibrated::default())
+            }
+            MethodName::Importance => match &self.imatrix {
+                Some(path) => {
+                    ensure!(
+                        self.save_imatrix.is_none(),
+                        "--save-imatrix needs --calibrate: with --imatrix there is a file already"
+                    );
+                    read(path, checkpoint)
+                }
+                None => {
+                    let text = self.text(checkpoint, global)?;
+                    let learned = observe(checkpoint, &text.sequences, self.calibration_length, text.names, global)?;
+                    if let Some(path) = &self.save_imatrix {
+                        learned.write(path)?;
+                    }
+                    let importance = learned.entries.iter().map(|(name, e)| (name.clone(), e.mean_squares())).collect();
+                    Ok(Calibrated { text: Vec::new(), importance: Some(importance), settings: text.settings })
+                }
+            },
+            MethodName::Gptq => {
+                ensure!(
+                    self.imatrix.is_none(),
+                    "--method gptq needs text, of which an importance matrix keeps too little: give --calibrate"
+                );
+                ensure!(self.save_imatrix.is_none(), "--save-imatrix needs --method importance");
+                let text = self.text(checkpoint, global)?;
+                Ok(Calibrated { text: text.sequences, importance: None, settings: text.settings })
+            }
         }
-        ensure!(!self.calibrate.is_empty(), "this method needs text to calibrate on: give --calibrate FILE");
-        let text = self.text(checkpoint, global)?;
-        let tokens: usize = text.iter().map(Vec::len).sum();
-        let files: Vec<String> = self.calibrate.iter().map(describe).collect();
-        let settings = vec![
-            ("calibration".to_owned(), files.join(", ")),
-            ("calibration_tokens".to_owned(), tokens.to_string()),
-            ("calibration_length".to_owned(), self.calibration_length.to_string()),
-        ];
-        if method == MethodName::Gptq {
-            return Ok(Calibrated { text, importance: None, settings });
-        }
-        let importance = importance(checkpoint, &text, global)?;
-        Ok(Calibrated { text: Vec::new(), importance: Some(importance), settings })
     }
 
     /// Sequences drawn from all files by their weights, none of them twice.
-    fn text(&self, checkpoint: &Checkpoint, global: &Global) -> anyhow::Result<Vec<Vec<u32>>> {
+    fn text(&self, checkpoint: &Checkpoint, global: &Global) -> anyhow::Result<Text> {
+        let files = self.calibrate.as_deref().context("this method needs text to calibrate on: give --calibrate")?;
         let tokenizer = Tokenizer::of(checkpoint)?;
-        let template = ChatTemplate::of(checkpoint)?;
-        let read = |spec: &SourceSpec| Source::read(spec.clone(), &tokenizer, template.as_ref(), self.calibration_length);
-        let sources = self.calibrate.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let sources = match files.is_empty() {
+            true => default_sources(&tokenizer, self.calibration_length)?,
+            false => {
+                let template = ChatTemplate::of(checkpoint)?;
+                let read =
+                    |s: &SourceSpec| Source::read(s.clone(), &tokenizer, template.as_ref(), self.calibration_length);
+                files.iter().map(read).collect::<Result<Vec<_>, _>>()?
+            }
+        };
         let there: usize = sources.iter().map(|s| s.sequences.len()).sum();
         let mut mixture = Mixture::new(&sources, 0);
-        let (mut taken, mut tokens, mut seen) = (Vec::new(), 0, std::collections::BTreeSet::new());
-        for draw in 0.. {
-            if tokens >= self.calibration_tokens || seen.len() == there {
-                break;
-            }
+        let (mut sequences, mut tokens, mut seen) = (Vec::new(), 0, BTreeSet::new());
+        let mut draw = 0;
+        while tokens < self.calibration_tokens && seen.len() < there {
             let (source, at) = mixture.draw(draw);
+            draw += 1;
             if seen.insert((source, at)) {
                 let sequence = &sources[source].sequences[at].tokens;
                 tokens += sequence.len();
-                taken.push(sequence.clone());
+                sequences.push(sequence.clone());
             }
         }
         if tokens < self.calibration_tokens && !global.quiet {
             let asked = self.calibration_tokens;
-            output::say(format_args!("note: the calibration text has {tokens} tokens, fewer than the {asked} asked for"));
+            output::say(format_args!(
+                "note: the calibration text has {tokens} tokens, fewer than the {asked} asked for"
+            ));
         }
-        Ok(taken)
+        warn_of_overlap(&sequences, &tokenizer);
+        let names = match files.is_empty() {
+            true => vec!["the text that comes with bantam".to_owned()],
+            false => files.iter().map(describe).collect(),
+        };
+        let settings = [
+            ("calibration", names.join(", ")),
+            ("calibration_tokens", tokens.to_string()),
+            ("calibration_length", self.calibration_length.to_string()),
+        ];
+        Ok(Text { sequences, names, settings: settings.map(|(key, value)| (key.to_owned(), value)).to_vec() })
+    }
+}
+
+/// Text to calibrate on.
+struct Text {
+    sequences: Vec<Vec<u32>>,
+    /// What it is called.
+    names: Vec<String>,
+    settings: Vec<(String, String)>,
+}
+
+/// The text that comes with bantam, its categories in equal parts.
+fn default_sources(tokenizer: &Tokenizer, length: usize) -> anyhow::Result<Vec<Source>> {
+    let mut categories: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (category, text) in default_text() {
+        match categories.iter_mut().find(|(name, _)| *name == category) {
+            Some((_, texts)) => texts.push(text),
+            None => categories.push((category, vec![text])),
+        }
+    }
+    let source = |(category, texts): (&str, Vec<&str>)| {
+        let spec = SourceSpec { category: category.to_owned(), path: PathBuf::new(), weight: Some(1.0) };
+        Source::of_texts(spec, texts, tokenizer, length)
+    };
+    Ok(categories.into_iter().map(source).collect::<Result<_, _>>()?)
+}
+
+/// A share of the evaluation's text above which the result would flatter.
+const TELLING: f64 = 0.01;
+
+/// Says so where text that bantam measures on is calibrated on.
+fn warn_of_overlap(sequences: &[Vec<u32>], tokenizer: &Tokenizer) {
+    let suite = bantam_measure::data::suite(bantam_measure::data::SUITES[0]).expect("the default suite");
+    let mut overlap = Overlap::with(suite.texts.iter().map(|text| (text.category.name(), &text.text)));
+    sequences.iter().for_each(|tokens| overlap.see(&tokenizer.decode(tokens)));
+    for (category, share) in overlap.shares().filter(|(_, share)| *share > TELLING) {
+        let percent = 100.0 * share;
+        output::say(format_args!(
+            "warning: {percent:.0} % of bantam's {category} evaluation text is in the calibration text; what `bantam eval` \
+             measures of it will look better than it is"
+        ));
     }
 }
 
@@ -127,18 +213,47 @@ fn describe(spec: &SourceSpec) -> String {
     format!("{}={name}{weight}", spec.category)
 }
 
-fn importance(checkpoint: &Checkpoint, text: &[Vec<u32>], global: &Global) -> anyhow::Result<Importance> {
+/// Importance from a file.
+fn read(path: &Path, checkpoint: &Checkpoint) -> anyhow::Result<Calibrated> {
+    let imatrix = Imatrix::read(path)?;
+    for (name, entry) in &imatrix.entries {
+        let fits = checkpoint.tensor(name).is_some_and(|tensor| entry.fits(tensor));
+        ensure!(
+            fits,
+            "{}: this importance matrix is of another model: {} has no {name} of that size",
+            path.display(),
+            checkpoint.path().display()
+        );
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let settings =
+        vec![("imatrix".to_owned(), name.into_owned()), ("calibration".to_owned(), imatrix.datasets.join(", "))];
+    let importance = imatrix.entries.iter().map(|(name, entry)| (name.clone(), entry.mean_squares())).collect();
+    Ok(Calibrated { text: Vec::new(), importance: Some(importance), settings })
+}
+
+/// Runs text through the model; returns the mean squares of what its linear layers see.
+fn observe(
+    checkpoint: &Checkpoint,
+    text: &[Vec<u32>],
+    length: usize,
+    datasets: Vec<String>,
+    global: &Global,
+) -> anyhow::Result<Imatrix> {
     let model = Model::load(checkpoint)?;
     let sequences: Vec<&[u32]> = text.iter().map(|s| &s[..]).collect();
     let mut walk = Walk::new(&model, &sequences)?;
-    let layers = model.config().block_count;
-    let bar = crate::progress::bar(global, "calibrate", walk.tokens() * (layers as u64 + 1), "tokens");
-    let mut importance = Importance::new();
+    let (layers, tokens) = (model.config().block_count, walk.tokens());
+    let bar = progress::bar(global, "calibrate", tokens * (layers as u64 + 1), "tokens");
+    let mut entries = BTreeMap::new();
     for layer in 0..=layers {
         let inputs = if layer < layers { walk.look(&model, true)? } else { walk.look_at_head(&model)? };
-        importance.extend(inputs.iter().map(|(path, moments)| (path.clone(), moments.mean_squares())));
-        bar.inc(walk.tokens());
+        let entry = |moments: &Moments| {
+            Entry::new(moments.mean_squares().iter().map(|v| v * tokens as f32).collect(), vec![tokens])
+        };
+        entries.extend(inputs.iter().map(|(path, moments)| (path.clone(), entry(moments))));
+        bar.inc(tokens);
     }
     bar.finish_and_clear();
-    Ok(importance)
+    Ok(Imatrix { datasets, chunk_tokens: Some(length), chunks: text.len(), entries })
 }

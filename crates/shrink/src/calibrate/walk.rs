@@ -2,10 +2,10 @@
 
 use super::{Inputs, Moments};
 use crate::Error;
+use bantam_nn::Model;
 use bantam_nn::layers::Linear;
 use bantam_nn::observe::Observe;
 use bantam_nn::run::Tensor;
-use bantam_nn::Model;
 use std::sync::Arc;
 
 /// Tokens that go through a layer together: bounds the memory for activations.
@@ -97,12 +97,7 @@ impl Walk {
         Ok(inputs)
     }
 
-    fn pass(
-        &mut self,
-        model: &Model,
-        go_on: bool,
-        listener: &mut dyn FnMut(&[&Linear], &[f32]),
-    ) -> Result<(), Error> {
+    fn pass(&mut self, model: &Model, go_on: bool, listener: &mut dyn FnMut(&[&Linear], &[f32])) -> Result<(), Error> {
         for batch in &mut self.batches {
             let mut listener = |layers: &[&Linear], x: &[f32]| listener(layers, x);
             let mut observe = Observe::new(model.config(), &batch.lengths, &mut listener)?;
@@ -142,8 +137,10 @@ fn check(inputs: &Inputs, model: &Model) -> Result<(), Error> {
     let broken = |m: &Moments| m.mean_squares().iter().position(|v| !v.is_finite());
     match inputs.iter().find_map(|(path, moments)| broken(moments).map(|channel| (path, channel))) {
         None => Ok(()),
-        Some((tensor, channel)) => {
-            Err(Error::Activations { architecture: model.config().architecture.clone(), tensor: tensor.clone(), channel })
-        }
+        Some((tensor, channel)) => Err(Error::Activations {
+            architecture: model.config().architecture.clone(),
+            tensor: tensor.clone(),
+            channel,
+        }),
     }
 }

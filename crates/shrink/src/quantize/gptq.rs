@@ -167,7 +167,11 @@ mod tests {
     /// By Gauss and Jordan.
     fn inverse(h: &[f32], n: usize) -> Vec<f64> {
         let mut a: Vec<Vec<f64>> = (0..n)
-            .map(|i| (0..2 * n).map(|j| if j < n { f64::from(h[i * n + j]) } else { f64::from(u8::from(j - n == i)) }).collect())
+            .map(|i| {
+                (0..2 * n)
+                    .map(|j| if j < n { f64::from(h[i * n + j]) } else { f64::from(u8::from(j - n == i)) })
+                    .collect()
+            })
             .collect();
         for k in 0..n {
             let pivot = a[k][k];

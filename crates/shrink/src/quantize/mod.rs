@@ -166,7 +166,8 @@ impl<'a> Plan<'a> {
             let importance = importance.get(&tensor.name).map(|v| &v[..]);
             let mut done = 0;
             for chunk in data.chunks(rows_per_chunk * row_bytes) {
-                let rows = Rows { path: self.checkpoint.path(), tensor, first: done / row_bytes, data: chunk, importance };
+                let rows =
+                    Rows { path: self.checkpoint.path(), tensor, first: done / row_bytes, data: chunk, importance };
                 let (written, converted) =
                     rayon::join(|| writer.write(&ready), || rows.convert(target.format, &mut encoded));
                 written?;

@@ -130,12 +130,7 @@ impl Source {
             Ok(())
         };
         entries(&spec.path, &mut take)?;
-        let whole = stream.chunks_exact(length);
-        sequences.extend(whole.map(|tokens| Sequence {
-            tokens: tokens.to_vec(),
-            learned: (0..tokens.len()).map(|i| i > 0).collect(),
-            told: Vec::new(),
-        }));
+        sequences.extend(cut(&stream, length));
         sequences.retain(|s| s.learned.contains(&true));
         if sequences.is_empty() {
             return Err(error(format!("it has {} tokens of text, too few for a sequence of {length}", stream.len())));
@@ -143,10 +138,37 @@ impl Source {
         Ok(Self { spec, sequences })
     }
 
+    /// Texts that are at hand, as [`read`](Self::read) would read them from files. What is left beyond whole sequences is a
+    /// sequence too.
+    ///
+    /// # Errors
+    /// If a text cannot be cut into tokens.
+    pub fn of_texts(
+        spec: SourceSpec,
+        texts: impl IntoIterator<Item = impl AsRef<str>>,
+        tokenizer: &Tokenizer,
+        length: usize,
+    ) -> Result<Self, Error> {
+        let mut stream = Vec::new();
+        texts.into_iter().try_for_each(|text| push_document(text.as_ref(), tokenizer, &mut stream))?;
+        let rest = &stream[stream.len() - stream.len() % length..];
+        let sequences = cut(&stream, length).chain(cut(rest, rest.len().max(1))).collect();
+        Ok(Self { spec, sequences })
+    }
+
     /// All tokens.
     pub fn tokens(&self) -> usize {
         self.sequences.iter().map(|s| s.tokens.len()).sum()
     }
+}
+
+/// Whole sequences of running text.
+fn cut(stream: &[u32], length: usize) -> impl Iterator<Item = Sequence> {
+    stream.chunks_exact(length).map(|tokens| Sequence {
+        tokens: tokens.to_vec(),
+        learned: (0..tokens.len()).map(|i| i > 0).collect(),
+        told: Vec::new(),
+    })
 }
 
 const EXPECTED: &str = "expected a `text`, `messages` with `role` and `content`, or a `prompt` and its `completion`";

@@ -1,0 +1,85 @@
+//! Quantizing with calibration: on text, on importance matrices, and what is refused.
+
+mod common;
+
+use bantam_checkpoint::Imatrix;
+use common::Folder;
+
+const QUICK: &str = "--calibration-length 32 --calibration-tokens 600";
+
+fn folder() -> Folder {
+    let folder = Folder::with_model();
+    folder.write("text.txt", "The cat sat on the mat, and then the dog came. ".repeat(40));
+    folder
+}
+
+#[test]
+fn text_and_the_matrix_made_of_it_give_the_same_file() {
+    let folder = folder();
+    let json = folder.json(&format!(
+        "quantize model.gguf --to Q4_0 --calibrate prose=text.txt --method importance {QUICK} --save-imatrix im.gguf -o a.gguf"
+    ));
+    assert_eq!(json["method"], "importance");
+    let imatrix = Imatrix::read(&folder.path("im.gguf")).unwrap();
+    assert_eq!(
+        (imatrix.chunk_tokens, imatrix.chunks, &imatrix.datasets[..]),
+        (Some(32), 19, &["prose=text.txt".to_owned()][..])
+    );
+    // Seven layers in the block, and the head, which is the embedding.
+    assert_eq!(imatrix.entries.len(), 8);
+    assert!(imatrix.entries.values().all(|e| e.counts() == [19 * 32]));
+    folder.succeeds("quantize model.gguf --to Q4_0 --imatrix im.gguf -o b.gguf");
+    folder.succeeds("quantize model.gguf --to Q4_0 -o nearest.gguf");
+    let weights = |name: &str| {
+        let model = bantam_checkpoint::Checkpoint::open(folder.path(name)).unwrap();
+        model.tensors().iter().map(|t| model.data(&t.name).unwrap().to_vec()).collect::<Vec<_>>()
+    };
+    assert!(weights("a.gguf") == weights("b.gguf"));
+    assert!(weights("a.gguf") != weights("nearest.gguf"));
+}
+
+#[test]
+fn calibrating_needs_no_text_of_the_users() {
+    let folder = folder();
+    let json = folder.json(&format!("quantize model.gguf --to Q4_0 --calibrate {QUICK} -o out.gguf"));
+    assert_eq!(json["method"], "gptq");
+    let text = folder.succeeds("inspect out.gguf --json");
+    for part in ["gptq", "the text that comes with bantam", "calibration_tokens"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let threads = |n: usize| {
+        folder.succeeds(&format!("quantize model.gguf --to Q4_0 --calibrate {QUICK} --threads {n} -o {n}.gguf"));
+        folder.read(&format!("{n}.gguf"))
+    };
+    assert!(threads(1) == threads(3));
+}
+
+#[test]
+fn calibrating_on_what_is_measured_is_said() {
+    let folder = folder();
+    let suite = bantam_measure::data::suite("standard").unwrap();
+    folder.write("leaked.txt", suite.texts[0].text.clone());
+    let said = common::stderr(
+        &folder.run(&format!("quantize model.gguf --to Q4_0 --calibrate leaked.txt --calibration-length 400 --calibration-tokens 4000 -o out.gguf")),
+    );
+    assert!(said.contains("evaluation text is in the calibration text"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_learned_from_is_refused() {
+    let folder = folder();
+    folder.write("short.txt", "Too short.".to_owned());
+    folder.write("broken.gguf", "not an importance matrix".to_owned());
+    for (options, reason) in [
+        ("--calibrate short.txt", "too few"),
+        ("--calibrate missing.txt", "missing.txt"),
+        ("--method gptq", "--calibrate"),
+        ("--method nearest --calibrate text.txt", "leave out"),
+        ("--imatrix model.gguf", "model.gguf"),
+        ("--imatrix broken.gguf", "broken.gguf"),
+        ("--method gptq --imatrix im.gguf", "gptq"),
+        ("--save-imatrix im.gguf", "leave out"),
+    ] {
+        folder.refuses(&format!("quantize model.gguf --to Q4_0 {options} -o out.gguf"), &[reason]);
+    }
+}
