@@ -60,7 +60,7 @@ fn calibrating_on_what_is_measured_is_said() {
     let suite = bantam_measure::data::suite("standard").unwrap();
     folder.write("leaked.txt", suite.texts[0].text.clone());
     let said = common::stderr(
-        &folder.run(&format!("quantize model.gguf --to Q4_0 --calibrate leaked.txt --calibration-length 400 --calibration-tokens 4000 -o out.gguf")),
+        &folder.run("quantize model.gguf --to Q4_0 --calibrate leaked.txt --calibration-length 400 --calibration-tokens 4000 -o out.gguf"),
     );
     assert!(said.contains("evaluation text is in the calibration text"), "{said}");
 }
@@ -68,8 +68,8 @@ fn calibrating_on_what_is_measured_is_said() {
 #[test]
 fn what_cannot_be_learned_from_is_refused() {
     let folder = folder();
-    folder.write("short.txt", "Too short.".to_owned());
-    folder.write("broken.gguf", "not an importance matrix".to_owned());
+    folder.write("short.txt", "Too short.");
+    folder.write("broken.gguf", "not an importance matrix");
     for (options, reason) in [
         ("--calibrate short.txt", "too few"),
         ("--calibrate missing.txt", "missing.txt"),
