@@ -16,6 +16,7 @@ pub mod quantize;
 pub mod students;
 pub mod text;
 pub mod train;
+pub mod tune;
 
 pub use error::Error;
 pub use mix::Mix;
