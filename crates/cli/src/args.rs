@@ -2,7 +2,7 @@
 
 use crate::commands::{
     bench, compare, completions, convert, distill, embed, eval, experiment, generate, inspect, quantize, run, shrink,
-    student, teach, train,
+    student, teach, train, tune,
 };
 use anyhow::Context;
 use clap::builder::RangedU64ValueParser;
@@ -55,6 +55,8 @@ pub enum Command {
     Convert(convert::ConvertArgs),
     /// Round a model's weights to fewer bits
     Quantize(quantize::QuantizeArgs),
+    /// Train a quantized model's scales until it says what its base says
+    Tune(tune::TuneArgs),
     /// Measure what a candidate lost against its base
     Eval(eval::EvalArgs),
     /// Measure several candidates against one base, with a report

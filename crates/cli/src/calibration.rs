@@ -123,15 +123,7 @@ impl CalibrationArgs {
     fn text(&self, checkpoint: &Checkpoint, global: &Global) -> anyhow::Result<Text> {
         let files = self.calibrate.as_deref().context("this method needs text to calibrate on: give --calibrate")?;
         let tokenizer = Tokenizer::of(checkpoint)?;
-        let sources = match files.is_empty() {
-            true => default_sources(&tokenizer, self.calibration_length)?,
-            false => {
-                let template = ChatTemplate::of(checkpoint)?;
-                let read =
-                    |s: &SourceSpec| Source::read(s.clone(), &tokenizer, template.as_ref(), self.calibration_length);
-                files.iter().map(read).collect::<Result<Vec<_>, _>>()?
-            }
-        };
+        let sources = sources(files, checkpoint, &tokenizer, self.calibration_length)?;
         let there: usize = sources.iter().map(|s| s.sequences.len()).sum();
         let mut mixture = Mixture::new(&sources, 0);
         let (mut sequences, mut tokens, mut seen) = (Vec::new(), 0, BTreeSet::new());
@@ -151,11 +143,8 @@ impl CalibrationArgs {
                 "note: the calibration text has {tokens} tokens, fewer than the {asked} asked for"
             ));
         }
-        warn_of_overlap(&sequences, &tokenizer);
-        let names = match files.is_empty() {
-            true => vec!["the text that comes with bantam".to_owned()],
-            false => files.iter().map(describe).collect(),
-        };
+        warn_of_overlap(sequences.iter().map(|s| &s[..]), &tokenizer);
+        let names = names(files);
         let settings = [
             ("calibration", names.join(", ")),
             ("calibration_tokens", tokens.to_string()),
@@ -171,6 +160,29 @@ struct Text {
     /// What it is called.
     names: Vec<String>,
     settings: Vec<(String, String)>,
+}
+
+/// The sequences of these files, or of the text that comes with bantam if there are none.
+pub fn sources(
+    files: &[SourceSpec],
+    model: &Checkpoint,
+    tokenizer: &Tokenizer,
+    length: usize,
+) -> anyhow::Result<Vec<Source>> {
+    if files.is_empty() {
+        return default_sources(tokenizer, length);
+    }
+    let template = ChatTemplate::of(model)?;
+    let read = |spec: &SourceSpec| Source::read(spec.clone(), tokenizer, template.as_ref(), length);
+    Ok(files.iter().map(read).collect::<Result<_, _>>()?)
+}
+
+/// What the text is called in the record.
+pub fn names(files: &[SourceSpec]) -> Vec<String> {
+    match files.is_empty() {
+        true => vec!["the text that comes with bantam".to_owned()],
+        false => files.iter().map(describe).collect(),
+    }
 }
 
 /// The text that comes with bantam, its categories in equal parts.
@@ -193,10 +205,10 @@ fn default_sources(tokenizer: &Tokenizer, length: usize) -> anyhow::Result<Vec<S
 const TELLING: f64 = 0.01;
 
 /// Says so where text that bantam measures on is calibrated on.
-fn warn_of_overlap(sequences: &[Vec<u32>], tokenizer: &Tokenizer) {
+pub fn warn_of_overlap<'a>(sequences: impl Iterator<Item = &'a [u32]>, tokenizer: &Tokenizer) {
     let suite = bantam_measure::data::suite(bantam_measure::data::SUITES[0]).expect("the default suite");
     let mut overlap = Overlap::with(suite.texts.iter().map(|text| (text.category.name(), &text.text)));
-    sequences.iter().for_each(|tokens| overlap.see(&tokenizer.decode(tokens)));
+    sequences.for_each(|tokens| overlap.see(&tokenizer.decode(tokens)));
     for (category, share) in overlap.shares().filter(|(_, share)| *share > TELLING) {
         let percent = 100.0 * share;
         output::say(format_args!(

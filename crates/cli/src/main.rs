@@ -37,6 +37,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Inspect(args) => commands::inspect::run(args, global),
         Command::Convert(args) => commands::convert::run(args, global),
         Command::Quantize(args) => commands::quantize::run(args, global),
+        Command::Tune(args) => commands::tune::run(args, global),
         Command::Eval(args) => commands::eval::run(args, global),
         Command::Compare(args) => commands::compare::run(args, global),
         Command::Embed(args) => commands::embed::run(args, global),

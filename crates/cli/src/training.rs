@@ -152,33 +152,14 @@ pub fn train(
     let format = args.format()?;
     student.refuse_overwriting(output)?;
     ensure!(!output.is_dir(), "{}: the output is a directory; give a file's name", output.display());
-    let mut name = output.as_os_str().to_owned();
-    name.push(".training");
-    let state = PathBuf::from(name);
+    let state = state_of(output);
     let mut parameters = Parameters::of(student)?;
     // Factors of the rotary frequencies are part of the architecture and have no gradient.
     parameters.freeze(|path| path == "rope_freqs.weight");
     let settings = args.settings(state.clone())?;
     let mut trainer = Trainer::new(settings, task, &mut parameters)?;
-    if trainer.steps() > 0 && !global.quiet {
-        output::say(format_args!("note: going on from step {}, saved in {}", trainer.steps(), state.display()));
-    }
-    let bar = progress::bar(global, "train", args.steps as u64, "steps");
-    bar.set_position(trainer.steps());
-    let (start, mut tokens, mut mean) = (Instant::now(), 0, None);
-    trainer.run(task, &mut parameters, &mut |steps, pass| {
-        tokens += pass.items as u64;
-        let smooth = mean.map_or(pass.loss, |m: f64| 0.95 * m + 0.05 * pass.loss);
-        mean = Some(smooth);
-        bar.set_position(steps);
-        bar.set_message(format!("loss {smooth:.4}"));
-        !interrupt::requested()
-    })?;
-    bar.finish_and_clear();
-    if trainer.steps() < args.steps as u64 {
-        let at = format!("at step {}, saved in {}", trainer.steps(), state.display());
-        return Err(interrupt::Interrupted { at }.into());
-    }
+    let start = Instant::now();
+    let tokens = go(&mut trainer, task, &mut parameters, args.steps as u64, &state, global)?;
     let seconds = start.elapsed().as_secs_f64();
     let flops = trainer.items() as f64 * (6.0 * products(student) + teacher.map_or(0.0, |t| 2.0 * products(t)));
     let step = Step {
@@ -199,8 +180,46 @@ pub fn train(
     })
 }
 
+/// Where a run that writes `output` is saved until it is done.
+pub fn state_of(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".training");
+    PathBuf::from(name)
+}
+
+/// Makes the steps that remain, with a progress bar; returns the tokens that they learned from.
+pub fn go(
+    trainer: &mut Trainer,
+    task: &mut dyn Task,
+    parameters: &mut Parameters,
+    steps: u64,
+    state: &Path,
+    global: &Global,
+) -> anyhow::Result<u64> {
+    if trainer.steps() > 0 && !global.quiet {
+        output::say(format_args!("note: going on from step {}, saved in {}", trainer.steps(), state.display()));
+    }
+    let bar = progress::bar(global, "train", steps, "steps");
+    bar.set_position(trainer.steps());
+    let (mut tokens, mut mean) = (0, None);
+    trainer.run(task, parameters, &mut |steps, pass| {
+        tokens += pass.items as u64;
+        let smooth = mean.map_or(pass.loss, |m: f64| 0.95 * m + 0.05 * pass.loss);
+        mean = Some(smooth);
+        bar.set_position(steps);
+        bar.set_message(format!("loss {smooth:.4}"));
+        !interrupt::requested()
+    })?;
+    bar.finish_and_clear();
+    if trainer.steps() < steps {
+        let at = format!("at step {}, saved in {}", trainer.steps(), state.display());
+        return Err(interrupt::Interrupted { at }.into());
+    }
+    Ok(tokens)
+}
+
 /// Weights that a token is multiplied with: all matrices, the embedding only where it is the head too. (Encoders have no head.)
-fn products(model: &Checkpoint) -> f64 {
+pub fn products(model: &Checkpoint) -> f64 {
     let tied = ["output.weight", "position_embd.weight"].iter().all(|name| model.tensor(name).is_none());
     let matrices = model.tensors().iter().filter(|t| !t.stays_f32() && (tied || t.name != "token_embd.weight"));
     matrices.map(|t| t.len() as f64).sum()

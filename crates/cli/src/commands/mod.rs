@@ -16,3 +16,4 @@ pub mod shrink;
 pub mod student;
 pub mod teach;
 pub mod train;
+pub mod tune;

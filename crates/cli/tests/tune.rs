@@ -1,0 +1,49 @@
+//! Tuning a quantized model: what it gains, that it can be killed, and what is refused.
+
+mod common;
+
+use bantam_checkpoint::Checkpoint;
+use common::Folder;
+
+const QUICK: &str = "--length 32 --batch 2 --steps 40 --learning-rate 3e-3 --save-every 0";
+
+fn folder() -> Folder {
+    let folder = Folder::with_model();
+    folder.write("text.txt", "The cat sat on the mat, and then the dog came. ".repeat(40));
+    folder.succeeds("quantize model.gguf --to Q4_0 -o q4.gguf");
+    folder
+}
+
+#[test]
+fn a_tuned_file_is_nearer_to_its_base_and_a_killed_run_ends_in_the_same() {
+    let folder = folder();
+    let tune = |output: &str| format!("tune q4.gguf --base model.gguf --data text.txt {QUICK} -o {output}");
+    let json = folder.json(&tune("tuned.gguf"));
+    let number = |key: &str| json[key].as_f64().unwrap();
+    assert!(number("divergence_after") < 0.95 * number("divergence_before"), "{json}");
+    assert_eq!(json["losses"].as_array().unwrap().len(), 40);
+    let [q4, tuned] = ["q4.gguf", "tuned.gguf"].map(|name| Checkpoint::open(folder.path(name)).unwrap());
+    assert_eq!(q4.tensors(), tuned.tensors());
+    let inspected = folder.succeeds("inspect tuned.gguf --json");
+    assert!(inspected.contains("\"tune\"") && inspected.contains("text=text.txt"), "{inspected}");
+
+    folder.killed(&tune("again.gguf"), &[60, 120, 200, 2000]);
+    folder.succeeds(&tune("again.gguf"));
+    assert!(folder.read("tuned.gguf") == folder.read("again.gguf"));
+    assert!(!folder.path("again.gguf.training").exists());
+}
+
+#[test]
+fn what_cannot_be_tuned_is_refused() {
+    let folder = folder();
+    folder.write("short.txt", "Too short.");
+    for (command, reason) in [
+        ("tune model.gguf --base model.gguf -o out.gguf", "not quantized"),
+        ("tune q4.gguf --base model.gguf --data short.txt -o out.gguf", "too few"),
+        ("tune q4.gguf --base model.gguf --data text.txt --learning-rate 7 -o out.gguf", "--learning-rate"),
+        ("tune q4.gguf --base model.gguf --data text.txt -o q4.gguf", "q4.gguf"),
+        ("tune q4.gguf --base missing.gguf --data text.txt -o out.gguf", "missing.gguf"),
+    ] {
+        folder.refuses(command, &[reason]);
+    }
+}
