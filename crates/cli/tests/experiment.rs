@@ -59,6 +59,12 @@ fn an_experiment_killed_at_any_moment_ends_with_the_same_errors() {
 
     let table = folder.succeeds(&format!("{RUN} -o killed"));
     assert!(table.contains("| large | 0.00 M | 3 |") && table.contains("median of 2 seeds"), "{table}");
+    // Other seeds and remarks do not make it another experiment.
+    let written = || std::fs::metadata(folder.path("killed/network-2-seed-2.gguf")).unwrap().modified().unwrap();
+    let before = written();
+    folder.write("stripes.toml", EXPERIMENT.replace("seeds = [1, 2]", "# once more\nseeds = [2]"));
+    assert!(folder.succeeds(&format!("{RUN} -o killed")).contains("median of 1 seeds"));
+    assert_eq!(written(), before, "what is finished is kept");
     folder.write("stripes.toml", EXPERIMENT.replace("epochs = 20", "epochs = 1"));
     let other = outcomes(folder.json(&format!("{RUN} -o killed")));
     assert_ne!(whole, other, "another experiment's outcomes are not taken for this one's");

@@ -27,7 +27,13 @@ pub struct ExperimentArgs {
     output: PathBuf,
 }
 
-/// The outcomes of one seed so far, with the experiment that they are of.
+/// What a seed's outcomes depend on: all that an experiment's file says but its seeds and remarks. Seeds can be added to what is done.
+fn essence(text: &str) -> String {
+    let depends = |line: &&str| !line.is_empty() && !line.starts_with('#') && !line.starts_with("seeds");
+    text.lines().map(str::trim).filter(depends).map(|line| format!("{line}\n")).collect()
+}
+
+/// The outcomes of one seed so far, with the essence of the experiment that they are of.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     experiment: String,
@@ -36,7 +42,7 @@ struct Kept {
 
 pub fn run(args: &ExperimentArgs, global: &Global) -> anyhow::Result<()> {
     let experiment = Experiment::read(&args.experiment)?;
-    let text = std::fs::read_to_string(&args.experiment)?;
+    let text = essence(&std::fs::read_to_string(&args.experiment)?);
     let read = |set: &str| {
         let file = |kind: &str| args.images.join(format!("{set}-{kind}-ubyte"));
         Images::read(&file("images-idx3"), &file("labels-idx1"))
