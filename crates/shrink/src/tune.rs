@@ -23,8 +23,9 @@ const PART: usize = 1 << 14;
 
 /// Learning scales, with a [`TextTask`] that has the base as its teacher.
 ///
-/// What is trained are shares, 0 at the beginning, so that one learning rate suits all: a scale `s` becomes `s (1 + a)`, the min
-/// beside it `m + s b`, a vector `v + c` root mean squares of its own.
+/// What is trained is 0 at the beginning, and in units of the error that rounding made anyway, so that one learning rate suits all: with `n`
+/// levels a scale `s` becomes `s (1 + 16/n a)`, the min beside it `m + 8 s b`; a vector `v + c/16` root mean squares of its own. Without this the
+/// noise of the steps would do more harm to an embedding of 8 bits than rounding did.
 pub struct Tuning<'a> {
     task: TextTask<'a>,
     /// The student's weights, as its scales have them now.
@@ -37,7 +38,7 @@ pub struct Tuning<'a> {
 enum Kind {
     /// In a block format.
     Matrix(Matrix),
-    /// Values of their own, and their root mean square.
+    /// Values of their own, and what their shares are counted in.
     Vector { values: Vec<f32>, unit: f32 },
     /// Not trained: matrices in formats without scales, factors of the rotary frequencies.
     Fixed,
@@ -65,9 +66,21 @@ impl Matrix {
     /// Scale and min of a group, with the shares that they moved by.
     fn moved(&self, group: usize, shares: &[f32], min_shares: Option<&[f32]>) -> (f32, f32) {
         let scale = self.scales[group];
-        (scale * (1.0 + shares[group]), self.mins[group] + min_shares.map_or(0.0, |b| scale * b[group]))
+        let min = self.mins[group] + min_shares.map_or(0.0, |b| MIN_UNIT * scale * b[group]);
+        (scale * (1.0 + self.unit() * shares[group]), min)
+    }
+
+    /// What a scale's share is counted in: 1 for formats of four bits.
+    fn unit(&self) -> f32 {
+        16.0 / self.grid.levels.len() as f32
     }
 }
+
+/// What a min's share is counted in, in scales: as much as a scale of four bits moves the outermost weights.
+const MIN_UNIT: f32 = 8.0;
+
+/// What a vector's share is counted in, in root mean squares.
+const VECTOR_UNIT: f32 = 1.0 / 16.0;
 
 fn scales_of(path: &str) -> String {
     format!("{path}/scales")
@@ -91,7 +104,7 @@ impl<'a> Tuning<'a> {
                 None if tensor.stays_f32() => {
                     let values = students::values(student, tensor)?;
                     let squares: f32 = values.iter().map(|v| v * v).sum();
-                    let unit = (squares / values.len().max(1) as f32).sqrt();
+                    let unit = VECTOR_UNIT * (squares / values.len().max(1) as f32).sqrt();
                     Kind::Vector { values, unit }
                 }
                 None => Kind::Fixed,
@@ -207,19 +220,19 @@ impl<'a> Tuning<'a> {
 }
 
 impl Matrix {
-    /// `∂a = s Σ ∂w (q - zero)` and `∂b = -s Σ ∂w`, over each group.
+    /// `∂a = s Σ ∂w (q - zero)` and `∂b = -s Σ ∂w` over each group, times the units.
     fn collect(&self, gradient: &[f32], scales: &mut Variable, mins: Option<&mut Variable>) {
         let (group, zero) = (self.grid.group, f32::from(self.grid.zero.unwrap_or(0)));
         let groups = || gradient.par_chunks(group).with_min_len(PART / group).zip(&self.scales);
         scales.gradient.par_iter_mut().zip(groups().zip(self.quants.par_chunks(group))).for_each(
             |(to, ((gradient, scale), quants))| {
                 let sum: f32 = gradient.iter().zip(quants).map(|(g, q)| g * (f32::from(*q) - zero)).sum();
-                *to += scale * sum;
+                *to += self.unit() * scale * sum;
             },
         );
         if let Some(mins) = mins {
             mins.gradient.par_iter_mut().zip(groups()).for_each(|(to, (gradient, scale))| {
-                *to -= scale * gradient.iter().sum::<f32>();
+                *to -= MIN_UNIT * scale * gradient.iter().sum::<f32>();
             });
         }
     }
