@@ -30,17 +30,19 @@ impl Feedback {
     pub fn of(moments: &Moments) -> Self {
         let (cols, importance) = (moments.cols(), moments.mean_squares());
         let mean = importance.iter().sum::<f32>() / cols as f32;
-        let mut damping = DAMPING;
-        let upper = loop {
+        let damped = |damping: f32| {
             let mut h = moments.mean();
             // What was never active counts alike everywhere.
             let add = if mean > 0.0 { damping * mean } else { 1.0 };
             h.iter_mut().step_by(cols + 1).for_each(|d| *d += add);
-            match unit_upper(h, cols) {
-                Some(upper) => break upper,
-                None => damping *= 10.0,
-            }
+            unit_upper(h, cols)
         };
+        // Beyond all measure there is nothing to feed back.
+        let upper = [1.0, 10.0, 100.0, 1e4].into_iter().find_map(|more| damped(more * DAMPING)).unwrap_or_else(|| {
+            let mut identity = vec![0.0; cols * cols];
+            identity.iter_mut().step_by(cols + 1).for_each(|d| *d = 1.0);
+            identity
+        });
         Self { cols, upper, importance }
     }
 

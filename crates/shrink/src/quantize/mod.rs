@@ -7,7 +7,7 @@
 mod gptq;
 mod rows;
 
-use crate::calibrate::{Inputs, Walk};
+use crate::calibrate::{Inputs, Moments, Walk};
 use crate::{Error, Mix, mix::Target, students};
 use bantam_checkpoint::{Checkpoint, Config, GgufWriter, Metadata, TensorData, TensorInfo, Value, provenance};
 use bantam_formats::Format;
@@ -17,6 +17,7 @@ use gptq::Feedback;
 use rows::Rows;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Weights encoded before they are written: bounds the memory of the step, and gives threads enough to do.
 const CHUNK: usize = 1 << 20;
@@ -213,24 +214,29 @@ impl<'a> Plan<'a> {
         progress: &mut dyn FnMut(u64),
     ) -> Result<BTreeMap<String, Blocks>, Error> {
         let mut blocks = BTreeMap::new();
-        let mut shared: Option<(usize, Feedback)> = None;
-        for (name, moments) in inputs {
+        let mut shared: Option<(&Arc<Moments>, Feedback)> = None;
+        // Layers with one input share its factors: beside each other.
+        let mut beside: Vec<_> = inputs.iter().collect();
+        beside.sort_by_key(|(_, moments)| inputs.values().position(|other| Arc::ptr_eq(other, moments)));
+        for (name, moments) in beside {
             let (tensor, target) = self.tensor(name);
-            let weights = students::values(self.checkpoint, tensor)?;
-            rows::check(self.checkpoint.path(), tensor, target.format, 0, &weights)?;
-            // Layers with one input share its factors, and stand beside each other where their names do.
-            let at = std::sync::Arc::as_ptr(moments) as usize;
-            let feedback = match shared.take() {
-                Some((of, feedback)) if of == at => feedback,
-                _ => Feedback::of(moments),
+            let (rows, cols) = (tensor.rows(), tensor.cols());
+            let data: Vec<u8> = if target.format == tensor.format {
+                self.checkpoint.data(name)?.to_vec()
+            } else {
+                let weights = students::values(self.checkpoint, tensor)?;
+                rows::check(self.checkpoint.path(), tensor, target.format, 0, &weights)?;
+                if shared.as_ref().is_none_or(|(of, _)| !Arc::ptr_eq(of, moments)) {
+                    shared = Some((moments, Feedback::of(moments)));
+                }
+                let (_, feedback) = shared.as_ref().expect("it was made");
+                let mut data = vec![0; rows * target.format.bytes_of(cols).expect("it divides the rows")];
+                feedback.round(&weights, target.format, &mut data);
+                data
             };
-            let mut data = vec![0; tensor.rows() * target.format.bytes_of(tensor.cols()).expect("it divides the rows")];
-            feedback.round(&weights, target.format, &mut data);
-            shared = Some((at, feedback));
             writer.begin(name)?;
             writer.write(&data)?;
             progress(tensor.len() as u64);
-            let (rows, cols) = (tensor.rows(), tensor.cols());
             let data = TensorData::Owned(data.into());
             blocks.insert(name.clone(), Blocks { format: target.format, data, rows, cols });
         }
