@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 /// How weights are rounded, and what is learned about the model for it.
 #[derive(Args)]
 pub struct CalibrationArgs {
-    /// Run text through the model to learn which errors matter: [CATEGORY=]FILE[:WEIGHT] (text, .jsonl, .parquet), or nothing for the text
+    /// Run text through the model to learn which errors matter: files as in code=examples.txt:0.5 (text, .jsonl, .parquet), or nothing for the text
     /// that comes with bantam
     #[arg(long, num_args = 0.., value_name = "FILE")]
     calibrate: Option<Vec<SourceSpec>>,

@@ -35,7 +35,7 @@ pub struct TuneArgs {
     /// The GGUF file to write
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
-    /// Text to learn on: [CATEGORY=]FILE[:WEIGHT] (text, .jsonl, .parquet) [default: the text that comes with bantam]
+    /// Text to learn on: files as in code=examples.txt:0.5 (text, .jsonl, .parquet) [default: the text that comes with bantam]
     #[arg(long, num_args = 1.., value_name = "FILE")]
     data: Vec<SourceSpec>,
     /// Steps to make
