@@ -60,17 +60,12 @@ pub struct Calibrated {
 }
 
 impl Calibrated {
-    /// The sequences of its text.
-    pub fn sequences(&self) -> Vec<&[u32]> {
-        self.text.iter().map(|s| &s[..]).collect()
-    }
-
     /// The method that this is for.
-    pub fn method<'a>(&'a self, sequences: &'a [&'a [u32]]) -> Method<'a> {
-        match (&self.importance, sequences.is_empty()) {
+    pub fn method(&self) -> Method<'_> {
+        match (&self.importance, self.text.is_empty()) {
             (Some(importance), _) => Method::Importance(importance),
             (None, true) => Method::Nearest,
-            (None, false) => Method::Gptq(sequences),
+            (None, false) => Method::Gptq(&self.text),
         }
     }
 }
@@ -95,7 +90,7 @@ impl CalibrationArgs {
                         self.save_imatrix.is_none(),
                         "--save-imatrix needs --calibrate: with --imatrix there is a file already"
                     );
-                    read(path, checkpoint)
+                    read(path)
                 }
                 None => {
                     let text = self.text(checkpoint, global)?;
@@ -226,17 +221,8 @@ fn describe(spec: &SourceSpec) -> String {
 }
 
 /// Importance from a file.
-fn read(path: &Path, checkpoint: &Checkpoint) -> anyhow::Result<Calibrated> {
+fn read(path: &Path) -> anyhow::Result<Calibrated> {
     let imatrix = Imatrix::read(path)?;
-    for (name, entry) in &imatrix.entries {
-        let fits = checkpoint.tensor(name).is_some_and(|tensor| entry.fits(tensor));
-        ensure!(
-            fits,
-            "{}: this importance matrix is of another model: {} has no {name} of that size",
-            path.display(),
-            checkpoint.path().display()
-        );
-    }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let settings =
         vec![("imatrix".to_owned(), name.into_owned()), ("calibration".to_owned(), imatrix.datasets.join(", "))];
@@ -253,8 +239,7 @@ fn observe(
     global: &Global,
 ) -> anyhow::Result<Imatrix> {
     let model = Model::load(checkpoint)?;
-    let sequences: Vec<&[u32]> = text.iter().map(|s| &s[..]).collect();
-    let mut walk = Walk::new(&model, &sequences)?;
+    let mut walk = Walk::new(&model, text)?;
     let (layers, tokens) = (model.config().block_count, walk.tokens());
     let bar = progress::bar(global, "calibrate", tokens * (layers as u64 + 1), "tokens");
     let mut entries = BTreeMap::new();

@@ -2,7 +2,7 @@
 
 mod common;
 
-use bantam_checkpoint::Imatrix;
+use bantam_checkpoint::imatrix::{Entry, Imatrix};
 use common::Folder;
 
 const QUICK: &str = "--calibration-length 32 --calibration-tokens 600";
@@ -70,6 +70,12 @@ fn what_cannot_be_learned_from_is_refused() {
     let folder = folder();
     folder.write("short.txt", "Too short.");
     folder.write("broken.gguf", "not an importance matrix");
+    let other = Imatrix {
+        chunks: 1,
+        entries: [("blk.7.attn_q.weight".to_owned(), Entry::new(vec![1.0; 64], vec![1]))].into(),
+        ..Imatrix::default()
+    };
+    other.write(&folder.path("other.gguf")).unwrap();
     for (options, reason) in [
         ("--calibrate short.txt", "too few"),
         ("--calibrate missing.txt", "missing.txt"),
@@ -77,6 +83,7 @@ fn what_cannot_be_learned_from_is_refused() {
         ("--method nearest --calibrate text.txt", "leave out"),
         ("--imatrix model.gguf", "model.gguf"),
         ("--imatrix broken.gguf", "broken.gguf"),
+        ("--imatrix other.gguf", "of another model: it has no tensor blk.7.attn_q.weight"),
         ("--method gptq --imatrix im.gguf", "gptq"),
         ("--save-imatrix im.gguf", "leave out"),
     ] {

@@ -2,6 +2,7 @@
 
 use crate::models::bert::Bert;
 use crate::run::Run;
+use crate::sequences::together;
 use crate::weights::Loader;
 use crate::{Backend, Error, Result, vector};
 use bantam_checkpoint::config::Pooling;
@@ -148,20 +149,12 @@ impl Encoder {
         sequences.iter().try_for_each(|sequence| self.check(sequence.as_ref()))?;
         let f16 = Format::by_name("F16").expect("F16 is a format");
         let mut run = Run::new(&self.config, 0, f16, None)?;
-        let mut rest = sequences;
-        while !rest.is_empty() {
-            let mut tokens = 0;
-            let fitting = rest.iter().take_while(|s| {
-                tokens += s.as_ref().len();
-                tokens <= TOGETHER
-            });
-            let (batch, after) = rest.split_at(fitting.count().max(1));
+        for batch in together(sequences, TOGETHER) {
             let tokens: Vec<u32> = batch.iter().flat_map(|s| s.as_ref()).copied().collect();
             let lengths: Vec<usize> = batch.iter().map(|s| s.as_ref().len()).collect();
             run.set_sequences(&lengths);
             let hidden = self.definition.hidden(&mut run, &tokens, &mut |at, x| layer(at, x));
             pooled(&run.pool(self.pooling, &hidden));
-            rest = after;
         }
         Ok(())
     }

@@ -43,3 +43,4 @@ pub use encoder::Encoder;
 pub use error::{Error, Result};
 pub use model::{Batch, Model, Session};
 pub use sample::{Sampler, Sampling};
+pub use sequences::together;

@@ -16,6 +16,20 @@ use std::sync::Arc;
 /// Queries processed together.
 const BLOCK: usize = 64;
 
+/// Sequences in their order, as many together as have up to `limit` tokens, but at least one.
+pub fn together<S: AsRef<[u32]>>(sequences: &[S], limit: usize) -> impl Iterator<Item = &[S]> {
+    let mut rest = sequences;
+    std::iter::from_fn(move || {
+        let mut tokens = 0;
+        let fitting = rest.iter().take_while(|s| {
+            tokens += s.as_ref().len();
+            tokens <= limit
+        });
+        let count = fitting.count().max(1);
+        rest.split_off(..count)
+    })
+}
+
 /// How the rows of a batch are grouped: the lengths of its sequences, one after another.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout(pub Arc<[usize]>);

@@ -94,8 +94,7 @@ fn quantize_by(
     global: &Global,
 ) -> anyhow::Result<Quantized> {
     let start = Instant::now();
-    let sequences = calibrated.sequences();
-    let method = calibrated.method(&sequences);
+    let method = calibrated.method();
     let plan = Plan::new(checkpoint, mix)?.with_settings(&calibrated.settings);
     let bar = progress::bar(global, &format!("quantize {}", mix.name), plan.weights(), "weights");
     plan.write(output, method, &mut |weights| bar.inc(weights))?;

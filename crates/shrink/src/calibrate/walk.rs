@@ -2,10 +2,10 @@
 
 use super::{Inputs, Moments};
 use crate::Error;
-use bantam_nn::Model;
 use bantam_nn::layers::Linear;
 use bantam_nn::observe::Observe;
 use bantam_nn::run::Tensor;
+use bantam_nn::{Model, together};
 use std::sync::Arc;
 
 /// Tokens that go through a layer together: bounds the memory for activations.
@@ -32,27 +32,21 @@ impl Walk {
     ///
     /// # Errors
     /// If a token is not in the vocabulary.
-    pub fn new(model: &Model, sequences: &[&[u32]]) -> Result<Self, Error> {
+    pub fn new(model: &Model, sequences: &[impl AsRef<[u32]>]) -> Result<Self, Error> {
         let vocab_size = model.config().vocab_size;
-        if let Some(&token) = sequences.iter().copied().flatten().find(|&&t| t as usize >= vocab_size) {
+        if let Some(&token) = sequences.iter().flat_map(|s| s.as_ref()).find(|&&t| t as usize >= vocab_size) {
             return Err(bantam_nn::Error::UnknownToken { token, vocab_size }.into());
         }
-        let mut batches = Vec::new();
-        let mut rest = sequences;
-        while !rest.is_empty() {
-            let mut tokens = 0;
-            let fitting = rest.iter().take_while(|s| {
-                tokens += s.len();
-                tokens <= TOGETHER
-            });
-            let (batch, after) = rest.split_at(fitting.count().max(1));
+        let begin = |batch: &[_]| {
             let mut nobody = |_: &[&Linear], _: &[f32]| ();
-            let lengths: Vec<usize> = batch.iter().map(|s| s.len()).collect();
+            let sequences = || batch.iter().map(AsRef::as_ref);
+            let lengths: Vec<usize> = sequences().map(<[u32]>::len).collect();
+            let tokens: Vec<u32> = sequences().flatten().copied().collect();
             let mut observe = Observe::new(model.config(), &lengths, &mut nobody)?;
-            let stream = model.definition().embed(&mut observe, &batch.concat()).to_vec();
-            batches.push(Batch { lengths, stream });
-            rest = after;
-        }
+            let stream = model.definition().embed(&mut observe, &tokens).to_vec();
+            Ok(Batch { lengths, stream })
+        };
+        let batches = together(sequences, TOGETHER).map(begin).collect::<Result<_, Error>>()?;
         Ok(Self { batches, layer: 0 })
     }
 

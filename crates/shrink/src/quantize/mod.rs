@@ -34,7 +34,7 @@ pub enum Method<'a> {
     Importance(&'a Importance),
     /// Error feedback: weights that are rounded later make up for what earlier ones lost, on these sequences of tokens, layer by
     /// layer on what the layers before give when quantized.
-    Gptq(&'a [&'a [u32]]),
+    Gptq(&'a [Vec<u32>]),
 }
 
 impl Method<'_> {
@@ -134,14 +134,14 @@ impl<'a> Plan<'a> {
     /// that of this model, or a file cannot be read or written; then nothing appears under the output's name.
     pub fn write(&self, output: &Path, method: Method<'_>, progress: &mut dyn FnMut(u64)) -> Result<(), Error> {
         self.checkpoint.refuse_overwriting(output)?;
+        if let Method::Importance(importance) = method {
+            self.check(importance)?;
+        }
         let mut writer = GgufWriter::create(output, &self.metadata(method.name()), &self.outputs())?;
         let nothing = Importance::new();
         match method {
             Method::Nearest => self.stream(&mut writer, &nothing, |_| true, progress)?,
-            Method::Importance(importance) => {
-                self.check(importance)?;
-                self.stream(&mut writer, importance, |_| true, progress)?;
-            }
+            Method::Importance(importance) => self.stream(&mut writer, importance, |_| true, progress)?,
             Method::Gptq(sequences) => self.feed_back(&mut writer, sequences, progress)?,
         }
         Ok(writer.finish()?)
@@ -186,7 +186,7 @@ impl<'a> Plan<'a> {
     fn feed_back(
         &self,
         writer: &mut GgufWriter,
-        sequences: &[&[u32]],
+        sequences: &[Vec<u32>],
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), Error> {
         let mut model = Model::load(self.checkpoint)?;
