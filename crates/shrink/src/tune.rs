@@ -111,8 +111,8 @@ impl<'a> Tuning<'a> {
             })
         };
         let kinds = student.tensors().iter().map(kind).collect::<Result<Vec<_>, _>>()?;
-        let is_fixed = |path: &str| student.tensors().iter().position(|t| t.name == path).map(|at| &kinds[at]);
-        weights.freeze(|path| matches!(is_fixed(path), Some(Kind::Fixed) | None));
+        let pairs = || student.tensors().iter().zip(&kinds);
+        weights.freeze(|path| pairs().any(|(tensor, kind)| tensor.name == path && matches!(kind, Kind::Fixed)));
         Ok(Self { task, weights, kinds })
     }
 
