@@ -47,7 +47,7 @@ pub struct TuneArgs {
     /// Tokens of a sequence
     #[arg(long, default_value_t = 256, value_name = "TOKENS", value_parser = at_least_one())]
     length: usize,
-    /// The highest learning rate, as a share of each scale
+    /// The highest learning rate, as a share of what rounding to four bits loses: of a scale of four bits itself, of finer formats less
     #[arg(long, default_value_t = 1e-3, value_name = "RATE")]
     learning_rate: f32,
     /// Chooses the order of the text
