@@ -13,7 +13,7 @@ use bantam_shrink::quantize::{Importance, Method};
 use bantam_shrink::text::{Mixture, Source, SourceSpec};
 use clap::{Args, ValueEnum};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// How weights are rounded, and what is learned about the model for it.
 #[derive(Args)]
@@ -51,72 +51,99 @@ enum MethodName {
 }
 
 /// What was learned.
-#[derive(Default)]
 pub struct Calibrated {
-    text: Vec<Vec<u32>>,
-    importance: Option<Importance>,
+    method: MethodName,
+    importance: Importance,
+    /// Sequences of tokens, where the method or the choice of formats needs text.
+    pub text: Vec<Vec<u32>>,
     /// For the record.
     pub settings: Vec<(String, String)>,
+}
+
+impl Default for Calibrated {
+    fn default() -> Self {
+        Self { method: MethodName::Nearest, importance: Importance::new(), text: Vec::new(), settings: Vec::new() }
+    }
 }
 
 impl Calibrated {
     /// The method that this is for.
     pub fn method(&self) -> Method<'_> {
-        match (&self.importance, self.text.is_empty()) {
-            (Some(importance), _) => Method::Importance(importance),
-            (None, true) => Method::Nearest,
-            (None, false) => Method::Gptq(&self.text),
+        match self.method {
+            MethodName::Nearest => Method::Nearest,
+            MethodName::Importance => Method::Importance(&self.importance),
+            MethodName::Gptq => Method::Gptq(&self.text),
         }
     }
 }
 
 impl CalibrationArgs {
-    /// Learns what the method needs to know.
-    pub fn calibrate(&self, checkpoint: &Checkpoint, global: &Global) -> anyhow::Result<Calibrated> {
-        let method = self.method.unwrap_or(match (&self.calibrate, &self.imatrix) {
-            (Some(_), _) => MethodName::Gptq,
-            (None, Some(_)) => MethodName::Importance,
-            (None, None) => MethodName::Nearest,
+    /// Learns what the method needs to know; `choosing` says that text is needed to choose formats too, and then the text that comes with
+    /// bantam is taken if none is given.
+    pub fn calibrate(&self, checkpoint: &Checkpoint, choosing: bool, global: &Global) -> anyhow::Result<Calibrated> {
+        let method = self.method.unwrap_or(match &self.imatrix {
+            Some(_) => MethodName::Importance,
+            None if self.calibrate.is_some() || choosing => MethodName::Gptq,
+            None => MethodName::Nearest,
         });
-        let asked = self.calibrate.is_some() || self.imatrix.is_some() || self.save_imatrix.is_some();
-        match method {
-            MethodName::Nearest => {
-                ensure!(!asked, "--method nearest learns nothing: leave out --calibrate, --imatrix and --save-imatrix");
-                Ok(Calibrated::default())
-            }
-            MethodName::Importance => match &self.imatrix {
+        self.check(method, choosing)?;
+        let needs_text = match method {
+            MethodName::Nearest => choosing,
+            MethodName::Importance => choosing || self.imatrix.is_none(),
+            MethodName::Gptq => true,
+        };
+        let mut calibrated = Calibrated { method, ..Calibrated::default() };
+        let mut names = Vec::new();
+        if needs_text {
+            let files = self.calibrate.as_deref().or(choosing.then_some(&[]));
+            let files = files.context("this method needs text to calibrate on: give --calibrate")?;
+            let text = self.text(files, checkpoint, global)?;
+            (calibrated.text, names, calibrated.settings) = (text.sequences, text.names, text.settings);
+        }
+        if method == MethodName::Importance {
+            let imatrix = match &self.imatrix {
                 Some(path) => {
-                    ensure!(
-                        self.save_imatrix.is_none(),
-                        "--save-imatrix needs --calibrate: with --imatrix there is a file already"
-                    );
-                    read(path)
+                    let imatrix = Imatrix::read(path)?;
+                    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    let settings = [("imatrix", name), ("imatrix_calibration", imatrix.datasets.join(", "))];
+                    calibrated.settings.extend(settings.map(|(key, value)| (key.to_owned(), value)));
+                    imatrix
                 }
-                None => {
-                    let text = self.text(checkpoint, global)?;
-                    let learned = observe(checkpoint, &text.sequences, self.calibration_length, text.names, global)?;
-                    if let Some(path) = &self.save_imatrix {
-                        learned.write(path)?;
-                    }
-                    let importance = learned.entries.iter().map(|(name, e)| (name.clone(), e.mean_squares())).collect();
-                    Ok(Calibrated { text: Vec::new(), importance: Some(importance), settings: text.settings })
-                }
-            },
+                None => observe(checkpoint, &calibrated.text, self.calibration_length, names, global)?,
+            };
+            if let Some(path) = &self.save_imatrix {
+                imatrix.write(path)?;
+            }
+            calibrated.importance = imatrix.entries.iter().map(|(name, e)| (name.clone(), e.mean_squares())).collect();
+        }
+        Ok(calibrated)
+    }
+
+    /// Refuses options that the method has no use for.
+    fn check(&self, method: MethodName, choosing: bool) -> anyhow::Result<()> {
+        let (text, saves) = (self.calibrate.is_some(), self.save_imatrix.is_some());
+        match method {
+            MethodName::Nearest => ensure!(
+                !saves && self.imatrix.is_none() && (choosing || !text),
+                "--method nearest learns nothing: leave out --calibrate, --imatrix and --save-imatrix"
+            ),
+            MethodName::Importance => ensure!(
+                !saves || self.imatrix.is_none(),
+                "--save-imatrix needs --calibrate: with --imatrix there is a file already"
+            ),
             MethodName::Gptq => {
                 ensure!(
                     self.imatrix.is_none(),
                     "--method gptq needs text, of which an importance matrix keeps too little: give --calibrate"
                 );
-                ensure!(self.save_imatrix.is_none(), "--save-imatrix needs --method importance");
-                let text = self.text(checkpoint, global)?;
-                Ok(Calibrated { text: text.sequences, importance: None, settings: text.settings })
+                ensure!(!saves, "--save-imatrix needs --method importance");
             }
         }
+        Ok(())
     }
 
     /// Sequences drawn from all files by their weights, none of them twice.
-    fn text(&self, checkpoint: &Checkpoint, global: &Global) -> anyhow::Result<Text> {
-        let files = self.calibrate.as_deref().context("this method needs text to calibrate on: give --calibrate")?;
+    fn text(&self, files: &[SourceSpec], checkpoint: &Checkpoint, global: &Global) -> anyhow::Result<Text> {
         let tokenizer = Tokenizer::of(checkpoint)?;
         let sources = sources(files, checkpoint, &tokenizer, self.calibration_length)?;
         let there: usize = sources.iter().map(|s| s.sequences.len()).sum();
@@ -218,16 +245,6 @@ fn describe(spec: &SourceSpec) -> String {
     let name = spec.path.file_name().unwrap_or_default().to_string_lossy();
     let weight = spec.weight.map_or_else(String::new, |w| format!(":{w}"));
     format!("{}={name}{weight}", spec.category)
-}
-
-/// Importance from a file.
-fn read(path: &Path) -> anyhow::Result<Calibrated> {
-    let imatrix = Imatrix::read(path)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let settings =
-        vec![("imatrix".to_owned(), name.into_owned()), ("calibration".to_owned(), imatrix.datasets.join(", "))];
-    let importance = imatrix.entries.iter().map(|(name, entry)| (name.clone(), entry.mean_squares())).collect();
-    Ok(Calibrated { text: Vec::new(), importance: Some(importance), settings })
 }
 
 /// Runs text through the model; returns the mean squares of what its linear layers see.

@@ -1,5 +1,6 @@
 //! The `bantam` command. Each subcommand is one file in `commands/`.
 
+mod allocation;
 mod args;
 mod calibration;
 mod commands;

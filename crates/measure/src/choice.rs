@@ -6,9 +6,9 @@
 //! question has alone. The tokens that all options begin with are read once and kept in the cache.
 
 use crate::results::Choice;
-use crate::softmax::log_probability;
 use crate::{Error, Progress, Question, Result, Task, statistics};
 use bantam_checkpoint::tokenizer::{Special, Tokenizer};
+use bantam_nn::softmax::log_probability;
 use bantam_nn::{Model, Session};
 use std::path::Path;
 

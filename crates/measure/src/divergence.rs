@@ -7,8 +7,8 @@
 //! chunk is left out.
 
 use crate::results::Divergence;
-use crate::softmax::{Broken, Score, compare};
 use crate::statistics::{self, Cluster};
+use bantam_nn::softmax::{Broken, Score, compare};
 use rayon::prelude::*;
 use std::ops::Range;
 

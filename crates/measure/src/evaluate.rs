@@ -3,10 +3,10 @@
 use crate::base::{Base, BaseText};
 use crate::divergence::{Chunk, score, scored, summarize};
 use crate::results::{Category, Evaluation, Sample};
-use crate::softmax::Broken;
 use crate::{Error, Progress, Result, choice, samples, summary};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::tokenizer::{Special, Tokenizer};
+use bantam_nn::softmax::Broken;
 use bantam_nn::{Model, Session};
 use std::collections::BTreeMap;
 use std::path::Path;

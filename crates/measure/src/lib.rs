@@ -5,7 +5,7 @@
 //!
 //! Where to start: [`results`] says what is measured, as plain data; [`evaluate`](mod@evaluate) measures it. [`suite`] and
 //! [`data`] are what is measured on; [`base`] keeps the base's outputs, in a [`cache`]; [`divergence`] and [`choice`] score,
-//! over [`softmax`] and [`statistics`]; [`speed`], [`machine`] and [`summary`] are about files and processes;
+//! over [`bantam_nn::softmax`] and [`statistics`]; [`speed`], [`machine`] and [`summary`] are about files and processes;
 //! [`conclusion`] and [`report`] say it to people. Sentence encoders are measured apart, on scored [`pairs`].
 //!
 //! ```no_run
@@ -37,7 +37,6 @@ pub mod progress;
 pub mod report;
 pub mod results;
 pub mod samples;
-pub mod softmax;
 pub mod speed;
 pub mod statistics;
 pub mod suite;

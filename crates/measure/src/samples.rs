@@ -1,8 +1,9 @@
 //! Greedy continuations of a few prompts, for looking at side by side.
 
-use crate::{Result, softmax::argmax};
+use crate::Result;
 use bantam_checkpoint::tokenizer::{Special, Tokenizer};
 use bantam_nn::Model;
+use bantam_nn::softmax::argmax;
 
 /// A prompt of prose, one of code, one of math.
 pub const PROMPTS: [&str; 3] = [

@@ -3,8 +3,9 @@
 //! Peak memory is a property of a process, so a process of its own must do the measuring: [`in_fresh_process`] starts a
 //! command that calls [`here`] and prints the result as JSON.
 
-use crate::{Error, Result, machine, results::Speed, softmax::argmax};
+use crate::{Error, Result, machine, results::Speed};
 use bantam_checkpoint::Checkpoint;
+use bantam_nn::softmax::argmax;
 use bantam_nn::{Model, Session};
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -32,8 +32,8 @@ mod rotation;
 pub mod run;
 pub mod sample;
 mod sequences;
+pub mod softmax;
 mod tensor;
-
 pub mod train;
 mod vector;
 pub mod weights;

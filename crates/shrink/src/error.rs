@@ -22,6 +22,44 @@ pub enum Error {
         /// Those that there are.
         known: String,
     },
+    /// A user's mix cannot be read.
+    #[error("{path}: {problem}")]
+    MixFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// No choice of formats is as small.
+    #[error("{path}: {asked} bits per weight are too few; the fewest are {least:.2}")]
+    Bits {
+        /// The model.
+        path: PathBuf,
+        /// Bits per weight.
+        asked: f64,
+        /// With the narrowest format for every tensor.
+        least: f64,
+    },
+    /// No choice of formats is as small.
+    #[error(
+        "{path}: {asked} bytes are too few; the smallest file has {least}. A smaller model at a higher level is better then"
+    )]
+    Bytes {
+        /// The model.
+        path: PathBuf,
+        /// The file's bytes.
+        asked: u64,
+        /// With the narrowest format for every tensor.
+        least: u64,
+    },
+    /// A model's outputs are NaN or infinite.
+    #[error(
+        "{path}: what the model predicts on the calibration text is not finite: it is broken; fetch or convert it again"
+    )]
+    Predictions {
+        /// The model.
+        path: PathBuf,
+    },
     /// A weight is NaN or infinite: quantizing would spread it over its block.
     #[error(
         "{path}: tensor `{tensor}`, row {row}, column {col} is {value}; a model with such weights is broken, and \

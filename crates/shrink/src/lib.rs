@@ -5,6 +5,7 @@
 //!
 //! Invariant: a step never needs the whole model in memory, and its output depends neither on time nor on threads.
 
+pub mod allocate;
 pub mod calibrate;
 pub mod distill;
 pub mod error;

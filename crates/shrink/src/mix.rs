@@ -1,10 +1,13 @@
-//! Mixes: which number format each tensor of a model gets. The usual ones are data, in `mixes.toml`.
+//! Mixes: which number format each tensor of a model gets. The usual ones are data, in `mixes.toml`; a user's own is a file of
+//! the same form.
 
 use crate::Error;
 use bantam_checkpoint::{Config, TensorInfo};
 use bantam_formats::Format;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
 use std::sync::LazyLock;
 
 /// The head of a mix that names none: what llama.cpp gives the output matrix.
@@ -18,9 +21,11 @@ pub struct Mix {
     #[serde(skip)]
     pub name: String,
     /// What it is for, in a few words.
+    #[serde(default)]
     pub about: String,
-    /// The number GGUF carries in `general.file_type`.
-    pub file_type: u32,
+    /// The number GGUF carries in `general.file_type`; where a user's file has none, that of the level whose format is the default.
+    #[serde(default)]
+    file_type: Option<u32>,
     #[serde(deserialize_with = "format")]
     default: &'static Format,
     #[serde(default = "default_head", deserialize_with = "format")]
@@ -32,6 +37,7 @@ pub struct Mix {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rule {
+    /// A role, or the name of one tensor; without `.weight`.
     tensor: String,
     #[serde(default)]
     layers: Layers,
@@ -142,6 +148,57 @@ impl Mix {
         })
     }
 
+    /// The mix that `--to` names: one of ours, or that of a file `*.toml`, which has the form of an entry in `mixes.toml`.
+    ///
+    /// # Errors
+    /// If there is none of this name, or the file cannot be read.
+    pub fn named(name: &str) -> Result<Mix, Error> {
+        let path = Path::new(name);
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            return Mix::by_name(name).cloned();
+        }
+        let error = |problem: String| Error::MixFile { path: path.to_owned(), problem };
+        let text = std::fs::read_to_string(path).map_err(|e| error(format!("cannot read: {e}")))?;
+        let mix: Mix = toml::from_str(&text).map_err(|e| error(e.to_string()))?;
+        Ok(Mix { name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), ..mix })
+    }
+
+    /// A mix that names the format of each tensor that may be quantized.
+    ///
+    /// # Panics
+    /// If no tensor is named.
+    pub fn of_tensors(name: String, about: String, tensors: &[(&str, &'static Format)]) -> Mix {
+        let mut counts = BTreeMap::new();
+        tensors.iter().for_each(|(_, format)| *counts.entry(format.name).or_insert(0) += 1);
+        let (most, _) = counts.into_iter().max_by_key(|(_, count)| *count).expect("there are tensors");
+        let default = Format::by_name(most).expect("it is a format");
+        let of = |name: &str| tensors.iter().find(|(tensor, _)| *tensor == name).map(|(_, format)| *format);
+        let head = of("output.weight").or_else(|| of("token_embd.weight")).unwrap_or_else(default_head);
+        let rule = |(tensor, format): &(&str, &'static Format)| Rule {
+            tensor: tensor.trim_end_matches(".weight").to_owned(),
+            layers: Layers::All,
+            min_gqa: 0,
+            format,
+        };
+        Mix { name, about, file_type: None, default, head, rules: tensors.iter().map(rule).collect() }
+    }
+
+    /// The mix as a file that [`named`](Self::named) reads, if its rules name tensors.
+    pub fn to_toml(&self) -> String {
+        let Mix { about, default, head, .. } = self;
+        let mut text = format!("about = {about:?}\ndefault = \"{default}\"\nhead = \"{head}\"\nrules = [\n");
+        for Rule { tensor, format, .. } in &self.rules {
+            writeln!(text, "    {{ tensor = {tensor:?}, format = \"{format}\" }},").expect("a string takes all");
+        }
+        text + "]\n"
+    }
+
+    /// The number GGUF carries in `general.file_type`.
+    pub fn file_type(&self) -> u32 {
+        let of_format = || Mix::all().iter().find(|mix| mix.default == self.default).and_then(|mix| mix.file_type);
+        self.file_type.or_else(of_format).unwrap_or_default()
+    }
+
     /// The format of most tensors.
     pub fn format(&self) -> &'static Format {
         self.default
@@ -158,24 +215,21 @@ impl Mix {
             return Target { format: tensor.format, instead_of: None };
         };
         let is_head = role == "output" || (tied && role == "token_embd");
-        let wanted = if is_head { self.head } else { self.rule_for(role, &tensor.name, config) };
-        fitting(wanted, tensor.cols())
-    }
-
-    fn rule_for(&self, role: &str, name: &str, config: &Config) -> &'static Format {
+        let name = tensor.name.trim_end_matches(".weight");
         let gqa = config.head_count / config.head_count_kv;
         let matches = |rule: &&Rule| {
-            rule.tensor == role
+            (rule.tensor == role || rule.tensor == name)
                 && gqa >= rule.min_gqa
                 && layer_of(name).is_none_or(|layer| rule.layers.contains(layer, config.block_count))
         };
-        self.rules.iter().find(matches).map_or(self.default, |rule| rule.format)
+        let by_rule = || self.rules.iter().find(matches).map_or(self.default, |rule| rule.format);
+        fitting(if is_head { self.head } else { by_rule() }, tensor.cols())
     }
 }
 
 /// The role of a tensor that may be quantized: the part of its name before `.weight`, without the layer.
 /// `None` for biases, norms, and other vectors, which are small and sensitive.
-fn quantizable_role(tensor: &TensorInfo) -> Option<&str> {
+pub(crate) fn quantizable_role(tensor: &TensorInfo) -> Option<&str> {
     let role = tensor.name.strip_suffix(".weight")?.rsplit('.').next()?;
     let is_matrix = tensor.shape.len() >= 2 && tensor.rows() > 1;
     (is_matrix && !tensor.stays_f32() && !role.ends_with("_norm") && role != "ffn_gate_inp").then_some(role)

@@ -1,14 +1,18 @@
 //! `bantam quantize`: round a model's weights to fewer bits.
 
+use crate::allocation::{BudgetArgs, Chosen, allocate, picture};
 use crate::calibration::{Calibrated, CalibrationArgs};
 use crate::{args::Global, output, progress};
+use anyhow::Context;
 use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::output::OutputFile;
 use bantam_shrink::{
     Mix,
     quantize::{FallBack, Plan},
 };
 use clap::Args;
 use serde::Serialize;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -19,15 +23,23 @@ Examples:
   bantam quantize model.gguf --to Q4_K_M --calibrate -o model-q4.gguf                   on the text that comes with bantam
   bantam quantize model.gguf --to Q3_K_M --calibrate chat=talks.jsonl:2 code=src.txt -o model-q3.gguf
   bantam quantize model.gguf --to Q4_K_M --imatrix model.imatrix.gguf -o model-q4.gguf   llama.cpp's importance matrix
+  bantam quantize model.gguf --bits 3.5 -o model-3.5.gguf                      each tensor's format chosen by what it costs
+  bantam quantize model.gguf --fit 300MB --save-mix chosen.toml -o small.gguf  the same for a file's size
+  bantam quantize other.gguf --to chosen.toml --calibrate -o small.gguf        formats that were chosen before
   bantam quantize ./hf-directory --to Q8_0 -o model-q8.gguf
   bantam quantize --list")]
 pub struct QuantizeArgs {
     /// A GGUF file or a Hugging Face directory
     #[arg(required_unless_present = "list")]
     model: Option<PathBuf>,
-    /// The level: Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q3_K_M, Q2_K, ... (--list shows all)
-    #[arg(long, value_name = "LEVEL", required_unless_present = "list")]
+    /// The level: Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q3_K_M, Q2_K, ... (--list shows all), or a file of formats as --save-mix writes it
+    #[arg(long, value_name = "LEVEL", required_unless_present_any = ["list", "bits", "fit"], conflicts_with_all = ["bits", "fit"])]
     to: Option<String>,
+    #[command(flatten)]
+    budget: BudgetArgs,
+    /// Write the formats that --bits or --fit chose as a level of your own, for --to
+    #[arg(long, value_name = "FILE.toml", conflicts_with = "to")]
+    save_mix: Option<PathBuf>,
     /// The GGUF file to write
     #[arg(long, short, value_name = "FILE", required_unless_present = "list")]
     output: Option<PathBuf>,
@@ -46,49 +58,71 @@ pub struct Quantized {
     pub output: PathBuf,
     pub file_bytes: u64,
     pub source_bytes: u64,
+    pub bits_per_weight: f64,
     pub seconds: f64,
     pub fall_backs: Vec<String>,
+    /// Formats chosen within a budget.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chosen: Option<Chosen>,
 }
 
 pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
-    let (Some(model), Some(to), Some(output)) = (&args.model, &args.to, &args.output) else {
+    let (Some(model), Some(output)) = (&args.model, &args.output) else {
         return list(global);
     };
     let checkpoint = Checkpoint::open(model)?;
-    let mix = Mix::by_name(to)?;
+    // What is named is read before anything takes time.
+    let named = args.to.as_deref().map(Mix::named).transpose()?;
     checkpoint.refuse_overwriting(output)?;
-    let calibrated = args.calibration.calibrate(&checkpoint, global)?;
-    let quantized = quantize_by(&checkpoint, mix, &calibrated, output, global)?;
-    if global.json {
-        return output::json(&quantized);
+    let start = Instant::now();
+    let budget = args.budget.budget();
+    let calibrated = args.calibration.calibrate(&checkpoint, budget.is_some(), global)?;
+    let (mix, chosen) = match budget {
+        Some(budget) => {
+            let (allocation, chosen) = allocate(&checkpoint, budget, &calibrated, global)?;
+            (allocation.mix, Some(chosen))
+        }
+        None => (named.context("give --to, --bits or --fit")?, None),
+    };
+    if let Some(path) = &args.save_mix {
+        let mut file = OutputFile::create(path)?;
+        file.write_all(mix.to_toml().as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+        file.finish()?;
     }
+    let mut quantized = quantize_by(&checkpoint, &mix, &calibrated, output, global)?;
+    quantized.seconds = start.elapsed().as_secs_f64();
+    quantized.chosen = chosen;
+    if global.json { output::json(&quantized) } else { show(&quantized, model) }
+}
+
+fn show(quantized: &Quantized, model: &Path) -> anyhow::Result<()> {
+    if let Some(chosen) = &quantized.chosen {
+        output::line(format_args!("{}", picture(chosen)))?;
+        let predicted = chosen.predicted_kl_divergence;
+        output::line(format_args!("predicted KL divergence: about {predicted:.2} nats per token"))?;
+    }
+    let output = quantized.output.display();
     output::line(format_args!(
-        "{}: {} → {} in {:.1} s",
-        output.display(),
+        "{output}: {} → {}, {:.2} bits per weight, in {:.1} s",
         output::bytes(quantized.source_bytes),
         output::bytes(quantized.file_bytes),
+        quantized.bits_per_weight,
         quantized.seconds
     ))?;
     for fall_back in &quantized.fall_backs {
         output::line(format_args!("  {fall_back}"))?;
     }
-    output::line(format_args!("next: bantam eval {} --base {}", output.display(), model.display()))?;
-    Ok(())
+    output::line(format_args!("next: bantam eval {output} --base {}", model.display()))
 }
 
 /// Quantizes to the nearest with a progress bar.
-pub fn quantize(
-    checkpoint: &Checkpoint,
-    mix: &'static Mix,
-    output: &Path,
-    global: &Global,
-) -> anyhow::Result<Quantized> {
+pub fn quantize(checkpoint: &Checkpoint, mix: &Mix, output: &Path, global: &Global) -> anyhow::Result<Quantized> {
     quantize_by(checkpoint, mix, &Calibrated::default(), output, global)
 }
 
 fn quantize_by(
     checkpoint: &Checkpoint,
-    mix: &'static Mix,
+    mix: &Mix,
     calibrated: &Calibrated,
     output: &Path,
     global: &Global,
@@ -105,8 +139,10 @@ fn quantize_by(
         output: output.to_owned(),
         file_bytes: plan.file_bytes(method),
         source_bytes: checkpoint.file_bytes()?,
+        bits_per_weight: plan.bits_per_weight(),
         seconds: start.elapsed().as_secs_f64(),
         fall_backs: describe(&plan.fall_backs()),
+        chosen: None,
     })
 }
 

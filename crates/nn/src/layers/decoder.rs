@@ -79,6 +79,11 @@ impl<L: Block> Decoder<L> {
         b.rms_norm(&self.output_norm, x)
     }
 
+    /// The embedding, whose table can be replaced.
+    pub fn embedding_mut(&mut self) -> &mut Embedding {
+        &mut self.embedding
+    }
+
     /// The layer from hidden states to logits.
     pub fn head(&self) -> &Linear {
         &self.head

@@ -7,7 +7,7 @@ pub mod mlp;
 mod qwen2;
 mod qwen3;
 
-use crate::layers::{Decoder, Linear, PreNormBlock};
+use crate::layers::{Decoder, Embedding, Linear, PreNormBlock};
 use crate::weights::Loader;
 use crate::{Backend, Error, Result};
 use bantam_checkpoint::{Checkpoint, Config, TensorInfo};
@@ -118,6 +118,11 @@ impl Definition {
     /// The layer from hidden states to logits.
     pub fn head(&self) -> &Linear {
         decoder!(self, d => d.head())
+    }
+
+    /// The embedding, whose table can be replaced.
+    pub fn embedding_mut(&mut self) -> &mut Embedding {
+        decoder!(self, d => d.embedding_mut())
     }
 
     /// Calls `visit` with each linear layer, in the order of execution. Its path names it; its weight can be replaced.

@@ -16,7 +16,7 @@ const DAMPING: f32 = 0.01;
 const ROWS: usize = 64;
 
 /// How errors of one column bear on the next, for all rows of a layer.
-pub(super) struct Feedback {
+pub(crate) struct Feedback {
     cols: usize,
     /// `U`, `[cols, cols]`.
     upper: Vec<f32>,

@@ -13,8 +13,9 @@ use bantam_checkpoint::{Checkpoint, Config, GgufWriter, Metadata, TensorData, Te
 use bantam_formats::Format;
 use bantam_nn::Model;
 use bantam_nn::weights::{Blocks, Weight};
-use gptq::Feedback;
+pub(crate) use gptq::Feedback;
 use rows::Rows;
+pub(crate) use rows::check;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -97,6 +98,12 @@ impl<'a> Plan<'a> {
         GgufWriter::file_bytes(&self.metadata(method.name()), &self.outputs())
     }
 
+    /// Bits per weight of the output, scales included.
+    pub fn bits_per_weight(&self) -> f64 {
+        let bytes: usize = self.outputs().iter().map(TensorInfo::bytes).sum();
+        bytes as f64 * 8.0 / self.weights() as f64
+    }
+
     /// The tensors whose rows their mix's format does not divide.
     pub fn fall_backs(&self) -> Vec<FallBack> {
         let pairs = self.checkpoint.tensors().iter().zip(&self.targets);
@@ -115,7 +122,7 @@ impl<'a> Plan<'a> {
 
     fn metadata(&self, method: &str) -> Metadata {
         let mut metadata = self.checkpoint.metadata().clone();
-        metadata.set("general.file_type", Value::U32(self.mix.file_type));
+        metadata.set("general.file_type", Value::U32(self.mix.file_type()));
         metadata.set("general.quantization_version", Value::U32(2));
         let mut step = self.checkpoint.step("quantize").setting("to", &self.mix.name).setting("method", method);
         for (key, value) in &self.settings {
@@ -215,17 +222,14 @@ impl<'a> Plan<'a> {
     ) -> Result<BTreeMap<String, Blocks>, Error> {
         let mut blocks = BTreeMap::new();
         let mut shared: Option<(&Arc<Moments>, Feedback)> = None;
-        // Layers with one input share its factors: beside each other.
-        let mut beside: Vec<_> = inputs.iter().collect();
-        beside.sort_by_key(|(_, moments)| inputs.values().position(|other| Arc::ptr_eq(other, moments)));
-        for (name, moments) in beside {
+        for (name, moments) in beside(inputs) {
             let (tensor, target) = self.tensor(name);
             let (rows, cols) = (tensor.rows(), tensor.cols());
             let data: Vec<u8> = if target.format == tensor.format {
                 self.checkpoint.data(name)?.to_vec()
             } else {
                 let weights = students::values(self.checkpoint, tensor)?;
-                rows::check(self.checkpoint.path(), tensor, target.format, 0, &weights)?;
+                check(self.checkpoint.path(), tensor, target.format, 0, &weights)?;
                 if shared.as_ref().is_none_or(|(of, _)| !Arc::ptr_eq(of, moments)) {
                     shared = Some((moments, Feedback::of(moments)));
                 }
@@ -263,6 +267,13 @@ impl<'a> Plan<'a> {
         }
         Ok(())
     }
+}
+
+/// Inputs in an order in which layers that share one, and so its factors, are beside each other.
+pub(crate) fn beside(inputs: &Inputs) -> Vec<(&String, &Arc<Moments>)> {
+    let mut beside: Vec<_> = inputs.iter().collect();
+    beside.sort_by_key(|(_, moments)| inputs.values().position(|other| Arc::ptr_eq(other, moments)));
+    beside
 }
 
 /// Gives linear layers other weights.

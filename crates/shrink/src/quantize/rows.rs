@@ -57,7 +57,7 @@ impl Rows<'_> {
 }
 
 /// Refuses weights that `format` cannot hold; `first` is the row of `tensor` where they begin.
-pub(super) fn check(
+pub(crate) fn check(
     path: &Path,
     tensor: &TensorInfo,
     format: &'static Format,

@@ -1,0 +1,164 @@
+//! Choosing each tensor's format within a budget, and showing what was chosen.
+
+use crate::args::Global;
+use crate::calibration::Calibrated;
+use crate::{output, progress};
+use anyhow::ensure;
+use bantam_checkpoint::Checkpoint;
+use bantam_formats::Format;
+use bantam_shrink::allocate::{Allocation, Budget, Sensitivity, measure, tensors};
+use bantam_shrink::quantize::Plan;
+use clap::Args;
+use serde::Serialize;
+
+/// What a user allows.
+#[derive(Args)]
+pub struct BudgetArgs {
+    /// Choose each tensor's format so that the model loses least at this many bits per weight, scales included
+    #[arg(long, value_name = "BITS", value_parser = parse_bits)]
+    bits: Option<f64>,
+    /// Choose each tensor's format so that the model loses least in a file of at most this size, for example 300MB
+    #[arg(long, value_name = "SIZE", value_parser = output::parse_size, conflicts_with = "bits")]
+    fit: Option<u64>,
+}
+
+fn parse_bits(text: &str) -> anyhow::Result<f64> {
+    let bits: f64 = text.parse()?;
+    ensure!((1.0..=32.0).contains(&bits), "a weight has between 1 and 32 bits");
+    Ok(bits)
+}
+
+impl BudgetArgs {
+    /// The budget, if one was given.
+    pub fn budget(&self) -> Option<Budget> {
+        self.bits.map(Budget::Bits).or(self.fit.map(Budget::File))
+    }
+}
+
+/// What was chosen, and what it will cost as far as is known before it is done.
+#[derive(Serialize)]
+pub struct Chosen {
+    /// KL divergence in nats per token, the sum of the tensors'.
+    pub predicted_kl_divergence: f64,
+    pub tensors: Vec<ChosenTensor>,
+}
+
+/// What was chosen for one tensor.
+#[derive(Serialize)]
+pub struct ChosenTensor {
+    pub tensor: String,
+    pub format: &'static str,
+    pub bytes: u64,
+    pub predicted_kl_divergence: f64,
+}
+
+impl Chosen {
+    /// What this allocation chose for the tensors measured.
+    pub fn of(allocation: &Allocation, measured: &[Sensitivity]) -> Self {
+        let tensors = measured.iter().zip(&allocation.choices).map(|(tensor, choice)| ChosenTensor {
+            tensor: tensor.tensor.clone(),
+            format: choice.format.name,
+            bytes: choice.bytes,
+            predicted_kl_divergence: choice.divergence,
+        });
+        Self { predicted_kl_divergence: allocation.divergence(), tensors: tensors.collect() }
+    }
+}
+
+/// Measures how far each tensor moves the predictions in each format, and chooses.
+pub fn allocate(
+    checkpoint: &Checkpoint,
+    budget: Budget,
+    calibrated: &Calibrated,
+    global: &Global,
+) -> anyhow::Result<(Allocation, Chosen)> {
+    let bar = progress::bar(global, "measure tensors", tensors(checkpoint), "tensors");
+    let measured = measure(checkpoint, &calibrated.text, &mut || bar.inc(1))?;
+    bar.finish_and_clear();
+    let file_bytes = |mix: &_| {
+        let plan = Plan::new(checkpoint, mix)?.with_settings(&calibrated.settings);
+        Ok(plan.file_bytes(calibrated.method()))
+    };
+    let allocation = budget.allocate(checkpoint, &measured, &file_bytes)?;
+    let chosen = Chosen::of(&allocation, &measured);
+    Ok((allocation, chosen))
+}
+
+/// A picture of the formats chosen: a row for each layer, or for several that are alike, and a column for each role.
+pub fn picture(chosen: &Chosen) -> String {
+    let layers = chosen.tensors.iter().filter_map(|t| {
+        let (layer, role) = t.tensor.strip_prefix("blk.")?.trim_end_matches(".weight").split_once('.')?;
+        Some((layer.parse().ok()?, role, t.format))
+    });
+    let layers: Vec<(usize, &str, &str)> = layers.collect();
+    let mut roles: Vec<&str> = Vec::new();
+    layers.iter().for_each(|(_, role, _)| {
+        if !roles.contains(role) {
+            roles.push(role)
+        }
+    });
+    let count = layers.iter().map(|(layer, ..)| layer + 1).max().unwrap_or(0);
+    let format = |layer: usize, role: &str| layers.iter().find(|l| l.0 == layer && l.1 == role).map_or("", |l| l.2);
+    let rows: Vec<Vec<&str>> = (0..count).map(|layer| roles.iter().map(|r| format(layer, r)).collect()).collect();
+    let width = |role: &str| role.len().max(7) + 2;
+    let mut text = format!("{:<12}", "layer");
+    roles.iter().for_each(|role| text += &format!("{role:<width$}", width = width(role)));
+    let mut first = 0;
+    for alike in rows.chunk_by(|a, b| a == b) {
+        let last = first + alike.len() - 1;
+        let name = if first == last { first.to_string() } else { format!("{first}–{last}") };
+        text += &format!("\n{name:<12}");
+        roles.iter().zip(&alike[0]).for_each(|(role, format)| text += &painted(format, width(role)));
+        first = last + 1;
+    }
+    for t in chosen.tensors.iter().filter(|t| !t.tensor.starts_with("blk.")) {
+        text += &format!("\n{:<12}{}", t.tensor.trim_end_matches(".weight"), painted(t.format, 0));
+    }
+    text
+}
+
+/// A format's name in a colour that goes from red to blue with its bits, where the terminal has colours.
+fn painted(name: &str, width: usize) -> String {
+    /// Of the 256 colours of terminals, from two bits to eight.
+    const COLOURS: [u8; 7] = [196, 208, 220, 112, 42, 38, 33];
+    let bits = Format::by_name(name).map_or(0.0, Format::bits);
+    let colour = COLOURS[(bits as usize).saturating_sub(2).min(COLOURS.len() - 1)];
+    console::style(format!("{name:<width$}")).color256(colour).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_that_are_alike_share_a_row() {
+        let tensor = |name: &str, format| ChosenTensor {
+            tensor: format!("{name}.weight"),
+            format,
+            bytes: 1,
+            predicted_kl_divergence: 0.0,
+        };
+        let tensors = vec![
+            tensor("blk.0.attn_q", "Q8_0"),
+            tensor("blk.0.ffn_down", "Q4_0"),
+            tensor("blk.1.attn_q", "Q4_0"),
+            tensor("blk.1.ffn_down", "Q4_0"),
+            tensor("blk.2.attn_q", "Q4_0"),
+            tensor("blk.2.ffn_down", "Q4_0"),
+            tensor("token_embd", "Q6_K"),
+        ];
+        let picture = picture(&Chosen { predicted_kl_divergence: 0.0, tensors });
+        let picture = console::strip_ansi_codes(&picture);
+        let rows: Vec<Vec<&str>> = picture.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[0], ["layer", "attn_q", "ffn_down"]);
+        assert_eq!(rows[1..], [vec!["0", "Q8_0", "Q4_0"], vec!["1–2", "Q4_0", "Q4_0"], vec!["token_embd", "Q6_K"]]);
+    }
+
+    #[test]
+    fn bits_are_a_number_of_bits() {
+        assert_eq!(parse_bits("3.5").unwrap(), 3.5);
+        for wrong in ["", "x", "0", "-1", "NaN", "1e9"] {
+            assert!(parse_bits(wrong).is_err(), "{wrong}");
+        }
+    }
+}

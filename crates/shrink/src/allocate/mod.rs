@@ -1,0 +1,160 @@
+//! Mixed precision: which format each tensor gets, so that a model of a given size loses least.
+//!
+//! Where to start: [`measure`] says how far the model's predictions move with each tensor in each format, [`Budget::allocate`] makes of
+//! that the best mix that a user allows. `probe.rs` is the model with one tensor replaced, `rounding.rs` the error that a
+//! format makes of a layer's output, `choose.rs` the allocation.
+//!
+//! The divergence is measured with each tensor rounded, by error feedback, to about 4½ bits; for other formats it is scaled by the
+//! squared error of the layer's output, to which a small divergence is proportional (its second-order term). That errors of
+//! different tensors add up is the one thing assumed.
+
+mod budget;
+mod choose;
+mod probe;
+mod rounding;
+
+pub use budget::{Allocation, Budget};
+pub use choose::{choose, least};
+
+use crate::calibrate::{Inputs, Moments, Walk};
+use crate::mix::quantizable_role;
+use crate::quantize::{self, beside};
+use crate::{Error, students};
+use bantam_checkpoint::{Checkpoint, TensorInfo};
+use bantam_formats::{FORMATS, Format};
+use bantam_nn::Model;
+use probe::Probe;
+use rounding::Rounding;
+use std::sync::Arc;
+
+/// Tokens that the statistics of inputs are taken over.
+const TOKENS: usize = 4096;
+
+/// What a tensor costs in one format.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    /// The format.
+    pub format: &'static Format,
+    /// The tensor's bytes in it.
+    pub bytes: u64,
+    /// How far the model's predictions move, in nats per token.
+    pub divergence: f64,
+}
+
+/// What a tensor costs in each format that divides its rows.
+#[derive(Clone, Debug)]
+pub struct Sensitivity {
+    /// The tensor's name.
+    pub tensor: String,
+    /// One for each format.
+    pub choices: Vec<Choice>,
+}
+
+/// How many tensors [`measure`] goes through: its unit of progress.
+pub fn tensors(checkpoint: &Checkpoint) -> u64 {
+    checkpoint.tensors().iter().filter(|t| quantizable_role(t).is_some()).count() as u64
+}
+
+/// Measures what each tensor that may be quantized costs in each format, on these sequences of tokens. Calls `progress` after each
+/// tensor.
+///
+/// Memory is for the model at two bytes per weight (mapped, if the file has them so), the largest tensor in f32, the moments of one layer, and
+/// the logits of a few hundred tokens.
+///
+/// # Errors
+/// If the model cannot be run, or what it computes is not finite.
+pub fn measure(
+    checkpoint: &Checkpoint,
+    sequences: &[Vec<u32>],
+    progress: &mut dyn FnMut(),
+) -> Result<Vec<Sensitivity>, Error> {
+    let mut model = Model::load(checkpoint)?;
+    probe::sharpen(&mut model);
+    let mut probe = Probe::new(checkpoint, &model, sequences)?;
+    let seen = bantam_nn::together(sequences, TOKENS).next().unwrap_or_default();
+    let mut walk = Walk::new(&model, seen)?;
+    let mut measurement = Measurement { checkpoint, measured: Vec::new(), progress };
+    let embedding = model.embedding_mut().path.clone();
+    let tied = model.definition().head().path == embedding;
+    for _ in 0..model.config().block_count {
+        let inputs = walk.look(&model, true)?;
+        measurement.layers(&inputs, &mut model, &probe)?;
+        probe.go_on(&model)?;
+    }
+    let head = walk.look_at_head(&model)?;
+    // The embedding is felt from the beginning, and so is a head that is tied to it.
+    if tied {
+        probe.go_back();
+    }
+    measurement.layers(&head, &mut model, &probe)?;
+    if !tied {
+        probe.go_back();
+        let tensor = checkpoint.tensor(&embedding).expect("the model's embedding is a tensor of the checkpoint");
+        measurement.tensor(&embedding, &Rounding::alike(tensor.cols()), &mut model, &probe)?;
+    }
+    Ok(measurement.measured)
+}
+
+/// What was measured so far.
+struct Measurement<'a> {
+    checkpoint: &'a Checkpoint,
+    measured: Vec<Sensitivity>,
+    progress: &'a mut dyn FnMut(),
+}
+
+impl Measurement<'_> {
+    /// Measures these linear layers, one by one.
+    fn layers(&mut self, inputs: &Inputs, model: &mut Model, probe: &Probe<'_>) -> Result<(), Error> {
+        let mut shared: Option<(&Arc<Moments>, Rounding)> = None;
+        for (name, moments) in beside(inputs) {
+            if shared.as_ref().is_none_or(|(of, _)| !Arc::ptr_eq(of, moments)) {
+                shared = Some((moments, Rounding::of(moments)));
+            }
+            let (_, rounding) = shared.as_ref().expect("it was made");
+            self.tensor(name, rounding, model, probe)?;
+        }
+        Ok(())
+    }
+
+    /// Measures what one tensor costs in each format.
+    fn tensor(&mut self, name: &str, rounding: &Rounding, model: &mut Model, probe: &Probe<'_>) -> Result<(), Error> {
+        let tensor = self.checkpoint.tensor(name).expect("the model's weights are the checkpoint's tensors");
+        let weights = students::values(self.checkpoint, tensor)?;
+        quantize::check(self.checkpoint.path(), tensor, tensor.format, 0, &weights)?;
+        let sample = rounding.sample(&weights);
+        let error = |format: &'static Format| match format == tensor.format {
+            true => 0.0,
+            false => rounding.error(&sample, format),
+        };
+        let errors: Vec<(&'static Format, f64)> = candidates(tensor).into_iter().map(|f| (f, error(f))).collect();
+        let unit = match probed(&errors) {
+            Some((format, error)) => probe.with(model, name, &rounding.round(&weights, format))? / error,
+            None => 0.0,
+        };
+        let choices = errors.iter().map(|&(format, error)| choice(tensor, format, unit * error)).collect();
+        self.measured.push(Sensitivity { tensor: name.to_owned(), choices });
+        (self.progress)();
+        Ok(())
+    }
+}
+
+fn choice(tensor: &TensorInfo, format: &'static Format, divergence: f64) -> Choice {
+    let row_bytes = format.bytes_of(tensor.cols()).expect("it divides the rows");
+    Choice { format, bytes: (tensor.rows() * row_bytes) as u64, divergence }
+}
+
+/// Formats to choose from: grids that divide the rows, half precision, and what the tensor has.
+fn candidates(tensor: &TensorInfo) -> Vec<&'static Format> {
+    let wanted = |f: &&Format| *f == tensor.format || f.encode.is_some() && (f.grid.is_some() || f.name == "F16");
+    FORMATS.iter().copied().filter(|f| f.divides(tensor.cols())).filter(wanted).collect()
+}
+
+/// The format, with its error, in which a tensor's divergence is measured: of about 4½ bits, at which rounding is felt and still a small
+/// change. Formats that hold the weights almost exactly (those of a packed model) say nothing; `None` if all do.
+fn probed(errors: &[(&'static Format, f64)]) -> Option<(&'static Format, f64)> {
+    const BITS: f64 = 4.5;
+    const FELT: f64 = 1e-3;
+    let most = errors.iter().map(|(_, error)| *error).fold(0.0, f64::max);
+    let felt = errors.iter().copied().filter(|(format, error)| format.grid.is_some() && *error > FELT * most);
+    felt.min_by(|a, b| (a.0.bits() - BITS).abs().total_cmp(&(b.0.bits() - BITS).abs()))
+}

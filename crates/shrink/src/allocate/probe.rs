@@ -1,0 +1,168 @@
+//! The model with one tensor replaced: how far its predictions move.
+
+use crate::Error;
+use bantam_checkpoint::{Checkpoint, TensorData};
+use bantam_formats::{Activation, Format};
+use bantam_nn::layers::Linear;
+use bantam_nn::observe::Observe;
+use bantam_nn::softmax::compare;
+use bantam_nn::weights::{Blocks, Weight};
+use bantam_nn::{Backend, Model};
+
+/// Sequences that predictions are compared on.
+const SEQUENCES: usize = 8;
+
+/// Tokens of each.
+const LENGTH: usize = 64;
+
+/// Predictions compared of each: the last, which know most.
+const COMPARED: usize = 32;
+
+/// The residual stream of a few sequences before a layer, and what the unchanged model predicts of them.
+pub(super) struct Probe<'a> {
+    checkpoint: &'a Checkpoint,
+    sequences: Vec<&'a [u32]>,
+    lengths: Vec<usize>,
+    layer: usize,
+    /// `[tokens, width]`.
+    stream: Vec<f32>,
+    /// `[predictions, vocabulary]`.
+    base: Vec<f32>,
+}
+
+impl<'a> Probe<'a> {
+    /// Before the first layer, with the beginnings of some of these sequences.
+    ///
+    /// # Errors
+    /// If the model cannot be run.
+    pub fn new(checkpoint: &'a Checkpoint, model: &Model, sequences: &'a [Vec<u32>]) -> Result<Self, Error> {
+        let sequences: Vec<&[u32]> = sequences.iter().take(SEQUENCES).map(|s| &s[..s.len().min(LENGTH)]).collect();
+        let lengths = sequences.iter().map(|s| s.len()).collect();
+        let mut probe = Self { checkpoint, sequences, lengths, layer: 0, stream: Vec::new(), base: Vec::new() };
+        probe.stream = probe.embed(model)?;
+        probe.base = probe.logits(model, probe.stream.clone())?;
+        Ok(probe)
+    }
+
+    /// Goes through the layer ahead.
+    ///
+    /// # Errors
+    /// If the model cannot be run.
+    pub fn go_on(&mut self, model: &Model) -> Result<(), Error> {
+        let mut nobody = |_: &[&Linear], _: &[f32]| ();
+        let mut observe = Observe::new(model.config(), &self.lengths, &mut nobody)?;
+        let x = observe.input(&self.stream, model.config().embedding_length);
+        let x = model.definition().layer(&mut observe, self.layer, x);
+        self.stream.copy_from_slice(&x);
+        self.layer += 1;
+        Ok(())
+    }
+
+    /// Goes back before the embedding.
+    pub fn go_back(&mut self) {
+        self.layer = 0;
+        self.stream.clear();
+    }
+
+    /// The mean KL divergence, in nats per token, from the unchanged model to one in which this tensor, which lies ahead, has these
+    /// weights.
+    ///
+    /// # Errors
+    /// If the model cannot be run, or predicts what is not finite.
+    pub fn with(&self, model: &mut Model, tensor: &str, weights: &[f32]) -> Result<f64, Error> {
+        let info = self.checkpoint.tensor(tensor).expect("the model's layers are the checkpoint's tensors");
+        let data = TensorData::Owned(half(weights).into());
+        // The embedding's table and the head's, where they are one tensor.
+        let mut replaced = [data.clone(), data].map(|data| blocks(data, info.rows(), info.cols()));
+        swap(model, tensor, &mut replaced);
+        let moved = self.moved(model);
+        swap(model, tensor, &mut replaced);
+        moved
+    }
+
+    fn moved(&self, model: &Model) -> Result<f64, Error> {
+        let stream = if self.stream.is_empty() { self.embed(model)? } else { self.stream.clone() };
+        let logits = self.logits(model, stream)?;
+        let vocabulary = model.config().vocab_size;
+        let pairs = self.base.chunks_exact(vocabulary).zip(logits.chunks_exact(vocabulary));
+        let mut sum = 0.0;
+        let count = pairs.len();
+        for (base, logits) in pairs {
+            let error = |_| Error::Predictions { path: self.checkpoint.path().to_owned() };
+            sum += compare(base, logits, 0).map_err(error)?.kl;
+        }
+        Ok(sum / count as f64)
+    }
+
+    fn embed(&self, model: &Model) -> Result<Vec<f32>, Error> {
+        let mut nobody = |_: &[&Linear], _: &[f32]| ();
+        let mut observe = Observe::new(model.config(), &self.lengths, &mut nobody)?;
+        Ok(model.definition().embed(&mut observe, &self.sequences.concat()).to_vec())
+    }
+
+    /// The logits compared, of the residual stream before the layer ahead.
+    fn logits(&self, model: &Model, stream: Vec<f32>) -> Result<Vec<f32>, Error> {
+        let (config, definition) = (model.config(), model.definition());
+        let mut nobody = |_: &[&Linear], _: &[f32]| ();
+        let mut observe = Observe::new(config, &self.lengths, &mut nobody)?;
+        let mut x = observe.input(&stream, config.embedding_length);
+        for layer in self.layer..config.block_count {
+            x = definition.layer(&mut observe, layer, x);
+        }
+        let hidden = definition.norm(&mut observe, &x);
+        let mut compared = Vec::new();
+        let mut rows = &hidden[..];
+        for &length in &self.lengths {
+            let own = rows.split_off(..length * config.embedding_length).expect("a row for each token");
+            compared.extend_from_slice(&own[length.saturating_sub(COMPARED) * config.embedding_length..]);
+        }
+        let hidden = observe.input(&compared, config.embedding_length);
+        Ok(observe.linear(definition.head(), &hidden).to_vec())
+    }
+}
+
+/// Gives all that are packed the weights they mean in half precision, so that predictions move by what is replaced alone, and
+/// not by how activations are rounded for packed weights.
+pub(super) fn sharpen(model: &mut Model) {
+    let sharpen = |weight: &mut Weight| {
+        let Weight::Blocks(Blocks { format, data, rows, cols }) = &*weight;
+        if format.product.activation != Activation::F32 {
+            let row_bytes = format.bytes_of(*cols).expect("checked on loading");
+            let mut weights = vec![0.0; *cols];
+            let decoded = data.chunks_exact(row_bytes).flat_map(|row| {
+                (format.decode)(row, &mut weights);
+                half(&weights)
+            });
+            *weight = blocks(TensorData::Owned(decoded.collect()), *rows, *cols);
+        }
+    };
+    sharpen(&mut model.embedding_mut().table);
+    model.visit_linears_mut(&mut |linear| sharpen(&mut linear.weight));
+}
+
+fn half(weights: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0; 2 * weights.len()];
+    (f16().encode.expect("F16 can be written"))(weights, None, &mut bytes);
+    bytes
+}
+
+fn blocks(data: TensorData, rows: usize, cols: usize) -> Weight {
+    Weight::Blocks(Blocks { format: f16(), data, rows, cols })
+}
+
+fn f16() -> &'static Format {
+    Format::by_name("F16").expect("F16 is a format")
+}
+
+/// Puts the weights into the places of this path, the embedding's first, and what was there into `weights`.
+fn swap(model: &mut Model, path: &str, weights: &mut [Weight]) {
+    let mut weights = weights.iter_mut();
+    let mut swap = |at: &str, weight: &mut Weight| {
+        if at == path {
+            std::mem::swap(weight, weights.next().expect("one for the embedding and one for a layer"));
+        }
+    };
+    let embedding = model.embedding_mut();
+    swap(&embedding.path, &mut embedding.table);
+    model.visit_linears_mut(&mut |linear| swap(&linear.path, &mut linear.weight));
+}

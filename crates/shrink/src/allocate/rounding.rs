@@ -1,0 +1,59 @@
+//! The error that rounding a tensor makes of its layer's output.
+
+use crate::calibrate::Moments;
+use crate::quantize::Feedback;
+use bantam_formats::Format;
+use bantam_nn::matrix::{Threads, View, multiply};
+
+/// Rows on which errors are measured.
+const ROWS: usize = 256;
+
+/// Rounding with error feedback, for layers that see the same inputs.
+pub(super) struct Rounding {
+    cols: usize,
+    feedback: Feedback,
+    /// The mean of `x xᵀ`, `[cols, cols]`.
+    h: Vec<f32>,
+}
+
+impl Rounding {
+    /// For inputs of these moments.
+    pub fn of(moments: &Moments) -> Self {
+        Self { cols: moments.cols(), feedback: Feedback::of(moments), h: moments.mean() }
+    }
+
+    /// For what sees no inputs: all columns count alike.
+    pub fn alike(cols: usize) -> Self {
+        let mut moments = Moments::new(cols);
+        let mut identity = vec![0.0; cols * cols];
+        identity.iter_mut().step_by(cols + 1).for_each(|d| *d = 1.0);
+        moments.add(&identity);
+        Self::of(&moments)
+    }
+
+    /// Weights `[rows, cols]` as `format` holds them, decoded.
+    pub fn round(&self, weights: &[f32], format: &'static Format) -> Vec<f32> {
+        let rows = weights.len() / self.cols;
+        let mut blocks = vec![0; rows * format.bytes_of(self.cols).expect("it divides the rows")];
+        self.feedback.round(weights, format, &mut blocks);
+        let mut rounded = vec![0.0; weights.len()];
+        (format.decode)(&blocks, &mut rounded);
+        rounded
+    }
+
+    /// Some of the rows, in even steps.
+    pub fn sample(&self, weights: &[f32]) -> Vec<f32> {
+        let step = (weights.len() / self.cols).div_ceil(ROWS);
+        weights.chunks_exact(self.cols).step_by(step).flatten().copied().collect()
+    }
+
+    /// The squared error of the output of these rows, `Σ (w - v) H (w - v)ᵀ`.
+    pub fn error(&self, rows: &[f32], format: &'static Format) -> f64 {
+        let rounded = self.round(rows, format);
+        let errors: Vec<f32> = rows.iter().zip(&rounded).map(|(w, v)| w - v).collect();
+        let mut weighed = vec![0.0; errors.len()];
+        let (e, h) = (View::new(&errors, self.cols), View::new(&self.h, self.cols));
+        multiply(&mut weighed, false, 1.0, e, h, Threads::All);
+        errors.iter().zip(&weighed).map(|(e, w)| f64::from(e * w)).sum::<f64>().max(0.0)
+    }
+}
