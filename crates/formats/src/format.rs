@@ -116,5 +116,7 @@ pub static FORMATS: &[&Format] = &[
     &blocks::q3_k::Q3_K,
     &blocks::q2_k::Q2_K,
     &blocks::narrow::Q2_0,
+    &blocks::ternary::TQ2_0,
+    &blocks::ternary::TQ1_0,
     &blocks::narrow::Q1_0,
 ];

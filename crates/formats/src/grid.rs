@@ -35,7 +35,7 @@ pub struct Grid {
     /// The quant that means zero, in symmetric formats: `weight = scale * (quant - zero)`. `None` in affine formats:
     /// `weight = scale * quant - min`.
     pub zero: Option<u8>,
-    /// How many weights share a scale: 16, 32 or 64.
+    /// How many weights share a scale: from 16 to 256.
     pub group: usize,
     /// Takes a block apart. Symmetric formats have mins of zero.
     pub read: Read,

@@ -111,6 +111,24 @@ fn constant_blocks_stay_constant() {
 }
 
 #[test]
+fn ternary_weights_stay_as_they_are() {
+    let scales = [0.03125, 1.7e-3, 65504.0, 6e-8].map(|d| half::f16::from_f32(d).to_f32());
+    let importance: Vec<f32> = (0..LEN).map(|i| (i % 11) as f32 * 0.37).collect();
+    for name in ["TQ1_0", "TQ2_0"] {
+        let format = Format::by_name(name).expect("a format of ours");
+        for (scale, zeros) in scales.into_iter().flat_map(|d| [2, 3, 40].map(|zeros| (d, zeros))) {
+            let weights: Vec<f32> = (0..LEN)
+                .map(|i| if i % zeros == 0 { 0.0 } else { scale * (1.0 - 2.0 * (i * i / 7 % 2) as f32) })
+                .collect();
+            for importance in [None, Some(importance.as_slice())] {
+                let bytes = encode(format, &weights, importance).expect("an encoder");
+                assert_eq!(decode(format, &bytes), weights, "{format} with scale {scale}");
+            }
+        }
+    }
+}
+
+#[test]
 fn importance_decides_whose_error_counts() {
     let weights: Vec<f32> = (0..LEN).map(|i| ((i * 7919 % 1000) as f32 / 500.0 - 1.0) * 0.05).collect();
     let importance: Vec<f32> = (0..LEN).map(|i| if i % 4 == 0 { 100.0 } else { 1.0 }).collect();
@@ -154,6 +172,8 @@ fn layouts_have_ggml_sizes() {
         ("Q3_K", 11, 256, 110),
         ("Q2_K", 10, 256, 84),
         ("Q2_0", 42, 64, 18),
+        ("TQ2_0", 35, 256, 66),
+        ("TQ1_0", 34, 256, 54),
         ("Q1_0", 41, 128, 18),
     ];
     assert_eq!(sizes, expected);

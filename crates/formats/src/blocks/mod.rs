@@ -21,5 +21,6 @@ pub mod q4_k;
 pub mod q5_k;
 pub mod q6_k;
 mod search;
+pub mod ternary;
 
 pub use names::ggml_type_name;

@@ -23,8 +23,6 @@ const OTHERS: &[(u32, &str)] = &[
     (31, "Q4_0_4_4 (removed from ggml)"),
     (32, "Q4_0_4_8 (removed from ggml)"),
     (33, "Q4_0_8_8 (removed from ggml)"),
-    (34, "TQ1_0"),
-    (35, "TQ2_0"),
     (36, "IQ4_NL_4_4 (removed from ggml)"),
     (37, "IQ4_NL_4_8 (removed from ggml)"),
     (38, "IQ4_NL_8_8 (removed from ggml)"),

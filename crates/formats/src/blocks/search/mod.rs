@@ -6,7 +6,7 @@
 //! best, and ends by comparing exact errors over scales as the format can store them.
 //!
 //! [`symmetric`] and [`affine`] find the scale of one group; [`superblock`] the two levels of scales of a K-quant;
-//! [`together`] the scales of sixteen small blocks at once, one block a lane. [`units`] stores given scales in two levels.
+//! [`together`] the scales of sixteen small blocks at once, one block a lane. [`ternary`] finds the best scale of all. [`units`] stores given scales in two levels.
 //!
 //! Where ggml tries about twenty scales one after the other, weight by weight, here a pass over the weights tries
 //! sixteen; that buys refinement at two levels and is still faster.
@@ -15,6 +15,7 @@ pub mod affine;
 pub mod lanes;
 pub mod superblock;
 pub mod symmetric;
+pub mod ternary;
 pub mod together;
 pub mod units;
 pub mod weights;

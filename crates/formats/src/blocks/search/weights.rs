@@ -42,6 +42,9 @@ pub const Q6_K: Rule = Rule { bare: Bare::RmsPlusMagnitude, sigma: None };
 /// IQ4_NL and IQ4_XS.
 pub const IQ4: Rule = Rule { bare: Bare::Square, sigma: Some(2.0) };
 
+/// TQ1_0 and TQ2_0: the scale is the best of all, for just what counts. ggml does not search here.
+pub const TERNARY: Rule = Rule { bare: Bare::RmsPlusMagnitude, sigma: None };
+
 /// Beyond any scale that an f16 can carry; keeps the squares of what follows finite.
 const LARGEST: f32 = 1e9;
 

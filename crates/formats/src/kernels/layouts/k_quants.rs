@@ -7,7 +7,7 @@ use crate::kernels::isa::Isa;
 /// Two bits of chunk `chunk` from planes that hold, in 32 bytes for each 128 weights, the weights `l`, `l + 32`,
 /// `l + 64` and `l + 96` in byte `l` from the low bits up.
 #[inline(always)]
-fn two_bits<S: Isa>(s: S, planes: &[u8], chunk: usize) -> S::V {
+pub(super) fn two_bits<S: Isa>(s: S, planes: &[u8], chunk: usize) -> S::V {
     let p = array(planes, 32 * (chunk / 2));
     let shift = 4 * (chunk as u32 % 2);
     s.shift_halves(s.load_halves(p, p), shift, shift + 2, 3)
