@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fixtures"))
-from ggml import ENCODED, FORMATS, Ggml, rule  # noqa: E402
+from ggml import ENCODED, FORMATS, NEEDS_IMPORTANCE, Ggml, rule  # noqa: E402
 
 ROWS, WIDTH = 512, 2048
 
@@ -60,7 +60,7 @@ def main():
             for name in args.formats.split(","):
                 if x.shape[1] % FORMATS[name][1]:
                     continue
-                for use in (False, True):
+                for use in (True,) if name in NEEDS_IMPORTANCE else (False, True):
                     seconds = []
                     for _ in range(5):
                         start = time.perf_counter()

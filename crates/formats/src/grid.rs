@@ -35,11 +35,14 @@ pub struct Grid {
     /// The quant that means zero, in symmetric formats: `weight = scale * (quant - zero)`. `None` in affine formats:
     /// `weight = scale * quant - min`.
     pub zero: Option<u8>,
+    /// How many neighbouring weights choose their quants together: 1, or 8 where a code book says which go together (IQ2, IQ3).
+    pub vector: usize,
     /// How many weights share a scale: from 16 to 256.
     pub group: usize,
     /// Takes a block apart. Symmetric formats have mins of zero.
     pub read: Read,
-    /// Replaces the quants of a block, the scales stay. A quant that is not one of the levels becomes the nearest.
+    /// Replaces the quants of a block, the scales stay. A quant that is not one of the levels becomes the nearest, and quants that
+    /// do not go together those that are nearest in the sum of squares.
     pub put_quants: fn(block: &mut [u8], quants: &[u8]),
     /// Replaces the scales and mins of a block by some that can be stored and are near, the quants stay. [`read`] says
     /// what they became.
@@ -59,10 +62,15 @@ pub struct Grid {
     /// If the levels are not consecutive integers: the one nearest to `i / 2 + 1 / 4`. Levels are integers, so that
     /// between two multiples of a half the nearest level does not change.
     pub(crate) book: Option<&'static [u8; 512]>,
+    /// If quants are chosen together: those of one [`vector`](Grid::vector).
+    pub(crate) together: Option<Together>,
 }
 
 /// Reads one block's quants, scales and mins.
 pub type Read = fn(block: &[u8], quants: &mut [u8], scales: &mut [f32], mins: &mut [f32]);
+
+/// Chooses the quants of weights that choose together, given their positions and what their squared errors count.
+pub(crate) type Together = fn(positions: &[f32], weights: &[f32], quants: &mut [u8]);
 
 /// Writes near `scales` and `mins` to one block, weighing each group's squared deviation by `weights`.
 pub type PutScales = fn(block: &mut [u8], scales: &[f32], mins: &[f32], weights: &[f32]);
@@ -80,6 +88,16 @@ impl Grid {
             }
             // The cast saturates.
             Some(book) => book[((2.0 * position) as usize).min(511)],
+        }
+    }
+
+    /// The quants of a [`vector`](Grid::vector) of neighbouring weights that are nearest to their positions, in the sum of squared
+    /// distances times `weights`.
+    #[inline]
+    pub fn nearest_together(&self, positions: &[f32], weights: &[f32], quants: &mut [u8]) {
+        match self.together {
+            Some(choose) => choose(positions, weights, quants),
+            None => quants.iter_mut().zip(positions).for_each(|(quant, position)| *quant = self.nearest(*position)),
         }
     }
 

@@ -74,7 +74,8 @@ fn encoding_loses_no_more_than_ggml() {
 fn rule(format: &str, x: &[f32]) -> Vec<f32> {
     let rms = |group: &[f32]| (group.iter().map(|v| v * v).sum::<f32>() / group.len() as f32).sqrt();
     match format {
-        "Q3_K" | "Q6_K" | "IQ4_NL" | "IQ4_XS" => x.iter().map(|v| v * v).collect(),
+        "Q3_K" | "Q6_K" | "IQ4_NL" | "IQ4_XS" | "IQ3_XXS" | "IQ3_S" => x.iter().map(|v| v * v).collect(),
+        "IQ2_S" => x.chunks(256).flat_map(|b| b.iter().map(move |v| 0.5 * rms(b).powi(2) + v * v)).collect(),
         "Q2_K" => x.iter().map(|v| v.abs()).collect(),
         "Q4_K" | "Q5_K" => x.chunks(32).flat_map(|g| g.iter().map(move |v| rms(g) + v.abs())).collect(),
         _ => vec![1.0; x.len()],

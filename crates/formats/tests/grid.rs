@@ -60,6 +60,8 @@ fn every_block_format_that_is_written_has_a_grid() {
     for (name, count) in expected {
         assert_eq!(levels(name), Some(count), "{name}");
     }
+    let together: Vec<_> = grids().filter(|(_, grid)| grid.vector > 1).map(|(f, g)| (f.name, g.vector)).collect();
+    assert_eq!(together, ["IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS"].map(|name| (name, 8)));
 }
 
 proptest! {
@@ -101,9 +103,36 @@ proptest! {
         for (format, grid) in grids() {
             let mut block = encode(format, &weights[..format.block]);
             let before = Parts::of(format, grid, &block);
-            let quants: Vec<u8> = choice[..format.block].iter().map(|i| *i.get(grid.levels)).collect();
+            let mut quants: Vec<u8> = choice[..format.block].iter().map(|i| *i.get(grid.levels)).collect();
+            if grid.vector > 1 {
+                // Some that go together.
+                (grid.put_quants)(&mut block, &quants);
+                quants = Parts::of(format, grid, &block).quants;
+            }
             (grid.put_quants)(&mut block, &quants);
             prop_assert_eq!(Parts::of(format, grid, &block), Parts { quants, ..before }, "{}", format);
+        }
+    }
+
+    #[test]
+    fn quants_chosen_together_are_nearest(
+        at in prop::collection::vec(-10f32..266.0, 8),
+        counts in prop::collection::vec(0f32..3.0, 8),
+        others in prop::collection::vec(any::<u8>(), 4096),
+    ) {
+        for (format, grid) in grids().filter(|(_, grid)| grid.vector == 8) {
+            let distance = |quants: &[u8]| -> f64 {
+                let squared = |i: usize| f64::from(counts[i]) * (f64::from(quants[i]) - f64::from(at[i])).powi(2);
+                (0..8).map(squared).sum()
+            };
+            let mut nearest = [0; 8];
+            grid.nearest_together(&at, &counts, &mut nearest);
+            // Any bytes are quants that go together.
+            for block in others.chunks_exact(format.bytes) {
+                for other in Parts::of(format, grid, block).quants.chunks_exact(8) {
+                    prop_assert!(distance(&nearest) <= distance(other) * 1.0001 + 1e-2, "{}: {:?}", format, other);
+                }
+            }
         }
     }
 
@@ -121,6 +150,7 @@ proptest! {
             let weights: Vec<f32> = seed[..groups].iter().map(|(.., weight)| *weight).collect();
             let quants = vec![grid.levels[grid.levels.len() - 1]; format.block];
             (grid.put_quants)(&mut block, &quants);
+            let quants = Parts::of(format, grid, &block).quants;
             (grid.put_scales)(&mut block, &scales, &mins, &weights);
             let parts = Parts::of(format, grid, &block);
             prop_assert_eq!(&parts.quants, &quants, "{}", format);
@@ -167,9 +197,24 @@ fn naive(format: &Format, values: &[f32], weights: &[f32]) -> f64 {
         _ => 1.0,
     };
     let largest = values.iter().fold(0f32, |a, b| if b.abs() > a.abs() { *b } else { a });
+    if let Some(units) = odd_units(format) {
+        let unit = half::f16::from_f32(largest / 31.0 * units).to_f32() / units;
+        let scale = |v: &f32| unit * (((v / unit - 1.0) / 2.0).round().clamp(0.0, 15.0) * 2.0 + 1.0);
+        return deviation(values, &values.iter().map(scale).collect::<Vec<_>>(), weights);
+    }
     let unit = half::f16::from_f32(largest / largest_code).to_f32();
     let code = |v: &f32| if unit == 0.0 { 0.0 } else { (v / unit).round().clamp(-largest_code, largest_code) };
     deviation(values, &values.iter().map(|v| unit * code(v)).collect::<Vec<_>>(), weights)
+}
+
+/// Formats whose scales are odd multiples of a share of an f16: how many shares.
+fn odd_units(format: &Format) -> Option<f32> {
+    match format.name {
+        "IQ2_XXS" | "IQ2_XS" | "IQ2_S" => Some(8.0),
+        "IQ3_XXS" => Some(4.0),
+        "IQ3_S" => Some(1.0),
+        _ => None,
+    }
 }
 
 #[test]

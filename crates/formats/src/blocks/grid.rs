@@ -12,11 +12,13 @@ pub const fn grid<E: Encoder>() -> Grid {
     Grid {
         levels: E::LEVELS,
         zero: E::ZERO,
+        vector: E::VECTOR,
         group: E::SHARING,
         read: read::<E>,
         put_quants: put_quants::<E>,
         put_scales: put_scales::<E>,
         book: if consecutive { None } else { Some(&Tables::<E>::BOOK) },
+        together: E::TOGETHER_NEAREST,
     }
 }
 

@@ -133,7 +133,7 @@ impl Encoder for Iq4Xs {
 
     #[inline(always)]
     fn put_scales<S: Isa>(s: S, scales: &[f32], _: &[f32], weights: &[f32], block: &mut [u8]) {
-        let coded = units::nearest::<S, -32, 31, 8>(s, scales, weights);
+        let coded = units::nearest::<S, symmetric::Uniform<-32, 31>, 8>(s, scales, weights);
         put_coded(coded.unit, &coded.codes, block);
     }
 }

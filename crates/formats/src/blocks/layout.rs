@@ -37,6 +37,11 @@ pub(crate) trait Encoder: Layout {
     /// Weights that share a scale, a multiple of [`GROUP`].
     const SHARING: usize;
 
+    /// Weights that choose their quants together, and how they do: [`Grid::nearest_together`](crate::Grid::nearest_together).
+    const VECTOR: usize = 1;
+    /// See [`VECTOR`](Self::VECTOR).
+    const TOGETHER_NEAREST: Option<crate::grid::Together> = None;
+
     /// Encodes up to [`TOGETHER`](Self::TOGETHER) blocks of weights, weighing errors by `importance` where given.
     /// `#[inline(always)]`, see [`Kernel`].
     fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, blocks: &mut [u8]);

@@ -1,7 +1,7 @@
 //! Q2_K: 256 weights of two bits, affine in groups of 16, scales and mins of four bits.
 
 use super::layout::{Encoder, Layout, block_format, f16_at, levels, put_f16};
-use super::search::{superblock, units, weights};
+use super::search::{superblock, symmetric::Uniform, units, weights};
 use crate::kernels::Isa;
 use half::f16;
 
@@ -52,8 +52,8 @@ impl Encoder for Q2K {
 
     #[inline(always)]
     fn put_scales<S: Isa>(s: S, scales: &[f32], mins: &[f32], weights: &[f32], block: &mut [u8]) {
-        let scales = units::nearest::<S, 0, 15, 16>(s, scales, weights);
-        let mins = units::nearest::<S, 0, 15, 16>(s, mins, weights);
+        let scales = units::nearest::<S, Uniform<0, 15>, 16>(s, scales, weights);
+        let mins = units::nearest::<S, Uniform<0, 15>, 16>(s, mins, weights);
         put_coded(scales.unit, mins.unit, &scales.codes.map(|c| c as u8), &mins.codes.map(|c| c as u8), block);
     }
 }

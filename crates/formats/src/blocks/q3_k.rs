@@ -65,7 +65,7 @@ impl Encoder for Q3K {
 
     #[inline(always)]
     fn put_scales<S: Isa>(s: S, scales: &[f32], _: &[f32], weights: &[f32], block: &mut [u8]) {
-        let coded = units::nearest::<S, -32, 31, 16>(s, scales, weights);
+        let coded = units::nearest::<S, Uniform<-32, 31>, 16>(s, scales, weights);
         put_coded(coded.unit, &coded.codes, block);
     }
 }

@@ -1,7 +1,7 @@
 //! Q4_K: 256 weights of four bits, affine in groups of 32, scales and mins of six bits.
 
 use super::layout::{Encoder, Layout, block_format, f16_at, levels, nibbles, put_f16, put_nibbles};
-use super::search::{superblock, units, weights};
+use super::search::{superblock, symmetric::Uniform, units, weights};
 use crate::kernels::Isa;
 use half::f16;
 
@@ -97,7 +97,7 @@ pub(super) fn put_nearest_six_bit_scales<S: Isa>(
     weights: &[f32],
     block: &mut [u8],
 ) {
-    let scales = units::nearest::<S, 0, 63, 8>(s, scales, weights);
-    let mins = units::nearest::<S, 0, 63, 8>(s, mins, weights);
+    let scales = units::nearest::<S, Uniform<0, 63>, 8>(s, scales, weights);
+    let mins = units::nearest::<S, Uniform<0, 63>, 8>(s, mins, weights);
     put_six_bit_scales(scales.unit, mins.unit, &scales.codes.map(|c| c as u8), &mins.codes.map(|c| c as u8), block);
 }

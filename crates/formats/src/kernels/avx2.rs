@@ -144,6 +144,11 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn sub_bytes(self, a: [__m256i; 2], b: [__m256i; 2]) -> [__m256i; 2] {
+        simd!([_mm256_sub_epi8(a[0], b[0]), _mm256_sub_epi8(a[1], b[1])])
+    }
+
+    #[inline(always)]
     fn shift_halves(self, v: [__m256i; 2], lo: u32, hi: u32, mask: u8) -> [__m256i; 2] {
         simd! {
             let mask = _mm256_set1_epi8(mask as i8);

@@ -89,6 +89,11 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn sub_bytes(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_sub_epi8(a, b))
+    }
+
+    #[inline(always)]
     fn shift_halves(self, v: __m512i, lo: u32, hi: u32, mask: u8) -> __m512i {
         simd! {
             let (lo, hi) = (i64::from(lo), i64::from(hi));

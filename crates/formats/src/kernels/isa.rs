@@ -42,6 +42,8 @@ pub(crate) trait Isa: Copy {
     fn or(self, a: Self::V, b: Self::V) -> Self::V;
     /// Bitwise exclusive or.
     fn xor(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b` byte by byte, modulo 256.
+    fn sub_bytes(self, a: Self::V, b: Self::V) -> Self::V;
     /// `(v >> n) & mask` byte by byte, with `n = lo` in the first half and `n = hi` in the second.
     fn shift_halves(self, v: Self::V, lo: u32, hi: u32, mask: u8) -> Self::V;
     /// Byte by byte `v << N`; the bits shifted out must be zero.

@@ -117,6 +117,11 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
+    fn sub_bytes(self, a: Self::V, b: Self::V) -> Self::V {
+        simd!(four!(|I| vsubq_u8(a[I], b[I])))
+    }
+
+    #[inline(always)]
     fn shift_halves(self, v: Self::V, lo: u32, hi: u32, mask: u8) -> Self::V {
         simd! {
             let mask = vdupq_n_u8(mask);

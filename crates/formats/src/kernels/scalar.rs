@@ -49,6 +49,11 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn sub_bytes(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        from_fn(|i| a[i].wrapping_sub(b[i]))
+    }
+
+    #[inline(always)]
     fn shift_halves(self, v: [u8; 64], lo: u32, hi: u32, mask: u8) -> [u8; 64] {
         from_fn(|i| v[i] >> if i < 32 { lo } else { hi } & mask)
     }

@@ -71,6 +71,7 @@ impl Shape {
             Shape { group: 32, wide: true, .. } => level.dispatch(Integer::<8, false, true> { task, starts, panel }),
             Shape { group: 32, .. } => level.dispatch(Integer::<8, false, false> { task, starts, panel }),
             Shape { mins: true, .. } => level.dispatch(Integer::<4, true, false> { task, starts, panel }),
+            Shape { wide: true, .. } => level.dispatch(Integer::<4, false, true> { task, starts, panel }),
             Shape { .. } => level.dispatch(Integer::<4, false, false> { task, starts, panel }),
         }
     }

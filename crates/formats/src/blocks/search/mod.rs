@@ -13,6 +13,7 @@
 
 pub mod affine;
 pub mod lanes;
+pub mod points;
 pub mod superblock;
 pub mod symmetric;
 pub mod ternary;

@@ -40,6 +40,25 @@ impl<const LOW: i32, const HIGH: i32> Levels for Uniform<LOW, HIGH> {
     }
 }
 
+/// The odd integers from 1 to 31: the scales of the IQ2 and IQ3 formats.
+pub struct Odd;
+
+impl Levels for Odd {
+    const LOW: f32 = 1.0;
+    const HIGH: f32 = 31.0;
+    const REACH: f32 = 2.0;
+
+    #[inline(always)]
+    fn nearest<S: Isa>(s: S, t: Lanes<S>) -> Lanes<S> {
+        Self::code(s, t) * 2.0 + 1.0
+    }
+
+    #[inline(always)]
+    fn code<S: Isa>(_: S, t: Lanes<S>) -> Lanes<S> {
+        (t * 0.5 - 0.5).at_least(0.0).at_most(15.0).round()
+    }
+}
+
 /// The levels of IQ4_NL and IQ4_XS.
 pub struct Iq4;
 
@@ -95,7 +114,7 @@ pub struct Scale {
 }
 
 /// Weights smaller than this are zero in every format: the least f16 is 6e-8.
-const NEGLIGIBLE: f32 = 1e-12;
+pub const NEGLIGIBLE: f32 = 1e-12;
 
 /// The levels that the extreme weight is tried at: around the lowest, and around the highest.
 #[inline(always)]

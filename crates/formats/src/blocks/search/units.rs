@@ -1,7 +1,7 @@
 //! Given the scales of a super-block's groups: the f16 unit and the integer codes whose products are nearest.
 
-use super::lanes::{LANES, Lanes, clamp, round, round_to_f16};
-use super::symmetric::{self, Levels, Uniform, extreme};
+use super::lanes::{LANES, Lanes, round_to_f16};
+use super::symmetric::{self, Levels, extreme};
 use super::weights;
 use crate::kernels::Isa;
 use half::f16;
@@ -11,44 +11,44 @@ use std::array::from_fn;
 pub struct Coded<const GROUPS: usize> {
     /// The unit.
     pub unit: f16,
-    /// A code for each group.
+    /// The level of each group: its code, where codes are levels.
     pub codes: [i32; GROUPS],
 }
 
-/// The unit and the codes from `LOW` to `HIGH` with a small sum of `weights * (unit * code - values)²`; zero, if there
+/// The unit and the codes among the levels `L` with a small sum of `weights * (unit * code - values)²`; zero, if there
 /// are such. Where codes are not negative, neither is the unit, and negative values become 0.
 ///
 /// Tries the codes that follow if the extreme value gets this code or that, each with the unit that fits them best, and
 /// then the f16s around the best unit.
 #[inline(always)]
-pub fn nearest<S: Isa, const LOW: i32, const HIGH: i32, const GROUPS: usize>(
-    s: S,
-    values: &[f32],
-    weights: &[f32],
-) -> Coded<GROUPS> {
+pub fn nearest<S: Isa, L: Levels, const GROUPS: usize>(s: S, values: &[f32], weights: &[f32]) -> Coded<GROUPS> {
     let mut values: [f32; GROUPS] = weights::finite(values.as_array().expect("a value for each group"));
-    if LOW == 0 {
+    if L::LOW >= 0.0 {
         values = values.map(|v| if v > 0.0 { v } else { 0.0 });
     }
     let weights: [f32; GROUPS] = usable(weights.as_array().expect("a weight for each group"));
     let extreme = extreme(&from_fn::<f32, GROUPS, _>(|g| if weights[g] > 0.0 { values[g] } else { 0.0 }));
 
     let better = |best: (f32, f32), units: [f32; LANES]| {
-        let costs = symmetric::cost::<S, Uniform<LOW, HIGH>, GROUPS>(s, &values, &weights, Lanes::load(s, &units));
+        let costs = symmetric::cost::<S, L, GROUPS>(s, &values, &weights, Lanes::load(s, &units));
         let lane = costs.argmin();
         let cost = costs.array()[lane];
         if cost < best.0 { (cost, units[lane]) } else { best }
     };
     let mut best = (f32::MAX, 0.0);
-    for first in (LOW..=HIGH).step_by(LANES) {
+    for first in (L::LOW as i32..=L::HIGH as i32).step_by(LANES) {
         let units = Lanes::from_fn(s, |i| round_to_f16(extreme / (first + i as i32) as f32));
-        let units = fitted::<S, Uniform<LOW, HIGH>, GROUPS>(s, &values, &weights, units);
+        let units = fitted::<S, L, GROUPS>(s, &values, &weights, units);
         best = better(best, units.array().map(round_to_f16));
     }
     let (_, unit) = better(best, around(best.1));
-    let code = |v: f32| if unit == 0.0 { 0 } else { round(clamp(v / unit, LOW as f32, HIGH as f32)) as i32 };
+    let mut codes = [0; GROUPS];
+    for (code, value) in codes.iter_mut().zip(values) {
+        let place = if unit == 0.0 { 0.0 } else { value / unit };
+        *code = L::nearest(s, Lanes::splat(s, place)).array()[0] as i32;
+    }
     // Not -0.
-    Coded { unit: f16::from_f32(unit + 0.0), codes: values.map(code) }
+    Coded { unit: f16::from_f32(unit + 0.0), codes }
 }
 
 /// The units that fit best the codes nearest with these; 0 if all codes are 0.
@@ -89,6 +89,7 @@ fn usable<const GROUPS: usize>(weights: &[f32; GROUPS]) -> [f32; GROUPS] {
 
 #[cfg(test)]
 mod tests {
+    use super::symmetric::Uniform;
     use super::*;
     use crate::kernels::{Kernel, Level};
 
@@ -99,7 +100,7 @@ mod tests {
 
         #[inline(always)]
         fn run<S: Isa>(self, s: S) -> Coded<8> {
-            nearest::<S, LOW, HIGH, 8>(s, self.0, self.1)
+            nearest::<S, Uniform<LOW, HIGH>, 8>(s, self.0, self.1)
         }
     }
 

@@ -24,6 +24,8 @@ pub enum Bare {
     RmsPlusMagnitude,
     /// `x²`.
     Square,
+    /// `x²` and half of the block's mean square.
+    SquarePlusMean,
 }
 
 /// Q4_0 to Q8_0, Q2_0. ggml does not search here; with every weight alike, extreme weights are clipped so much that models
@@ -44,6 +46,11 @@ pub const IQ4: Rule = Rule { bare: Bare::Square, sigma: Some(2.0) };
 
 /// TQ1_0 and TQ2_0: the scale is the best of all, for just what counts. ggml does not search here.
 pub const TERNARY: Rule = Rule { bare: Bare::RmsPlusMagnitude, sigma: None };
+
+/// IQ2_XXS and IQ2_XS. ggml does not write them without importance.
+pub const IQ2_X: Rule = Rule { bare: Bare::SquarePlusMean, sigma: Some(1.0) };
+/// IQ2_S, IQ3_XXS and IQ3_S. ggml counts squares alone for the last two, and a weight near zero then becomes anything.
+pub const IQ3: Rule = Rule { bare: Bare::SquarePlusMean, sigma: Some(2.0) };
 
 /// Beyond any scale that an f16 can carry; keeps the squares of what follows finite.
 const LARGEST: f32 = 1e9;
@@ -106,6 +113,12 @@ fn bare<const N: usize>(x: &[f32; N], rule: Bare) -> [f32; N] {
                 out[i] = x[i] * x[i];
             }
         }
+        Bare::SquarePlusMean => {
+            let half = 0.5 * mean_square(x);
+            for i in 0..N {
+                out[i] = half + x[i] * x[i];
+            }
+        }
     }
     out
 }
@@ -132,6 +145,7 @@ pub fn in_lanes<S: Isa, const N: usize>(
             Bare::Magnitude => x.abs(),
             Bare::RmsPlusMagnitude => rms + x.abs(),
             Bare::Square => *x * *x,
+            Bare::SquarePlusMean => mean_square * 0.5 + *x * *x,
         };
         total = total + *out;
     }

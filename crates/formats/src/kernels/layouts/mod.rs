@@ -9,12 +9,14 @@ mod codebook;
 mod float;
 mod k_quants;
 mod legacy;
+mod points;
 mod ternary;
 
 pub(crate) use codebook::{IQ4_NL, IQ4_XS, MXFP4, NVFP4};
 pub(crate) use float::{BF16, F16, F32};
 pub(crate) use k_quants::{Q2_K, Q3_K, Q4_K, Q5_K, Q6_K};
 pub(crate) use legacy::{Q1_0, Q2_0, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+pub(crate) use points::{IQ2_S, IQ2_XS, IQ2_XXS, IQ3_S, IQ3_XXS};
 pub(crate) use ternary::{TQ1_0, TQ2_0};
 
 use super::isa::Isa;
