@@ -6,13 +6,13 @@ use rayon::prelude::*;
 /// Columns that are factored together; the rest is matrix products.
 const BLOCK: usize = 64;
 
-/// The unit upper triangular `U` of `H = U D Uᵀ`, `D` diagonal: `[n, n]` with zeros below the diagonal and ones on it. `h` is symmetric,
-/// `[n, n]`, and its contents are used up.
+/// The unit upper triangular `U` of `H = U D Uᵀ`, `[n, n]` with zeros below the diagonal and ones on it, and the diagonal `D`, `[n]`. `h` is
+/// symmetric, `[n, n]`, and its contents are used up.
 ///
 /// Returns `None` if `h` is not positive definite to within f32.
 ///
 /// Turned around, rows and columns last to first, it is Cholesky's factor `L Lᵀ`, which is what is computed.
-pub fn unit_upper(mut h: Vec<f32>, n: usize) -> Option<Vec<f32>> {
+pub fn unit_upper(mut h: Vec<f32>, n: usize) -> Option<(Vec<f32>, Vec<f32>)> {
     h.reverse(); // of a symmetric matrix: both orders turned
     let mut panel = Vec::new();
     for first in (0..n).step_by(BLOCK) {
@@ -40,7 +40,7 @@ pub fn unit_upper(mut h: Vec<f32>, n: usize) -> Option<Vec<f32>> {
         row[i + 1..].fill(0.0);
     });
     h.reverse();
-    Some(h)
+    Some((h, diagonal.iter().rev().map(|d| d * d).collect()))
 }
 
 /// Cholesky's factor of a small matrix in its lower triangle; `None` if it has none.
@@ -85,13 +85,13 @@ mod tests {
             let mut h = vec![0.0; n * n];
             let x = View::new(&samples, n);
             multiply(&mut h, false, 1.0 / (2 * n) as f32, x.transposed(), x, Threads::One);
-            let u = unit_upper(h.clone(), n).unwrap();
+            let (u, found) = unit_upper(h.clone(), n).unwrap();
             // D follows from the last column on: D = U⁻¹ H U⁻ᵀ; instead check H's own recursion.
             let mut d = vec![0.0f64; n];
             for j in (0..n).rev() {
                 let above: f64 = (j + 1..n).map(|k| f64::from(u[j * n + k]).powi(2) * d[k]).sum();
                 d[j] = f64::from(h[j * n + j]) - above;
-                assert!(d[j] > 0.0);
+                assert!(d[j] > 0.0 && (f64::from(found[j]) - d[j]).abs() < 1e-4, "{n}: {j}");
             }
             for i in 0..n {
                 assert!(u[i * n..][..i].iter().all(|&v| v == 0.0) && u[i * n + i] == 1.0);

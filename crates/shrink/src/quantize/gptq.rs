@@ -2,7 +2,8 @@
 //!
 //! The squared error that rounded weights `v` make of a layer's output is `(w - v) H (w - v)ᵀ`, `H` the mean of `x xᵀ`. Going through a row from
 //! left to right, `w_k + Σ_{j<k} (w_j - v_j) U_jk` is rounded instead of `w_k`, with `H = U D Uᵀ`: then the error is that of rounding alone,
-//! weighed by `D`, which is smaller than the diagonal of `H` the more channels resemble each other.
+//! weighed by `D`, which is smaller than the diagonal of `H` the more channels resemble each other. Weights that are points of a code
+//! book (IQ2, IQ3) are rounded together, and their errors are fed back to those after them (as GPTVQ does: van Baalen et al. 2024).
 
 use crate::calibrate::{Moments, unit_upper};
 use bantam_formats::{Format, Grid};
@@ -22,6 +23,8 @@ pub(crate) struct Feedback {
     upper: Vec<f32>,
     /// The diagonal of `H`.
     importance: Vec<f32>,
+    /// `D`.
+    left: Vec<f32>,
 }
 
 impl Feedback {
@@ -38,12 +41,23 @@ impl Feedback {
             unit_upper(h, cols)
         };
         // Beyond all measure there is nothing to feed back.
-        let upper = [1.0, 10.0, 100.0, 1e4].into_iter().find_map(|more| damped(more * DAMPING)).unwrap_or_else(|| {
+        let factors = [1.0, 10.0, 100.0, 1e4].into_iter().find_map(|more| damped(more * DAMPING));
+        let (upper, left) = factors.unwrap_or_else(|| {
             let mut identity = vec![0.0; cols * cols];
             identity.iter_mut().step_by(cols + 1).for_each(|d| *d = 1.0);
-            identity
+            (identity, vec![1.0; cols])
         });
-        Self { cols, upper, importance }
+        Self { cols, upper, importance, left }
+    }
+
+    /// What the error of each weight counts beside those of the `vector` weights that are rounded with it, their neighbours; errors
+    /// that later ones make up for do not.
+    fn counts(&self, vector: usize) -> Vec<f32> {
+        let of = |i: usize| {
+            let beside = i..(i / vector + 1) * vector;
+            beside.map(|j| self.upper[i * self.cols + j].powi(2) * self.left[j]).sum()
+        };
+        (0..self.cols).map(of).collect()
     }
 
     /// Rounds weights `[rows, cols]` into blocks of `format`, which divides the rows. A format that is no grid (F16) takes each
@@ -66,6 +80,7 @@ impl Feedback {
         let encode = format.encode.expect("a grid can be written");
         let (mut errors, mut target) = (vec![0.0; rows * cols], vec![0.0; rows * n]);
         let (mut blocks, mut taken) = (vec![0; rows * format.bytes], Taken::new(n, grid));
+        let counts = self.counts(grid.vector);
         for first in (0..cols).step_by(n) {
             let (before, upper) = (View::new(&errors, cols), View::new(&self.upper, cols));
             let (before, upper) = (before.part(0..rows, 0..first), upper.part(0..first, first..first + n));
@@ -79,7 +94,7 @@ impl Feedback {
                 let at = r * cols + first;
                 (grid.read)(block, &mut taken.quants, &mut taken.scales, &mut taken.mins);
                 let (target, errors) = (&mut target[r * n..][..n], &mut errors[at..][..n]);
-                self.round_block(first, &weights[at..][..n], target, errors, grid, &mut taken);
+                self.round_block(first, &weights[at..][..n], target, errors, &counts, grid, &mut taken);
                 (grid.put_quants)(block, &taken.quants);
                 out[at / n * format.bytes..][..format.bytes].copy_from_slice(block);
             }
@@ -93,18 +108,22 @@ impl Feedback {
         weights: &[f32],
         target: &mut [f32],
         errors: &mut [f32],
+        counts: &[f32],
         grid: &Grid,
         taken: &mut Taken,
     ) {
         let n = weights.len();
-        for k in 0..n {
+        // One weight after the other, or those together that choose together.
+        for k in (0..n).step_by(grid.vector) {
+            let next = k + grid.vector;
             let (scale, min) = (taken.scales[k / grid.group], taken.mins[k / grid.group]);
-            let quant = grid.nearest(grid.position(target[k], scale, min));
-            taken.quants[k] = quant;
-            errors[k] = weights[k] - grid.weight(quant, scale, min);
-            let upper = &self.upper[(first + k) * self.cols + first..][..n];
-            let error = errors[k];
-            target[k + 1..].iter_mut().zip(&upper[k + 1..]).for_each(|(t, u)| *t += error * u);
+            target[k..next].iter_mut().for_each(|t| *t = grid.position(*t, scale, min));
+            grid.nearest_together(&target[k..next], &counts[first + k..first + next], &mut taken.quants[k..next]);
+            for i in k..next {
+                errors[i] = weights[i] - grid.weight(taken.quants[i], scale, min);
+                let upper = &self.upper[(first + i) * self.cols + first..][..n];
+                target[next..].iter_mut().zip(&upper[next..]).for_each(|(t, u)| *t += errors[i] * u);
+            }
         }
     }
 }
@@ -225,7 +244,7 @@ mod tests {
             moments.add(&x);
         }
         let weights = weights(3 * cols);
-        for name in ["Q4_K", "Q3_K", "IQ4_NL", "Q5_1"] {
+        for name in ["Q4_K", "Q3_K", "IQ4_NL", "Q5_1", "TQ2_0"] {
             let format = Format::by_name(name).unwrap();
             let (mut found, mut expected) = (vec![0; 3 * format.bytes_of(cols).unwrap()], Vec::new());
             expected.resize(found.len(), 0);
@@ -239,6 +258,32 @@ mod tests {
             let (found, expected) = (decoded(&found), decoded(&expected));
             let same = found.iter().zip(&expected).filter(|(f, e)| (*f - *e).abs() < 1e-6).count();
             assert!(same * 1000 >= weights.len() * 999, "{name}: {same} of {} agree", weights.len());
+        }
+    }
+
+    /// What rounding loses of the layer's output: `(w - v) H (w - v)ᵀ`, over all rows.
+    fn lost(weights: &[f32], format: &Format, blocks: &[u8], h: &[f32], cols: usize) -> f64 {
+        let mut decoded = vec![0.0; weights.len()];
+        (format.decode)(blocks, &mut decoded);
+        let errors: Vec<f64> = weights.iter().zip(&decoded).map(|(w, d)| f64::from(w - d)).collect();
+        let of_row = |e: &[f64]| -> f64 {
+            (0..cols).map(|i| e[i] * (0..cols).map(|j| f64::from(h[i * cols + j]) * e[j]).sum::<f64>()).sum()
+        };
+        errors.chunks_exact(cols).map(of_row).sum()
+    }
+
+    #[test]
+    fn points_of_a_code_book_lose_less_with_feedback_than_each_block_by_itself() {
+        let (cols, rows) = (512, 8);
+        let (moments, weights) = (moments(cols, 2000), weights(rows * cols));
+        for name in ["IQ3_S", "IQ3_XXS", "IQ2_S", "IQ2_XS", "IQ2_XXS", "TQ2_0"] {
+            let format = Format::by_name(name).unwrap();
+            let (mut fed, mut alone) = (vec![0; rows * format.bytes_of(cols).unwrap()], Vec::new());
+            alone.resize(fed.len(), 0);
+            Feedback::of(&moments).round(&weights, format, &mut fed);
+            (format.encode.unwrap())(&weights, Some(&moments.mean_squares().repeat(rows)), &mut alone);
+            let [fed, alone] = [fed, alone].map(|blocks| lost(&weights, format, &blocks, &moments.mean(), cols));
+            assert!(fed < 0.9 * alone, "{name}: {fed} with feedback, {alone} without");
         }
     }
 
