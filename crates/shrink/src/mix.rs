@@ -13,6 +13,9 @@ use std::sync::LazyLock;
 /// The head of a mix that names none: what llama.cpp gives the output matrix.
 const DEFAULT_HEAD: &str = "Q6_K";
 
+/// What llama.cpp gives an output matrix whose rows are no whole number of blocks.
+const HEAD_FALL_BACK: &str = "Q8_0";
+
 /// A rule for every tensor's number format.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -215,6 +218,9 @@ impl Mix {
             return Target { format: tensor.format, instead_of: None };
         };
         let is_head = role == "output" || (tied && role == "token_embd");
+        if is_head {
+            return fitting(self.head, Some(HEAD_FALL_BACK), tensor.cols());
+        }
         let name = tensor.name.trim_end_matches(".weight");
         let gqa = config.head_count / config.head_count_kv;
         let matches = |rule: &&Rule| {
@@ -222,8 +228,8 @@ impl Mix {
                 && gqa >= rule.min_gqa
                 && layer_of(name).is_none_or(|layer| rule.layers.contains(layer, config.block_count))
         };
-        let by_rule = || self.rules.iter().find(matches).map_or(self.default, |rule| rule.format);
-        fitting(if is_head { self.head } else { by_rule() }, tensor.cols())
+        let wanted = self.rules.iter().find(matches).map_or(self.default, |rule| rule.format);
+        fitting(wanted, MIXES.1.get(wanted.name).map(String::as_str), tensor.cols())
     }
 }
 
@@ -239,12 +245,12 @@ fn layer_of(name: &str) -> Option<usize> {
     name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
 }
 
-/// `wanted` if it divides rows of `cols`, else the fall-back of `mixes.toml`, else F16.
-fn fitting(wanted: &'static Format, cols: usize) -> Target {
+/// `wanted` if it divides rows of `cols`, else `fall_back`, else F16.
+fn fitting(wanted: &'static Format, fall_back: Option<&str>, cols: usize) -> Target {
     if wanted.divides(cols) {
         return Target { format: wanted, instead_of: None };
     }
-    let narrower = MIXES.1.get(wanted.name).and_then(|name| Format::by_name(name)).filter(|f| f.divides(cols));
+    let narrower = fall_back.and_then(Format::by_name).filter(|f| f.divides(cols));
     let f16 = || Format::by_name("F16").expect("a format of ours");
     Target { format: narrower.unwrap_or_else(f16), instead_of: Some(wanted) }
 }
