@@ -110,6 +110,8 @@ pub(crate) enum Source {
         /// What is done to it.
         translation: hf::Translation,
     },
+    /// They are rows of blocks, computed on reading from integers stored otherwise.
+    Packed(hf::Packed),
 }
 
 /// A model on disk: metadata, tensors, and lazily read bytes, in GGUF's terms.
@@ -181,6 +183,7 @@ impl Checkpoint {
                 Source::Translated { stored, data, translation } => {
                     TensorData::Owned(translation.apply(stored, data, self.tensors[i].format))
                 }
+                Source::Packed(packed) => TensorData::Owned(packed.blocks()),
             }),
             None => Err(Error::malformed(&self.path, format!("there is no tensor {name}."))),
         }

@@ -8,7 +8,8 @@
 //!
 //! Where to start: [`Checkpoint::open`], then [`config::Config`] for the hyperparameters as types.
 //! Beside models, [`Imatrix`] reads and writes llama.cpp's importance matrices.
-//! Writing is streamed: [`GgufWriter`] takes tensors one at a time, into a temporary file that is renamed when complete.
+//! Writing is streamed: a [`TensorWriter`] ([`GgufWriter`], or [`IntegerWriter`](hf::integers::IntegerWriter) for other engines'
+//! directories) takes tensors one at a time, into a temporary file that is renamed when complete.
 //!
 //! Invariant: this crate uses `formats` and knows nothing of execution.
 
@@ -32,3 +33,4 @@ pub use error::{Error, Result};
 pub use gguf::writer::GgufWriter;
 pub use imatrix::Imatrix;
 pub use metadata::{Metadata, Value};
+pub use output::TensorWriter;

@@ -70,6 +70,27 @@ impl Seek for OutputFile {
     }
 }
 
+/// Where a model's tensors are written, in any order: the file or the directory appears when it is finished.
+pub trait TensorWriter: Send {
+    /// Goes to a tensor, whose bytes are then written.
+    ///
+    /// # Errors
+    /// If there is no such tensor, it is written already, or the one before is not complete.
+    fn begin(&mut self, name: &str) -> Result<()>;
+
+    /// Appends bytes of the current tensor, in the format that was announced, which may come in several pieces.
+    ///
+    /// # Errors
+    /// If the disk refuses (full), or the bytes are more than the current tensor has left.
+    fn write(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Checks that every tensor is complete, and gives the output its name.
+    ///
+    /// # Errors
+    /// If a tensor is missing bytes, or the disk refuses.
+    fn finish(self: Box<Self>) -> Result<()>;
+}
+
 /// A directory that appears under its name when [finished](Self::finish).
 pub struct OutputDir {
     dir: ScratchDir,
@@ -93,6 +114,11 @@ impl OutputDir {
     /// Where to write the files.
     pub fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The name that it will have.
+    pub fn target(&self) -> &Path {
+        &self.target
     }
 
     /// An error about a file in here, named as if the file were in the target already.

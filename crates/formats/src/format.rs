@@ -6,11 +6,12 @@ use crate::kernels::Product;
 
 /// A number format: how weights along a row lie in bytes, and what can be done with them.
 ///
-/// Compare formats by [`id`](Format::id) (or with `==`, which does so). All layouts are those of ggml, little endian.
+/// Compare formats by [`id`](Format::id) (or with `==`, which does so). All layouts of [`FORMATS`] are those of ggml, little
+/// endian; those of [`INTEGERS`] are bantam's own.
 pub struct Format {
     /// The format's name as in ggml and in file listings, for example `Q4_K`.
     pub name: &'static str,
-    /// The ggml type id that GGUF files carry.
+    /// The ggml type id that GGUF files carry; from [`NOT_IN_GGUF`] on, one that no file has.
     pub id: u32,
     /// Weights per block. Rows are a whole number of blocks.
     pub block: usize,
@@ -25,6 +26,8 @@ pub struct Format {
     /// `importance`, one non-negative weight per element of `src`, says how much each element's error matters;
     /// without it each element counts by the format's own rule. Deterministic: the same bytes on every machine.
     pub encode: Option<Encode>,
+    /// Whether all blocks of a row have one scale: rows are then encoded one at a time, see [`encode_rows`](Format::encode_rows).
+    pub per_row: bool,
     /// What blocks can hold, to choose quants and scales oneself; `None` for floating point and formats that bantam
     /// only reads.
     pub grid: Option<Grid>,
@@ -44,7 +47,13 @@ pub enum Activation {
     Int8x32,
     /// Int8 in groups of 256, one f32 scale each (ggml's Q8_K).
     Int8x256,
+    /// Int8 with one scale for a token, the largest magnitude divided by 127 (vLLM's dynamic quantization); what that rounds
+    /// them to is multiplied in f32.
+    Int8Token,
 }
+
+/// The first [`id`](Format::id) of the formats that GGUF does not have.
+pub const NOT_IN_GGUF: u32 = 1 << 16;
 
 /// The fewest weights that share a scale in any format.
 pub const GROUP: usize = 16;
@@ -57,7 +66,27 @@ impl Format {
 
     /// The format with this name, in any case: `q4_k`, `Q4_K`.
     pub fn by_name(name: &str) -> Option<&'static Format> {
-        FORMATS.iter().copied().find(|f| f.name.eq_ignore_ascii_case(name))
+        FORMATS.iter().chain(INTEGERS).copied().find(|f| f.name.eq_ignore_ascii_case(name))
+    }
+
+    /// Whether GGUF files can hold it.
+    pub fn in_gguf(&self) -> bool {
+        self.id < NOT_IN_GGUF
+    }
+
+    /// Encodes whole rows of `cols` weights, as [`encode`](Format::encode) does.
+    ///
+    /// # Panics
+    /// If the format can only be read.
+    pub fn encode_rows(&self, cols: usize, src: &[f32], importance: Option<&[f32]>, dst: &mut [u8]) {
+        let encode = self.encode.expect("the format can be written");
+        if !self.per_row {
+            return encode(src, importance, dst);
+        }
+        let bytes = self.bytes_of(cols).expect("the format divides the row");
+        for (i, (row, dst)) in src.chunks_exact(cols).zip(dst.chunks_exact_mut(bytes)).enumerate() {
+            encode(row, importance.map(|v| &v[i * cols..][..cols]), dst);
+        }
     }
 
     /// Whether a row of `len` weights is a whole number of blocks.
@@ -96,7 +125,11 @@ impl std::fmt::Display for Format {
     }
 }
 
-/// Every format that bantam knows.
+/// The formats of other engines' files (compressed-tensors, GPTQ), which no GGUF file holds.
+pub static INTEGERS: &[&Format] =
+    &[&blocks::integer::INT4_G128, &blocks::integer::INT4_G64, &blocks::integer::INT4_G32, &blocks::integer::INT8];
+
+/// Every format that GGUF files hold and bantam knows.
 pub static FORMATS: &[&Format] = &[
     &blocks::float::F32,
     &blocks::float::F16,

@@ -9,6 +9,8 @@
 //! `blocks/` for the formats by family, `kernels/` for [`matmul`] and the SIMD code behind it. Every SIMD path
 //! has a scalar reference that it is tested against.
 //!
+//! [`FORMATS`] are GGUF's; [`INTEGERS`] those of other engines' files.
+//!
 //! Invariant: this crate knows nothing of files, models or threads' owners; it uses nothing of bantam's.
 
 pub mod blocks;
@@ -17,6 +19,6 @@ pub mod grid;
 pub mod kernels;
 
 pub use blocks::ggml_type_name;
-pub use format::{Activation, FORMATS, Format};
+pub use format::{Activation, FORMATS, Format, INTEGERS};
 pub use grid::Grid;
 pub use kernels::{Matrix, Scratch, matmul, matmul_each};

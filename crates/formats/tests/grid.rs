@@ -1,6 +1,6 @@
 //! What holds for the grid of every block format that bantam writes.
 
-use bantam_formats::{FORMATS, Format, Grid};
+use bantam_formats::{FORMATS, Format, Grid, INTEGERS};
 use proptest::prelude::*;
 
 /// A whole number of blocks in every format.
@@ -28,7 +28,7 @@ impl Parts {
 }
 
 fn grids() -> impl Iterator<Item = (&'static Format, &'static Grid)> {
-    FORMATS.iter().filter_map(|format| Some((*format, format.grid.as_ref()?)))
+    FORMATS.iter().chain(INTEGERS).filter_map(|format| Some((*format, format.grid.as_ref()?)))
 }
 
 fn encode(format: &Format, weights: &[f32]) -> Vec<u8> {

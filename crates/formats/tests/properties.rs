@@ -1,10 +1,14 @@
 //! What holds for every format, whatever the input.
 
-use bantam_formats::{FORMATS, Format, Matrix, Scratch, matmul};
+use bantam_formats::{FORMATS, Format, INTEGERS, Matrix, Scratch, matmul};
 use proptest::prelude::*;
 
 /// A whole number of blocks in every format.
 const LEN: usize = 512;
+
+fn all() -> impl Iterator<Item = &'static Format> {
+    FORMATS.iter().chain(INTEGERS).copied()
+}
 
 fn decode(format: &Format, bytes: &[u8]) -> Vec<f32> {
     let mut out = vec![0.0; bytes.len() / format.bytes * format.block];
@@ -44,7 +48,7 @@ proptest! {
     #[test]
     fn round_trip_stays_near(scale in -2f32..2.0, seed in prop::collection::vec(-1f32..1.0, LEN)) {
         let weights: Vec<f32> = seed.iter().map(|v| v * 10f32.powf(scale)).collect();
-        for format in FORMATS {
+        for format in all() {
             let Some(bytes) = encode(format, &weights, None) else { continue };
             let decoded = decode(format, &bytes);
             for (x, y) in weights.chunks(format.block.max(32)).zip(decoded.chunks(format.block.max(32))) {
@@ -65,7 +69,7 @@ proptest! {
         // Integers of which one in each group is the largest: their quantization is exact.
         x.iter_mut().step_by(32).for_each(|x| *x = 127);
         let x: Vec<f32> = x.into_iter().map(f32::from).collect();
-        for format in FORMATS {
+        for format in all() {
             let data = &bytes[..format.bytes_of(LEN).expect("whole blocks")];
             let terms: Vec<f64> = decode(format, data).iter().zip(&x).map(|(w, x)| f64::from(w * x)).collect();
             let mut y = [0.0];
@@ -83,7 +87,7 @@ proptest! {
         importance in prop::collection::vec(any::<u32>(), LEN),
     ) {
         let [weights, importance] = [bits, importance].map(|v| v.into_iter().map(f32::from_bits).collect::<Vec<_>>());
-        for format in FORMATS.iter().filter(|f| f.block > 1) {
+        for format in all().filter(|f| f.block > 1) {
             for importance in [None, Some(importance.as_slice())] {
                 let Some(bytes) = encode(format, &weights, importance) else { continue };
                 prop_assert!(decode(format, &bytes).iter().all(|v| v.is_finite()), "{}", format);
@@ -95,7 +99,7 @@ proptest! {
 #[test]
 fn zeros_and_negligible_weights_become_zeros() {
     for tiny in [0.0, f32::from_bits(1), 1e-30, 1e-13] {
-        for format in FORMATS.iter().filter(|f| f.block > 1) {
+        for format in all().filter(|f| f.block > 1) {
             let Some(bytes) = encode(format, &[tiny; LEN], None) else { continue };
             assert!(decode(format, &bytes).iter().all(|v| *v == 0.0), "{format} of {tiny:e}");
         }
@@ -105,7 +109,7 @@ fn zeros_and_negligible_weights_become_zeros() {
 #[test]
 fn constant_blocks_stay_constant() {
     for value in [0.03125, -0.5, 1000.0] {
-        for format in FORMATS {
+        for format in all() {
             let Some(bytes) = encode(format, &[value; LEN], None) else { continue };
             for v in decode(format, &bytes) {
                 assert!((v - value).abs() <= 3e-3 * value.abs(), "{format} took {value} to {v}");
@@ -148,7 +152,7 @@ fn importance_decides_whose_error_counts() {
 #[test]
 fn zero_importance_falls_back_to_the_format_rule() {
     let weights: Vec<f32> = (0..LEN).map(|i| (i as f32).sin() * 0.1).collect();
-    for format in FORMATS {
+    for format in all() {
         let with = encode(format, &weights, Some(&[0.0; LEN]));
         assert_eq!(with, encode(format, &weights, None), "{format}");
     }
@@ -186,4 +190,5 @@ fn layouts_have_ggml_sizes() {
         ("Q1_0", 41, 128, 18),
     ];
     assert_eq!(sizes, expected);
+    assert!(FORMATS.iter().all(|f| f.in_gguf()) && INTEGERS.iter().all(|f| !f.in_gguf()));
 }

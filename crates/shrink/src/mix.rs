@@ -2,8 +2,9 @@
 //! the same form.
 
 use crate::Error;
+use bantam_checkpoint::hf::integers::Packing;
 use bantam_checkpoint::{Config, TensorInfo};
-use bantam_formats::Format;
+use bantam_formats::{Activation, Format};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -26,9 +27,13 @@ pub struct Mix {
     /// What it is for, in a few words.
     #[serde(default)]
     pub about: String,
-    /// The number GGUF carries in `general.file_type`; where a user's file has none, that of the level whose format is the default.
+    /// The number GGUF carries in `general.file_type`, which means nothing in a directory; where a user's file has none, that of the level whose
+    /// format is the default.
     #[serde(default)]
     file_type: Option<u32>,
+    /// How a Hugging Face directory holds its integers; without one it makes a GGUF file.
+    #[serde(default, deserialize_with = "packing")]
+    pub directory: Option<&'static Packing>,
     #[serde(deserialize_with = "format")]
     default: &'static Format,
     #[serde(default = "default_head", deserialize_with = "format")]
@@ -116,6 +121,12 @@ fn format<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<&'static 
     Format::by_name(&name).ok_or_else(|| serde::de::Error::custom(format!("unknown number format `{name}`")))
 }
 
+fn packing<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'static Packing>, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let packing = Packing::by_name(&name);
+    packing.map(Some).ok_or_else(|| serde::de::Error::custom(format!("unknown packing `{name}`")))
+}
+
 /// The mix whose name resembles `name` most, unless none does.
 fn nearest(name: &str) -> Option<&'static str> {
     const ALIKE: f64 = 0.7;
@@ -183,7 +194,7 @@ impl Mix {
             min_gqa: 0,
             format,
         };
-        Mix { name, about, file_type: None, default, head, rules: tensors.iter().map(rule).collect() }
+        Mix { name, about, file_type: None, directory: None, default, head, rules: tensors.iter().map(rule).collect() }
     }
 
     /// The mix as a file that [`named`](Self::named) reads, if its rules name tensors.
@@ -207,10 +218,19 @@ impl Mix {
         self.default
     }
 
+    /// Whether most layers round their activations to 8 bits token by token: smoothing them first pays.
+    pub fn rounds_tokens(&self) -> bool {
+        self.default.product.activation == Activation::Int8Token
+    }
+
     /// What each of `tensors`, all those of a model, becomes. Vectors, and tensors that must stay exact, keep their format.
     pub fn assign(&self, tensors: &[TensorInfo], config: &Config) -> Vec<Target> {
         let tied = tensors.iter().all(|t| t.name != "output.weight");
-        tensors.iter().map(|tensor| self.target(tensor, config, tied)).collect()
+        let mut targets: Vec<Target> = tensors.iter().map(|tensor| self.target(tensor, config, tied)).collect();
+        if self.directory.is_some_and(|packing| packing.uniform) {
+            make_uniform(&mut targets);
+        }
+        targets
     }
 
     fn target(&self, tensor: &TensorInfo, config: &Config, tied: bool) -> Target {
@@ -219,7 +239,7 @@ impl Mix {
         };
         let is_head = role == "output" || (tied && role == "token_embd");
         if is_head {
-            return fitting(self.head, Some(HEAD_FALL_BACK), tensor.cols());
+            return fitting(self.head, Format::by_name(HEAD_FALL_BACK), tensor.cols());
         }
         let name = tensor.name.trim_end_matches(".weight");
         let gqa = config.head_count / config.head_count_kv;
@@ -229,7 +249,7 @@ impl Mix {
                 && layer_of(name).is_none_or(|layer| rule.layers.contains(layer, config.block_count))
         };
         let wanted = self.rules.iter().find(matches).map_or(self.default, |rule| rule.format);
-        fitting(wanted, MIXES.1.get(wanted.name).map(String::as_str), tensor.cols())
+        fitting(wanted, fall_back_of(wanted), tensor.cols())
     }
 }
 
@@ -245,12 +265,26 @@ fn layer_of(name: &str) -> Option<usize> {
     name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
 }
 
-/// `wanted` if it divides rows of `cols`, else `fall_back`, else F16.
-fn fitting(wanted: &'static Format, fall_back: Option<&str>, cols: usize) -> Target {
+/// What stands in for a format in `mixes.toml`.
+fn fall_back_of(format: &Format) -> Option<&'static Format> {
+    MIXES.1.get(format.name).and_then(|name| Format::by_name(name))
+}
+
+/// Gives all integers the smallest groups that one of them needs.
+fn make_uniform(targets: &mut [Target]) {
+    let integers = || targets.iter().map(|t| t.format).filter(|f| !f.in_gguf());
+    let Some(smallest) = integers().min_by_key(|f| f.block) else { return };
+    for target in targets.iter_mut().filter(|t| !t.format.in_gguf() && t.format != smallest) {
+        *target = Target { format: smallest, instead_of: Some(target.instead_of.unwrap_or(target.format)) };
+    }
+}
+
+/// `wanted` if it divides rows of `cols`, else the first that does of `fall_back` and what `mixes.toml` has for that, else F16.
+fn fitting(wanted: &'static Format, fall_back: Option<&'static Format>, cols: usize) -> Target {
     if wanted.divides(cols) {
         return Target { format: wanted, instead_of: None };
     }
-    let narrower = fall_back.and_then(Format::by_name).filter(|f| f.divides(cols));
+    let narrower = std::iter::successors(fall_back, |format| fall_back_of(format)).find(|f| f.divides(cols));
     let f16 = || Format::by_name("F16").expect("a format of ours");
     Target { format: narrower.unwrap_or_else(f16), instead_of: Some(wanted) }
 }

@@ -2,7 +2,7 @@
 
 use super::{ALIGNMENT, ALIGNMENT_KEY, MAGIC, value_type};
 use crate::metadata::Array;
-use crate::output::OutputFile;
+use crate::output::{OutputFile, TensorWriter};
 use crate::{Error, Metadata, Result, TensorInfo, Value};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -46,8 +46,14 @@ impl GgufWriter {
     /// whatever `general.alignment` says, so that key is left out.
     ///
     /// # Errors
-    /// If the target is a directory or cannot be written.
+    /// If the target is a directory or cannot be written, or GGUF does not have a tensor's format.
     pub fn create(path: &Path, metadata: &Metadata, tensors: &[TensorInfo]) -> Result<Self> {
+        if let Some(tensor) = tensors.iter().find(|t| !t.format.in_gguf()) {
+            let (name, format) = (&tensor.name, tensor.format);
+            let message =
+                format!("tensor {name} is {format}, which GGUF files cannot hold. Convert the model to F16 first.");
+            return Err(Error::target(path, message));
+        }
         let header = header(metadata, tensors);
         let file = OutputFile::create(path)?;
         let mut end = header.len() as u64;
@@ -135,6 +141,20 @@ impl GgufWriter {
 
     fn incomplete(&self, message: String) -> Error {
         Error::target(&self.target, format!("the output was given wrong data: {message}."))
+    }
+}
+
+impl TensorWriter for GgufWriter {
+    fn begin(&mut self, name: &str) -> Result<()> {
+        GgufWriter::begin(self, name)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        GgufWriter::write(self, bytes)
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        GgufWriter::finish(*self)
     }
 }
 

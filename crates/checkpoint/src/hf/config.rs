@@ -41,7 +41,7 @@ pub struct ConfigJson {
     query_pre_attn_scalar: Option<f32>,
     attn_logit_softcapping: Option<f32>,
     final_logit_softcapping: Option<f32>,
-    quantization_config: Option<serde_json::Value>,
+    pub quantization_config: Option<serde_json::Value>,
 }
 
 /// Rotary parameters: one set (transformers 5 calls it `rope_parameters`, 4 `rope_scaling`).
@@ -69,12 +69,6 @@ impl ConfigJson {
     pub fn unsupported(&self, family: &Family) -> Option<String> {
         let rope = self.rope();
         let rope_type = rope.rope_type.as_deref().unwrap_or("default");
-        if self.quantization_config.is_some() {
-            return Some(
-                "its quantization_config says that the weights are quantized; give the model in F32, F16 or BF16"
-                    .into(),
-            );
-        }
         if let Some(activation) = self.hidden_act.as_deref().filter(|&a| a != family.activation) {
             return Some(format!(
                 "its activation is {activation:?}; {} models have {:?}",

@@ -4,10 +4,11 @@
 //! tokenizer's files. [`open`] translates it; [`write_hf`] translates back.
 //!
 //! Where to start: `family` for the families and their tensors' names, `config` for the hyperparameters,
-//! `translation` for what is done to the numbers, `pooling` for what makes a sentence encoder of a model.
+//! `translation` for what is done to the numbers, `integers` for quantized weights, `pooling` for what makes a sentence encoder of a model.
 
 mod config;
 mod family;
+pub mod integers;
 mod pooling;
 mod translation;
 mod write;
@@ -16,10 +17,12 @@ pub use write::write_hf;
 
 use crate::checkpoint::{Source, TensorData, TensorInfo};
 use crate::safetensors::{self, Stored};
-use crate::{Checkpoint, Error, Metadata, Result, Value, mapped};
+use crate::{Checkpoint, Error, Metadata, Result, Value, mapped, provenance};
 use bantam_formats::Format;
 use config::ConfigJson;
 use family::{Family, Name};
+pub(crate) use integers::Packed;
+use integers::Quantization;
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -57,10 +60,12 @@ pub fn open(dir: &Path) -> Result<Checkpoint> {
     }
     let mut tensors = Vec::new();
     let mut names = HashSet::new();
+    let mut quantization = quantization(&dir.join(CONFIG), &config)?;
     for file in weight_files(dir)? {
         let path = dir.join(file);
         let map = mapped::map(&path)?;
-        let needed = |name: &str| !ignored(family, name);
+        let taken = quantization.as_mut().map(|q| q.take(&path, &map)).transpose()?.unwrap_or_default();
+        let needed = |name: &str| !ignored(family, name) && !taken.contains(name);
         for stored in safetensors::read_needed(&path, &map, needed)? {
             let Some(name) = translate_name(&path, family, &config, &stored.info.name)? else { continue };
             if !names.insert(name.gguf.clone()) {
@@ -68,6 +73,17 @@ pub fn open(dir: &Path) -> Result<Checkpoint> {
             }
             tensors.push((name.place, translate_tensor(&path, family, &config, name, stored, &map)?));
         }
+        if let Some(record) = safetensors::read_metadata(&path, &map, provenance::KEY)? {
+            metadata.set(provenance::KEY, Value::String(record));
+        }
+    }
+    for weight in quantization.into_iter().flat_map(Quantization::weights) {
+        let (path, name, packed) = weight?;
+        let Some(name) = translate_name(&path, family, &config, &name)? else { continue };
+        if !names.insert(name.gguf.clone()) {
+            return Err(Error::malformed(&path, format!("tensor {} is there twice, as integers and not.", name.hf)));
+        }
+        tensors.push((name.place, translate_packed(&path, family, &config, name, packed)?));
     }
     tensors.sort_by_key(|(place, _)| *place);
     let mut tensors: Vec<_> = tensors.into_iter().map(|(_, tensor)| tensor).collect();
@@ -194,6 +210,41 @@ fn translate_name(path: &Path, family: &Family, config: &ConfigJson, name: &str)
     }
 }
 
+/// How a tensor of so many rows is translated.
+fn translation(path: &Path, family: &Family, config: &ConfigJson, name: &Name, rows: usize) -> Result<Translation> {
+    let translation =
+        Translation::to_gguf(family, &name.gguf, config.num_attention_heads as usize, config.head_count_kv() as usize);
+    match translation.heads {
+        Some(heads) if !rows.is_multiple_of(2 * heads) => {
+            let message = format!("tensor {} has {rows} rows, which {heads} heads do not divide into pairs.", name.hf);
+            Err(Error::malformed(path, message))
+        }
+        _ => Ok(translation),
+    }
+}
+
+fn translate_packed(
+    path: &Path,
+    family: &Family,
+    config: &ConfigJson,
+    name: Name,
+    packed: Packed,
+) -> Result<(TensorInfo, Source)> {
+    let (rows, cols, format) = packed.shape();
+    let translation = translation(path, family, config, &name, rows)?;
+    let info = TensorInfo { name: name.gguf, shape: vec![rows, cols], format };
+    Ok((info, Source::Packed(packed.with_heads(translation.heads))))
+}
+
+/// What the configuration says of integers, if it does.
+fn quantization(path: &Path, config: &ConfigJson) -> Result<Option<Quantization>> {
+    let read = |json: &serde_json::Value| {
+        let unsupported = |m| Error::unsupported(path, format!("bantam cannot read its quantization_config: {m}."));
+        Quantization::of(json).map_err(unsupported)
+    };
+    config.quantization_config.as_ref().map(read).transpose()
+}
+
 fn translate_tensor(
     path: &Path,
     family: &Family,
@@ -202,15 +253,7 @@ fn translate_tensor(
     stored: Stored,
     map: &Arc<memmap2::Mmap>,
 ) -> Result<(TensorInfo, Source)> {
-    let translation =
-        Translation::to_gguf(family, &name.gguf, config.num_attention_heads as usize, config.head_count_kv() as usize);
-    let rows = stored.info.shape.first().copied().unwrap_or(1);
-    if let Some(heads) = translation.heads
-        && !rows.is_multiple_of(2 * heads)
-    {
-        let message = format!("tensor {} has {rows} rows, which {heads} heads do not divide into pairs.", name.hf);
-        return Err(Error::malformed(path, message));
-    }
+    let translation = translation(path, family, config, &name, stored.info.shape.first().copied().unwrap_or(1))?;
     let mut info = TensorInfo { name: name.gguf, ..stored.info.clone() };
     if info.stays_f32() {
         info.format = Format::by_name("F32").expect("F32 is a format");

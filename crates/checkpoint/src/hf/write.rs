@@ -5,7 +5,7 @@ use super::family::{Family, Name};
 use super::translation::{Translation, to_halves};
 use super::{CONFIG, WEIGHTS, pooling};
 use crate::output::{OutputDir, OutputFile};
-use crate::{Checkpoint, Config, Error, Result, TensorInfo};
+use crate::{Checkpoint, Config, Error, Result, TensorInfo, provenance, safetensors};
 use bantam_formats::Format;
 use std::fs;
 use std::io::Write;
@@ -15,14 +15,14 @@ use std::path::Path;
 const F16_OVERFLOW: f32 = 65_520.0;
 
 /// A tensor to write: what the checkpoint has, its names, and the format in the output.
-struct Planned<'a> {
-    tensor: &'a TensorInfo,
-    name: Name,
-    format: &'static Format,
+pub(super) struct Planned<'a> {
+    pub tensor: &'a TensorInfo,
+    pub name: Name,
+    pub format: &'static Format,
 }
 
 /// What stops a file from being written in a format.
-enum Stop {
+pub(super) enum Stop {
     /// A value is larger than F16 can hold.
     Overflow,
     Failed(Error),
@@ -66,7 +66,13 @@ pub fn write_hf(
         Stop::Failed(error) => output.renamed(error),
         Stop::Overflow => Error::target(dir, format!("a weight is too large for {chosen}; write BF16 or F32.")),
     })?;
-    write_config(checkpoint, family, &config, output.path(), format).map_err(|e| output.renamed(e))?;
+    let dtype = match format.name {
+        "F32" => "float32",
+        "BF16" => "bfloat16",
+        _ => "float16",
+    };
+    let written = config_of(checkpoint, family, &config, dtype).and_then(|json| write_config(&json, output.path()));
+    written.map_err(|e| output.renamed(e))?;
     if let Some(encoder) = &config.encoder {
         let written = pooling::write(output.path(), encoder.pooling, config.embedding_length, config.context_length);
         written.map_err(|e| output.renamed(e))?;
@@ -89,22 +95,33 @@ fn own_format(checkpoint: &Checkpoint) -> Option<&'static Format> {
     formats.all(|f| f == first).then_some(first)
 }
 
-fn write_config(checkpoint: &Checkpoint, family: &Family, config: &Config, dir: &Path, format: &Format) -> Result<()> {
+/// The `config.json` of a model with weights in `dtype`.
+///
+/// # Errors
+/// If transformers cannot express it.
+pub(super) fn config_of(
+    checkpoint: &Checkpoint,
+    family: &Family,
+    config: &Config,
+    dtype: &str,
+) -> Result<serde_json::Value> {
     let tied = checkpoint.tensor("output.weight").is_none();
     let biases = checkpoint.tensor("blk.0.attn_q.bias").is_some();
     let factors = match checkpoint.tensor("rope_freqs.weight") {
         Some(tensor) => Some(decode(tensor, &checkpoint.data(&tensor.name)?)),
         None => None,
     };
-    let dtype = match format.name {
-        "F32" => "float32",
-        "BF16" => "bfloat16",
-        _ => "float16",
-    };
     let metadata = checkpoint.metadata();
-    let json = config_json(family, config, metadata, tied, biases, factors.as_deref(), dtype).map_err(|message| {
+    config_json(family, config, metadata, tied, biases, factors.as_deref(), dtype).map_err(|message| {
         Error::unsupported(checkpoint.path(), format!("transformers cannot express this model: {message}."))
-    })?;
+    })
+}
+
+/// Writes `config.json`.
+///
+/// # Errors
+/// If the disk refuses.
+pub(super) fn write_config(json: &serde_json::Value, dir: &Path) -> Result<()> {
     let path = dir.join(CONFIG);
     fs::write(&path, format!("{json:#}\n")).map_err(Error::io(&path, "write"))
 }
@@ -127,7 +144,9 @@ fn write_weights(
     let planned = plan(checkpoint, family, format)?;
     let path = dir.join(WEIGHTS);
     let mut file = OutputFile::create(&path)?;
-    file.write_all(&header(&planned)).map_err(Error::io(&path, "write"))?;
+    let said = checkpoint.metadata().str(provenance::KEY).map(|record| (provenance::KEY, record));
+    let named = planned.iter().map(|p| (&p.name.hf[..], p.format.name, &p.tensor.shape[..]));
+    file.write_all(&safetensors::header(named, said.as_slice())).map_err(Error::io(&path, "write"))?;
     for planned in &planned {
         let translation = Translation::to_hf(family, &planned.tensor.name, config);
         let data = checkpoint.data(&planned.tensor.name)?;
@@ -156,24 +175,11 @@ fn plan<'a>(checkpoint: &'a Checkpoint, family: &Family, format: &'static Format
     Ok(planned)
 }
 
-/// The length and the JSON header, padded to 8 bytes as the format asks.
-fn header(planned: &[Planned<'_>]) -> Vec<u8> {
-    let mut entries = serde_json::Map::new();
-    entries.insert("__metadata__".into(), serde_json::json!({ "format": "pt" }));
-    let mut at = 0;
-    for Planned { tensor, name, format } in planned {
-        let end = at + tensor.len() * format.bytes;
-        let entry = serde_json::json!({ "dtype": format.name, "shape": tensor.shape, "data_offsets": [at, end] });
-        entries.insert(name.hf.clone(), entry);
-        at = end;
-    }
-    let mut json = serde_json::Value::Object(entries).to_string().into_bytes();
-    json.resize(json.len().next_multiple_of(8), b' ');
-    [&(json.len() as u64).to_le_bytes()[..], &json].concat()
-}
-
 /// That heads divide the rows to be reordered.
-fn check_heads(checkpoint: &Checkpoint, tensor: &TensorInfo, translation: Translation) -> Result<()> {
+///
+/// # Errors
+/// If they do not.
+pub(super) fn check_heads(checkpoint: &Checkpoint, tensor: &TensorInfo, translation: Translation) -> Result<()> {
     match translation.heads {
         Some(heads)
             if !tensor.shape.first().is_some_and(|rows| rows.is_multiple_of(2 * heads))
@@ -190,8 +196,11 @@ fn check_heads(checkpoint: &Checkpoint, tensor: &TensorInfo, translation: Transl
 }
 
 /// Writes one tensor, a row at a time.
-fn write_tensor(
-    file: &mut OutputFile,
+///
+/// # Errors
+/// If a weight is not finite, F16 cannot hold it, or the disk refuses.
+pub(super) fn write_tensor(
+    file: &mut impl Write,
     path: &Path,
     checkpoint: &Checkpoint,
     planned: &Planned<'_>,

@@ -3,12 +3,12 @@
 use crate::allocation::{BudgetArgs, Chosen, allocate, picture};
 use crate::calibration::{Calibrated, CalibrationArgs};
 use crate::{args::Global, output, progress};
-use anyhow::Context;
-use bantam_checkpoint::Checkpoint;
-use bantam_checkpoint::output::OutputFile;
+use anyhow::{Context, ensure};
+use bantam_checkpoint::output::{OutputDir, OutputFile, ScratchDir};
+use bantam_checkpoint::{Checkpoint, Config};
 use bantam_shrink::{
     Mix,
-    quantize::{FallBack, Plan},
+    quantize::{FallBack, Method, Plan, Smoothed, smooth},
 };
 use clap::Args;
 use serde::Serialize;
@@ -27,12 +27,14 @@ Examples:
   bantam quantize model.gguf --fit 300MB --save-mix chosen.toml -o small.gguf  the same for a file's size
   bantam quantize other.gguf --to chosen.toml --calibrate -o small.gguf        formats that were chosen before
   bantam quantize ./hf-directory --to Q8_0 -o model-q8.gguf
+  bantam quantize model.gguf --to W4A16 --calibrate -o model-w4a16        a directory for vLLM and transformers
   bantam quantize --list")]
 pub struct QuantizeArgs {
     /// A GGUF file or a Hugging Face directory
     #[arg(required_unless_present = "list")]
     model: Option<PathBuf>,
-    /// The level: Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q3_K_M, Q2_K, ... (--list shows all), or a file of formats as --save-mix writes it
+    /// The level: Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q3_K_M, Q2_K, ... (--list shows all), W4A16, W8A8 or GPTQ for other engines, or a file of formats
+    /// as --save-mix writes it
     #[arg(long, value_name = "LEVEL", required_unless_present_any = ["list", "bits", "fit"], conflicts_with_all = ["bits", "fit"])]
     to: Option<String>,
     #[command(flatten)]
@@ -40,7 +42,7 @@ pub struct QuantizeArgs {
     /// Write the formats that --bits or --fit chose as a level of your own, for --to
     #[arg(long, value_name = "FILE.toml", conflicts_with = "to")]
     save_mix: Option<PathBuf>,
-    /// The GGUF file to write
+    /// The GGUF file to write; for W4A16, W8A8 and GPTQ a Hugging Face directory
     #[arg(long, short, value_name = "FILE", required_unless_present = "list")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -74,6 +76,9 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     // What is named is read before anything takes time.
     let named = args.to.as_deref().map(Mix::named).transpose()?;
     checkpoint.refuse_overwriting(output)?;
+    if let Some(mix) = named.as_ref().filter(|mix| mix.directory.is_some()) {
+        refuse_as_directory(output, mix)?;
+    }
     let start = Instant::now();
     let budget = args.budget.budget();
     let calibrated = args.calibration.calibrate(&checkpoint, budget.is_some(), global)?;
@@ -89,10 +94,25 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
         file.write_all(mix.to_toml().as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
         file.finish()?;
     }
-    let mut quantized = quantize_by(&checkpoint, &mix, &calibrated, output, global)?;
+    let smoothed = smoothed(&checkpoint, &mix, &calibrated, output, global)?;
+    let source = smoothed.as_ref().map_or(&checkpoint, |(_, smoothed)| smoothed);
+    let mut quantized = quantize_by(source, &mix, &calibrated, output, global)?;
+    quantized.source_bytes = checkpoint.file_bytes()?;
     quantized.seconds = start.elapsed().as_secs_f64();
     quantized.chosen = chosen;
     if global.json { output::json(&quantized) } else { show(&quantized, model) }
+}
+
+/// Refuses an output that cannot be a directory now, not after minutes of calibration.
+fn refuse_as_directory(output: &Path, mix: &Mix) -> anyhow::Result<()> {
+    ensure!(
+        output.extension().is_none_or(|e| !e.eq_ignore_ascii_case("gguf")),
+        "{}: {} makes a Hugging Face directory, not a GGUF file; give a directory's name",
+        output.display(),
+        mix.name
+    );
+    drop(OutputDir::create(output)?);
+    Ok(())
 }
 
 fn show(quantized: &Quantized, model: &Path) -> anyhow::Result<()> {
@@ -120,6 +140,36 @@ pub fn quantize(checkpoint: &Checkpoint, mix: &Mix, output: &Path, global: &Glob
     quantize_by(checkpoint, mix, &Calibrated::default(), output, global)
 }
 
+/// The model with its inputs smoothed, where the mix rounds activations and there is text to see them on. It is there as long as its
+/// directory is kept.
+fn smoothed(
+    checkpoint: &Checkpoint,
+    mix: &Mix,
+    calibrated: &Calibrated,
+    output: &Path,
+    global: &Global,
+) -> anyhow::Result<Option<(ScratchDir, Checkpoint)>> {
+    let Method::Gptq(text) = calibrated.method() else { return Ok(None) };
+    if !mix.rounds_tokens() {
+        return Ok(None);
+    }
+    let dir = ScratchDir::near(output)?;
+    // The same name, so that the record names the model.
+    let path = dir.path().join(checkpoint.path().file_name().unwrap_or("model".as_ref()));
+    let tokens = text.iter().map(|s| s.len() as u64).sum::<u64>() * Config::of(checkpoint)?.block_count as u64;
+    let bar = progress::bar(global, "smooth", tokens, "tokens");
+    let done = smooth(checkpoint, text, &path, &mut |tokens| bar.inc(tokens))?;
+    bar.finish_and_clear();
+    if !global.quiet && !global.json {
+        let Smoothed { inputs, smoothed, error } = done;
+        output::say(format_args!(
+            "smoothed {smoothed} of {inputs} inputs; the squared error of those layers falls to {error:.2} of what it was"
+        ));
+    }
+    let smoothed = Checkpoint::open(&path)?;
+    Ok(Some((dir, smoothed)))
+}
+
 fn quantize_by(
     checkpoint: &Checkpoint,
     mix: &Mix,
@@ -137,7 +187,7 @@ fn quantize_by(
         level: mix.name.clone(),
         method: method.name(),
         output: output.to_owned(),
-        file_bytes: plan.file_bytes(method),
+        file_bytes: Checkpoint::open(output)?.file_bytes()?,
         source_bytes: checkpoint.file_bytes()?,
         bits_per_weight: plan.bits_per_weight(),
         seconds: start.elapsed().as_secs_f64(),
@@ -161,7 +211,10 @@ fn describe(fall_backs: &[FallBack]) -> Vec<String> {
     let line = |(f, count): &(&FallBack, usize)| {
         let tensors = if *count == 1 { format!("in {}", f.tensor) } else { format!("in {count} tensors") };
         let (wanted, got) = (f.wanted.name, f.got.name);
-        format!("{wanted} → {got} {tensors}: rows of {} are no multiple of {}", f.cols, f.wanted.block)
+        match f.wanted.divides(f.cols) {
+            true => format!("{wanted} → {got} {tensors}: such files have one group size for all"),
+            false => format!("{wanted} → {got} {tensors}: rows of {} are no multiple of {}", f.cols, f.wanted.block),
+        }
     };
     kinds.iter().map(line).collect()
 }

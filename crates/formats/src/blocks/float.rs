@@ -14,6 +14,7 @@ pub static F32: Format = Format {
     largest: f32::MAX,
     decode: decode_f32,
     encode: Some(encode_f32),
+    per_row: false,
     grid: None,
     product: Product::float::<layouts::F32>(),
 };
@@ -27,6 +28,7 @@ pub static F16: Format = Format {
     largest: 65504.0,
     decode: decode_f16,
     encode: Some(encode_f16),
+    per_row: false,
     grid: None,
     product: Product::float::<layouts::F16>(),
 };
@@ -40,6 +42,7 @@ pub static BF16: Format = Format {
     largest: f32::from_bits(0x7f7f_0000),
     decode: decode_bf16,
     encode: Some(encode_bf16),
+    per_row: false,
     grid: None,
     product: Product::float::<layouts::BF16>(),
 };

@@ -208,6 +208,7 @@ macro_rules! block_format {
             largest: <$layout as $crate::blocks::layout::Layout>::LARGEST,
             decode: $crate::blocks::layout::decode::<$layout>,
             encode: $encode,
+            per_row: false,
             grid: $grid,
             product: $crate::kernels::Product::integer::<$crate::kernels::layouts::$row>(),
         };

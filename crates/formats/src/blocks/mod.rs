@@ -5,6 +5,8 @@
 //! (`books.rs`) have in common. A family's file joins
 //! these. Layouts are ggml's, bit for bit.
 //!
+//! `integer.rs` holds the formats of other engines' files, which are not GGUF's.
+//!
 //! To add a format: a `Layout` (and `Encoder`) in the family's file, its row by
 //! `block_format!`, the row in [`FORMATS`](crate::FORMATS), and fixtures by `scripts/fixtures/formats.py`.
 
@@ -12,10 +14,11 @@ pub(crate) mod books;
 pub mod float;
 pub mod fp4;
 mod grid;
+pub mod integer;
 pub mod iq2;
 pub mod iq3;
 pub mod iq4;
-mod layout;
+pub(crate) mod layout;
 pub mod legacy;
 mod names;
 pub mod narrow;

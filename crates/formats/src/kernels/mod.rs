@@ -3,7 +3,7 @@
 //! [`matmul`] is the entry, [`matmul_each`] for several matrices on the same activations. A few columns (decoding) go
 //! row by row (`rows.rs`) at the speed of memory; many columns (prefill) go through tiles (`tiles.rs`), which unpack
 //! rows once for all columns (`panels.rs`). Quantized weights are multiplied in integers with activations of 8 bits
-//! (`activations.rs`), floating point ones in f32. [`accumulate`] is the product with the transpose, for attention.
+//! (`activations.rs`), floating point ones in f32, and so are those of other engines' files, decoded (`decoded.rs`). [`accumulate`] is the product with the transpose, for attention.
 //! [`parallel`] shares the work among threads.
 //!
 //! Kernels are written once over the vector operations of `isa.rs`, which `scalar.rs`, `avx2.rs`, `avx512.rs` and
@@ -19,6 +19,7 @@ mod activations;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod decoded;
 mod interleaved;
 mod isa;
 pub(crate) mod layouts;
@@ -67,6 +68,8 @@ pub struct Scratch {
     int8x32: Activations,
     int8x256: Activations,
     interleaved: Interleaved,
+    /// Activations rounded to 8 bits token by token, as floats.
+    rounded: Vec<f32>,
     starts: Starts,
     panels: Vec<Mutex<Panel>>,
 }
@@ -119,6 +122,22 @@ pub fn matmul_each(ws: &[Matrix<'_>], x: &[f32], ys: &mut [&mut [f32]], scratch:
     if n == 0 {
         return;
     }
+    let by_token = |w: &Matrix<'_>| w.format.product.activation == Activation::Int8Token;
+    if !ws.iter().any(by_token) {
+        return multiply_each(ws, x, ys, scratch);
+    }
+    let mut rounded = std::mem::take(&mut scratch.rounded);
+    decoded::round_tokens(x, cols, &mut rounded);
+    for (w, y) in ws.iter().zip(ys) {
+        multiply_each(&[*w], if by_token(w) { &rounded } else { x }, &mut [y], scratch);
+    }
+    scratch.rounded = rounded;
+}
+
+/// [`matmul_each`] of activations that are as the matrices want them, but for ggml's integers.
+fn multiply_each(ws: &[Matrix<'_>], x: &[f32], ys: &mut [&mut [f32]], scratch: &mut Scratch) {
+    let cols = ws[0].cols;
+    let n = x.len() / cols;
     for kind in [Activation::Int8x32, Activation::Int8x256] {
         if ws.iter().any(|w| w.format.product.activation == kind) {
             let level = scratch.level;
@@ -128,7 +147,7 @@ pub fn matmul_each(ws: &[Matrix<'_>], x: &[f32], ys: &mut [&mut [f32]], scratch:
     if n < TILE_COLUMNS {
         by_rows(ws, x, ys, scratch);
     } else {
-        if ws.iter().any(|w| w.format.product.activation == Activation::F32) {
+        if ws.iter().any(|w| matches!(w.format.product.activation, Activation::F32 | Activation::Int8Token)) {
             scratch.interleaved.prepare(scratch.level, x, cols);
         }
         for (w, y) in ws.iter().zip(ys) {

@@ -24,6 +24,8 @@ pub(super) struct Line<T, const N: usize>(pub [T; N]);
 pub(super) struct Panel {
     quants: Vec<Line<u8, 64>>,
     scales: Vec<Line<f32, PANEL>>,
+    /// Rows decoded on the way to lines.
+    pub decoded: Vec<f32>,
 }
 
 impl Panel {

@@ -2,6 +2,7 @@
 
 use super::accumulate::{Accumulate, AccumulateFn};
 use super::activations::Activations;
+use super::decoded;
 use super::interleaved::Interleaved;
 use super::isa::Level;
 use super::layouts::{FloatLayout, Layout};
@@ -9,6 +10,7 @@ use super::out::Out;
 use super::panels::{FLOAT_BLOCK, Pack, PackFloats, Panel};
 use super::rows;
 use super::tiles::{self, Shape, Starts};
+use crate::blocks::layout;
 use crate::format::Activation;
 use std::marker::PhantomData;
 
@@ -102,6 +104,36 @@ impl Product {
                 }
             },
             accumulate: Some(|level, w, x, y| level.dispatch(Accumulate { w, x, y, layout: PhantomData::<L> })),
+        }
+    }
+
+    /// Of a layout whose weights are decoded and multiplied in f32 with `activation`.
+    pub(crate) const fn decoded<L: layout::Layout>(activation: Activation) -> Self {
+        Product {
+            activation,
+            rows: |level, task| {
+                each_few_columns!(task, N, column, {
+                    let x = column.map(|i| &task.x[i * task.len..][..task.len]);
+                    level.dispatch(decoded::Rows(task.by::<_, N>(x, column[0]), PhantomData::<L>));
+                });
+            },
+            starts: |_, _, _| (),
+            tile: |level, task, _, panel| {
+                let mut weights = std::mem::take(&mut panel.decoded);
+                for start in (0..task.len).step_by(FLOAT_BLOCK) {
+                    let block = start..task.len.min(start + FLOAT_BLOCK);
+                    let unpacked = decoded::rows::<L>(task, block.clone(), &mut weights);
+                    level.dispatch(PackFloats {
+                        task: &unpacked,
+                        block: 0..block.len(),
+                        panel,
+                        layout: PhantomData::<super::layouts::F32>,
+                    });
+                    level.dispatch(tiles::Float { task, block, panel });
+                }
+                panel.decoded = weights;
+            },
+            accumulate: None,
         }
     }
 }

@@ -169,7 +169,7 @@ impl<L: FloatLayout, const N: usize> Kernel for Float<'_, L, N> {
 
 /// One row of floats by `N` columns.
 #[inline(always)]
-fn float_dot<S: Isa, L: FloatLayout, const N: usize>(s: S, row: &[u8], x: &[&[f32]; N]) -> [f32; N] {
+pub(super) fn float_dot<S: Isa, L: FloatLayout, const N: usize>(s: S, row: &[u8], x: &[&[f32]; N]) -> [f32; N] {
     let mut sums = [[s.splat_f(0.0); 4]; N];
     let x = x.map(|x| x.as_chunks::<16>());
     let mut steps = row.chunks_exact(4 * 16 * L::BYTES);

@@ -1,8 +1,12 @@
 //! Every format on every instruction set against decoding to f32.
 
 use super::*;
-use crate::format::FORMATS;
+use crate::format::{FORMATS, INTEGERS};
 use proptest::prelude::*;
+
+fn all() -> impl Iterator<Item = &'static Format> {
+    FORMATS.iter().chain(INTEGERS).copied()
+}
 
 /// Deterministic numbers that look random, from -1 to 1.
 fn noise(seed: u64, len: usize) -> Vec<f32> {
@@ -37,16 +41,21 @@ fn blocks(format: &Format, seed: u64, weights: usize) -> Vec<u8> {
 }
 
 /// `x` as the integer products see it.
-fn dequantized(activation: Activation, x: &[f32]) -> Vec<f32> {
+fn dequantized(activation: Activation, x: &[f32], cols: usize) -> Vec<f32> {
     let group = match activation {
         Activation::F32 => return x.to_vec(),
         Activation::Int8x32 => 32,
         Activation::Int8x256 => 256,
+        Activation::Int8Token => cols,
     };
     let each = x.chunks(group).flat_map(|x| {
         let largest = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
         let inverse = if largest == 0.0 { 0.0 } else { 127.0 / largest };
-        let scale = if group == 32 { half::f16::from_f32(largest / 127.0).to_f32() } else { largest / 127.0 };
+        let scale = if activation == Activation::Int8x32 {
+            half::f16::from_f32(largest / 127.0).to_f32()
+        } else {
+            largest / 127.0
+        };
         x.iter().map(move |v| (v * inverse).round_ties_even() * scale)
     });
     each.collect()
@@ -56,7 +65,7 @@ fn dequantized(activation: Activation, x: &[f32]) -> Vec<f32> {
 fn reference(w: &Matrix<'_>, x: &[f32]) -> Vec<(f64, f64)> {
     let mut weights = vec![0.0; w.rows * w.cols];
     (w.format.decode)(w.data, &mut weights);
-    let x = dequantized(w.format.product.activation, x);
+    let x = dequantized(w.format.product.activation, x, w.cols);
     let mut sums = Vec::new();
     for x in x.chunks_exact(w.cols) {
         for w in weights.chunks_exact(w.cols) {
@@ -96,7 +105,7 @@ fn odd_cols(format: &Format) -> usize {
 
 #[test]
 fn agrees_with_decoding() {
-    for format in FORMATS {
+    for format in all() {
         for (rows, n) in [(1, 1), (3, 2), (5, 3), (2, 4), (1, 5), (16, 6), (17, 7), (33, 13), (40, 70)] {
             for cols in [odd_cols(format), 256, 256 + 9 * format.block, 768] {
                 check(format, rows, cols, n);
@@ -107,7 +116,7 @@ fn agrees_with_decoding() {
 
 #[test]
 fn long_rows_agree_with_decoding() {
-    for format in FORMATS {
+    for format in all() {
         check(format, 19, 4864, 2);
         check(format, 35, 4864, 9);
     }
@@ -116,15 +125,15 @@ fn long_rows_agree_with_decoding() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn any_shape_agrees_with_decoding(f in 0..FORMATS.len(), rows in 1usize..70, blocks in 1usize..12, n in 1usize..70) {
-        let format = FORMATS[f];
+    fn any_shape_agrees_with_decoding(f in 0..FORMATS.len() + INTEGERS.len(), rows in 1usize..70, blocks in 1usize..12, n in 1usize..70) {
+        let format = all().nth(f).unwrap();
         check(format, rows, format.block * if format.block == 1 { 37 * blocks } else { blocks }, n);
     }
 }
 
 #[test]
 fn damaged_weights_do_not_panic_and_nan_shows() {
-    for format in FORMATS {
+    for format in all() {
         let (rows, cols) = (18, 512);
         let data = vec![0xff; format.bytes_of(rows * cols).unwrap()];
         let w = Matrix { format, data: &data, rows, cols };
@@ -144,7 +153,7 @@ fn damaged_weights_do_not_panic_and_nan_shows() {
 
 #[test]
 fn threads_do_not_change_a_bit() {
-    for format in FORMATS {
+    for format in all() {
         let (rows, cols) = (515, 1024);
         let data = blocks(format, 3, rows * cols);
         let w = Matrix { format, data: &data, rows, cols };
@@ -166,7 +175,8 @@ fn threads_do_not_change_a_bit() {
 #[test]
 fn several_matrices_at_once_are_each_alone() {
     let cols = 512;
-    let formats = ["Q4_K", "Q6_K", "Q8_0", "F16", "IQ4_XS"].map(|name| Format::by_name(name).unwrap());
+    let formats =
+        ["Q4_K", "INT8", "Q6_K", "Q8_0", "F16", "IQ4_XS", "INT4_G64"].map(|name| Format::by_name(name).unwrap());
     let data: Vec<_> = formats.iter().enumerate().map(|(i, f)| blocks(f, i as u64, (100 + i) * cols)).collect();
     let ws: Vec<_> = formats
         .iter()

@@ -74,6 +74,14 @@ impl Walk {
         self.pass(model, true, &mut |_, _| ())
     }
 
+    /// Goes through the layer ahead, and shows what its linear layers see: some of the rows at a time, in the order of execution.
+    ///
+    /// # Errors
+    /// If the model cannot be run.
+    pub fn show(&mut self, model: &Model, listener: &mut dyn FnMut(&[&Linear], &[f32])) -> Result<(), Error> {
+        self.pass(model, true, listener)
+    }
+
     /// What the head sees, behind the last layer.
     ///
     /// # Errors

@@ -81,6 +81,12 @@ impl Feedback {
         let (mut errors, mut target) = (vec![0.0; rows * cols], vec![0.0; rows * n]);
         let (mut blocks, mut taken) = (vec![0; rows * format.bytes], Taken::new(n, grid));
         let counts = self.counts(grid.vector);
+        // Scales of whole rows are those that suit the weights.
+        let given = format.per_row.then(|| {
+            let mut given = vec![0; rows * format.bytes_of(cols).expect("it divides the rows")];
+            format.encode_rows(cols, weights, Some(&self.importance.repeat(rows)), &mut given);
+            given
+        });
         for first in (0..cols).step_by(n) {
             let (before, upper) = (View::new(&errors, cols), View::new(&self.upper, cols));
             let (before, upper) = (before.part(0..rows, 0..first), upper.part(0..first, first..first + n));
@@ -88,8 +94,11 @@ impl Feedback {
             for (target, weights) in target.chunks_exact_mut(n).zip(weights.chunks_exact(cols)) {
                 target.iter_mut().zip(&weights[first..]).for_each(|(t, w)| *t += w);
             }
-            // Scales are those that suit what is rounded now.
-            encode(&target, Some(&self.importance[first..first + n].repeat(rows)), &mut blocks);
+            match &given {
+                Some(given) => blocks.copy_from_slice(&column_of_blocks(given, cols / n, first / n, format.bytes)),
+                // Scales are those that suit what is rounded now.
+                None => encode(&target, Some(&self.importance[first..first + n].repeat(rows)), &mut blocks),
+            }
             for (r, block) in blocks.chunks_exact_mut(format.bytes).enumerate() {
                 let at = r * cols + first;
                 (grid.read)(block, &mut taken.quants, &mut taken.scales, &mut taken.mins);
@@ -126,6 +135,11 @@ impl Feedback {
             }
         }
     }
+}
+
+/// Block `at` of each row of `each` blocks of `size` bytes.
+fn column_of_blocks(rows: &[u8], each: usize, at: usize, size: usize) -> Vec<u8> {
+    rows.chunks_exact(each * size).flat_map(|row| &row[at * size..][..size]).copied().collect()
 }
 
 /// One block taken apart: buffers that a row after the other uses.

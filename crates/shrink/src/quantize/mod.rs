@@ -2,20 +2,25 @@
 //!
 //! Where to start: [`Plan`] decides every tensor's format and writes the file by a [`Method`]. `rows.rs` takes each weight by
 //! itself (to the nearest, or as calibration says which errors matter), `gptq.rs` lets later weights make up for the errors
-//! of earlier ones.
+//! of earlier ones. `smooth.rs` prepares a model for activations of 8 bits.
 
 mod gptq;
 mod rows;
+mod smooth;
 
 use crate::calibrate::{Inputs, Moments, Walk};
 use crate::{Error, Mix, mix::Target, students};
-use bantam_checkpoint::{Checkpoint, Config, GgufWriter, Metadata, TensorData, TensorInfo, Value, provenance};
+use bantam_checkpoint::hf::integers::IntegerWriter;
+use bantam_checkpoint::{
+    Checkpoint, Config, GgufWriter, Metadata, TensorData, TensorInfo, TensorWriter, Value, provenance,
+};
 use bantam_formats::Format;
 use bantam_nn::Model;
 use bantam_nn::weights::{Blocks, Weight};
 pub(crate) use gptq::Feedback;
 use rows::Rows;
 pub(crate) use rows::check;
+pub use smooth::{Smoothed, smooth};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -93,7 +98,7 @@ impl<'a> Plan<'a> {
         pairs.map(|(tensor, target)| TensorInfo { format: target.format, ..tensor.clone() }).collect()
     }
 
-    /// The size of the output file in bytes, exactly.
+    /// The size of the output file in bytes, exactly; of a directory, about.
     pub fn file_bytes(&self, method: Method<'_>) -> u64 {
         GgufWriter::file_bytes(&self.metadata(method.name()), &self.outputs())
     }
@@ -144,20 +149,29 @@ impl<'a> Plan<'a> {
         if let Method::Importance(importance) = method {
             self.check(importance)?;
         }
-        let mut writer = GgufWriter::create(output, &self.metadata(method.name()), &self.outputs())?;
+        let mut writer = self.writer(output, &self.metadata(method.name()))?;
         let nothing = Importance::new();
         match method {
-            Method::Nearest => self.stream(&mut writer, &nothing, |_| true, progress)?,
-            Method::Importance(importance) => self.stream(&mut writer, importance, |_| true, progress)?,
-            Method::Gptq(sequences) => self.feed_back(&mut writer, sequences, progress)?,
+            Method::Nearest => self.stream(&mut *writer, &nothing, |_| true, progress)?,
+            Method::Importance(importance) => self.stream(&mut *writer, importance, |_| true, progress)?,
+            Method::Gptq(sequences) => self.feed_back(&mut *writer, sequences, progress)?,
         }
         Ok(writer.finish()?)
+    }
+
+    /// What writes the mix's kind of output: a GGUF file, or a directory for other engines.
+    fn writer(&self, output: &Path, metadata: &Metadata) -> Result<Box<dyn TensorWriter + '_>, Error> {
+        let tensors = self.outputs();
+        Ok(match self.mix.directory {
+            None => Box::new(GgufWriter::create(output, metadata, &tensors)?),
+            Some(packing) => Box::new(IntegerWriter::create(output, self.checkpoint, packing, metadata, &tensors)?),
+        })
     }
 
     /// Writes the tensors that `wanted` names, each weight by itself.
     fn stream(
         &self,
-        writer: &mut GgufWriter,
+        writer: &mut dyn TensorWriter,
         importance: &Importance,
         wanted: impl Fn(&str) -> bool,
         progress: &mut dyn FnMut(u64),
@@ -192,7 +206,7 @@ impl<'a> Plan<'a> {
     /// Writes linear layers with error feedback, in the order of execution, and all other tensors each weight by itself.
     fn feed_back(
         &self,
-        writer: &mut GgufWriter,
+        writer: &mut dyn TensorWriter,
         sequences: &[Vec<u32>],
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), Error> {
@@ -216,7 +230,7 @@ impl<'a> Plan<'a> {
     /// Rounds and writes the weights of these linear layers; returns them.
     fn round_layer(
         &self,
-        writer: &mut GgufWriter,
+        writer: &mut dyn TensorWriter,
         inputs: &Inputs,
         progress: &mut dyn FnMut(u64),
     ) -> Result<BTreeMap<String, Blocks>, Error> {

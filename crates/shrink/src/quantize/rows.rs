@@ -26,7 +26,6 @@ impl Rows<'_> {
         let cols = self.tensor.cols();
         let from_bytes = self.tensor.format.bytes_of(cols).expect("checked on opening");
         let to_bytes = format.bytes_of(cols).expect("the mix chose a format that divides the row");
-        let encode = format.encode.expect("mixes name formats that can be written");
         encoded.clear();
         encoded.resize(self.data.len() / from_bytes * to_bytes, 0);
         let rows = (TASK / cols.max(1)).max(1);
@@ -45,7 +44,8 @@ impl Rows<'_> {
                     if format == self.tensor.format {
                         destination.copy_from_slice(source);
                     } else {
-                        encode(weights, importance.as_ref().map(|v| &v[..weights.len()]), destination);
+                        let importance = importance.as_ref().map(|v| &v[..weights.len()]);
+                        format.encode_rows(cols, weights, importance, destination);
                     }
                     Ok(())
                 },
