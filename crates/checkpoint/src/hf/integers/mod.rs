@@ -1,9 +1,8 @@
 //! Directories whose weights are integers: those of vLLM and transformers.
 //!
 //! A [`Packing`] is how such a directory stores one weight: as several tensors, whose names follow the module's
-//! (`q_proj.weight_packed`, `q_proj.weight_scale`). Between it and bantam's rows of blocks
-//! ([`INTEGERS`](bantam_formats::INTEGERS)) lie [`Integers`], plain quants and scales. Each packing is a row here, as a number format is one
-//! in `formats`.
+//! (`q_proj.weight_packed`, `q_proj.weight_scale`). Between it and bantam's rows of blocks ([`INTEGERS`]) lie plain quants and
+//! scales. Each packing is a row here, as a number format is one in `formats`.
 //!
 //! Where to start: `compressed_tensors.rs` and `gptq.rs` for the packings, `read.rs` for what [`open`](super::open) makes of them,
 //! `write.rs` for [`IntegerWriter`].
