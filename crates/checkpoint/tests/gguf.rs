@@ -191,7 +191,7 @@ fn lies_about_tensors_are_found_and_named() {
         (&[("a", &[u64::MAX], 0, 0)], "larger than any file"),
         (&[("a", &[1 << 62, 2], 0, 0)], "larger than any file"),
         (&[("a", &[33], 8, 0)], "tensor a has rows of 33 weights"),
-        (&[("a", &[256], 16, 0)], "tensor a has the type IQ2_XXS"),
+        (&[("a", &[256], 19, 0)], "tensor a has the type IQ1_S"),
         (&[("a", &[256], 99, 0)], "type id 99"),
         (&[("a", &[8], 0, 8)], "no multiple of the alignment"),
         (&[("a", &[8], 0, 96)], "end beyond the file's"),
