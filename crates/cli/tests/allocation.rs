@@ -67,15 +67,20 @@ fn impossible_budgets_are_refused() {
     for (options, reason) in [
         ("--bits 1.5", "the fewest are"),
         ("--fit 10kB", "the smallest file has"),
+        ("--to own.toml", "own.toml: line 1: unknown number format `Q9_9`"),
+        ("--to none.toml", "none.toml"),
+    ] {
+        folder.refuses(&format!("quantize model.gguf {options} {QUICK} -o out.gguf"), &[reason]);
+    }
+    for (options, reason) in [
         ("--bits 77", "between 1 and 32 bits"),
         ("--fit many", "size"),
         ("--bits 4 --fit 1MB", "cannot be used with"),
         ("--bits 4 --to Q4_0", "cannot be used with"),
-        ("--to own.toml", "Q9_9"),
-        ("--to none.toml", "none.toml"),
         ("--to Q4_0 --save-mix x.toml", "cannot be used with"),
     ] {
-        folder.refuses(&format!("quantize model.gguf {options} {QUICK} -o out.gguf"), &[reason]);
+        let output = folder.run(&format!("quantize model.gguf {options} -o out.gguf"));
+        assert!(output.status.code() == Some(2) && common::stderr(&output).contains(reason), "{options}");
     }
-    assert!(!folder.path("x.toml").exists());
+    assert!(!folder.path("x.toml").exists() && !folder.path("out.gguf").exists());
 }

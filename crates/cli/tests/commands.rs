@@ -61,10 +61,16 @@ fn every_level_can_be_made_and_run() {
     let levels: Vec<&str> = levels.as_array().unwrap().iter().map(|level| level[0].as_str().unwrap()).collect();
     assert!(levels.contains(&"Q4_K_M") && levels.len() > 15);
     for level in levels {
-        let json = folder.json(&format!("quantize model.gguf --to {level} -o out.gguf"));
+        let directory = ["W4A16", "W8A8", "GPTQ"].contains(&level);
+        let output = if directory { level } else { "out.gguf" };
+        let json = folder.json(&format!("quantize model.gguf --to {level} -o {output}"));
         assert_eq!(json["level"], level);
-        assert_eq!(json["file_bytes"], folder.read("out.gguf").len(), "{level}");
-        assert_eq!(folder.json("run out.gguf --raw -p hello -n 3")["prompt_tokens"], 4, "{level}");
+        let bytes: u64 = match directory {
+            true => std::fs::read_dir(folder.path(output)).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum(),
+            false => folder.read(output).len() as u64,
+        };
+        assert_eq!(json["file_bytes"], bytes, "{level}");
+        assert_eq!(folder.json(&format!("run {output} --raw -p hello -n 3"))["prompt_tokens"], 4, "{level}");
     }
 }
 

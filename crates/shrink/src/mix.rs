@@ -173,7 +173,10 @@ impl Mix {
         }
         let error = |problem: String| Error::MixFile { path: path.to_owned(), problem };
         let text = std::fs::read_to_string(path).map_err(|e| error(format!("cannot read: {e}")))?;
-        let mix: Mix = toml::from_str(&text).map_err(|e| error(e.to_string()))?;
+        let mix: Mix = toml::from_str(&text).map_err(|e| {
+            let line = e.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            error(format!("line {line}: {}", e.message()))
+        })?;
         Ok(Mix { name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), ..mix })
     }
 
