@@ -67,7 +67,7 @@ fn impossible_budgets_are_refused() {
     for (options, reason) in [
         ("--bits 1.5", "the fewest are"),
         ("--fit 10kB", "the smallest file has"),
-        ("--to own.toml", "own.toml: line 1: unknown number format `Q9_9`"),
+        ("--to own.toml", "own.toml: line 1, `default = \"Q9_9\"`: unknown number format `Q9_9`"),
         ("--to none.toml", "none.toml"),
     ] {
         folder.refuses(&format!("quantize model.gguf {options} {QUICK} -o out.gguf"), &[reason]);

@@ -174,8 +174,9 @@ impl Mix {
         let error = |problem: String| Error::MixFile { path: path.to_owned(), problem };
         let text = std::fs::read_to_string(path).map_err(|e| error(format!("cannot read: {e}")))?;
         let mix: Mix = toml::from_str(&text).map_err(|e| {
-            let line = e.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
-            error(format!("line {line}: {}", e.message()))
+            let number = e.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count());
+            let line = text.lines().nth(number).unwrap_or_default().trim();
+            error(format!("line {}, `{line}`: {}", number + 1, e.message()))
         })?;
         Ok(Mix { name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), ..mix })
     }
