@@ -29,6 +29,15 @@ pub(crate) fn trit(byte: u8, n: usize) -> u8 {
     ((u16::from(from) * 3) >> 8) as u8
 }
 
+/// The best trits of a block and its scale, which both formats end with.
+#[inline(always)]
+fn encode_trits<E: Encoder, S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
+    let (x, w) = weights::block::<256>(x, importance, &weights::TERNARY);
+    let fit = ternary::best(s, &x, &w);
+    put_f16(block, E::BYTES - 2, fit.scale);
+    E::put_codes(&fit.codes, block);
+}
+
 /// Bytes: 48 of five trits, 4 of four, d.
 struct Tq10;
 
@@ -52,7 +61,7 @@ impl Layout for Tq10 {
 
     #[inline(always)]
     fn scales(block: &[u8], scales: &mut [f32], _: &mut [f32]) {
-        scales.fill(f16_at(block, 52));
+        scales.fill(f16_at(block, Self::BYTES - 2));
     }
 }
 
@@ -62,10 +71,7 @@ impl Encoder for Tq10 {
 
     #[inline(always)]
     fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let (x, w) = weights::block::<256>(x, importance, &weights::TERNARY);
-        let fit = ternary::best(s, &x, &w);
-        put_f16(block, 52, fit.scale);
-        Self::put_codes(&fit.codes, block);
+        encode_trits::<Self, S>(s, x, importance, block);
     }
 
     #[inline(always)]
@@ -82,7 +88,7 @@ impl Encoder for Tq10 {
 
     #[inline(always)]
     fn put_scales<S: Isa>(_: S, scales: &[f32], _: &[f32], _: &[f32], block: &mut [u8]) {
-        put_nearest_f16(block, 52, scales[0]);
+        put_nearest_f16(block, Self::BYTES - 2, scales[0]);
     }
 }
 
@@ -101,7 +107,7 @@ impl Layout for Tq20 {
 
     #[inline(always)]
     fn scales(block: &[u8], scales: &mut [f32], _: &mut [f32]) {
-        scales.fill(f16_at(block, 64));
+        scales.fill(f16_at(block, Self::BYTES - 2));
     }
 }
 
@@ -111,10 +117,7 @@ impl Encoder for Tq20 {
 
     #[inline(always)]
     fn encode<S: Isa>(s: S, x: &[f32], importance: Option<&[f32]>, block: &mut [u8]) {
-        let (x, w) = weights::block::<256>(x, importance, &weights::TERNARY);
-        let fit = ternary::best(s, &x, &w);
-        put_f16(block, 64, fit.scale);
-        Self::put_codes(&fit.codes, block);
+        encode_trits::<Self, S>(s, x, importance, block);
     }
 
     #[inline(always)]
@@ -124,7 +127,7 @@ impl Encoder for Tq20 {
 
     #[inline(always)]
     fn put_scales<S: Isa>(_: S, scales: &[f32], _: &[f32], _: &[f32], block: &mut [u8]) {
-        put_nearest_f16(block, 64, scales[0]);
+        put_nearest_f16(block, Self::BYTES - 2, scales[0]);
     }
 }
 
