@@ -1,26 +1,16 @@
 //! Hugging Face directories, there and back.
 
+mod common;
+
 use bantam_checkpoint::config::{Encoder, Pooling, RopeScaling};
 use bantam_checkpoint::tokenizer::{Special, Tokenizer};
 use bantam_checkpoint::{Checkpoint, Config, GgufWriter, Metadata, hf, safetensors};
 use bantam_formats::Format;
+use common::{copy_of, fixture};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const FIXTURES: [&str; 6] = ["llama", "llama-biases", "qwen2", "qwen3", "gemma3", "bert"];
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures").join(name)
-}
-
-/// A directory like the fixture, whose files a test can spoil.
-fn copy_of(name: &str) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    for file in ["config.json", "model.safetensors"] {
-        fs::copy(fixture(name).join(file), dir.path().join(file)).unwrap();
-    }
-    dir
-}
 
 fn write_gguf(model: &Checkpoint, path: &Path) {
     let mut writer = GgufWriter::create(path, model.metadata(), model.tensors()).unwrap();

@@ -1,27 +1,17 @@
 //! Directories of integers: read, written again as others wrote them, and refused.
 
+mod common;
+
 use bantam_checkpoint::hf::integers::{IntegerWriter, Packing};
 use bantam_checkpoint::safetensors::read_parts;
 use bantam_checkpoint::{Checkpoint, GgufWriter, TensorWriter, provenance};
+use common::{copy_of, fixture};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The fixtures with their packings; see `scripts/fixtures/integers.py`.
 const FIXTURES: [(&str, &str); 3] = [("w4a16", "pack-quantized"), ("w8a8", "int-quantized"), ("gptq", "gptq")];
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures").join(name)
-}
-
-/// A directory like the fixture, whose files a test can spoil.
-fn copy_of(name: &str) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    for file in ["config.json", "model.safetensors"] {
-        fs::copy(fixture(name).join(file), dir.path().join(file)).unwrap();
-    }
-    dir
-}
 
 /// Type, shape and bytes of a directory's tensors. Numbers in BF16 as F16, if those hold them.
 fn tensors(dir: &Path) -> BTreeMap<String, (String, Vec<usize>, Vec<u8>)> {
