@@ -1,6 +1,7 @@
 //! From what a user allows to a mix.
 
-use super::{Choice, Sensitivity, choose, least};
+use super::choose::{choose, least};
+use super::{Choice, Sensitivity};
 use crate::{Error, Mix};
 use bantam_checkpoint::Checkpoint;
 use bantam_formats::Format;

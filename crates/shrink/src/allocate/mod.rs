@@ -14,7 +14,6 @@ mod probe;
 mod rounding;
 
 pub use budget::{Allocation, Budget};
-pub use choose::{choose, least};
 
 use crate::calibrate::{Inputs, Moments, Walk};
 use crate::mix::quantizable_role;
@@ -126,7 +125,9 @@ impl Measurement<'_> {
             true => 0.0,
             false => rounding.error(&sample, format),
         };
-        let errors: Vec<(&'static Format, f64)> = candidates(tensor).into_iter().map(|f| (f, error(f))).collect();
+        let errors = candidates(tensor).into_iter().map(|f| (f, error(f)));
+        // Weights beyond what a format holds make no finite error.
+        let errors: Vec<(&'static Format, f64)> = errors.filter(|(_, error)| error.is_finite()).collect();
         let unit = match probed(&errors) {
             Some((format, error)) => probe.with(model, name, &rounding.round(&weights, format))? / error,
             None => 0.0,

@@ -47,13 +47,15 @@ impl Rounding {
         weights.chunks_exact(self.cols).step_by(step).flatten().copied().collect()
     }
 
-    /// The squared error of the output of these rows, `Σ (w - v) H (w - v)ᵀ`.
+    /// The squared error of the output of these rows, `Σ (w - v) H (w - v)ᵀ`. Not finite if the format does not hold the weights.
     pub fn error(&self, rows: &[f32], format: &'static Format) -> f64 {
         let rounded = self.round(rows, format);
         let errors: Vec<f32> = rows.iter().zip(&rounded).map(|(w, v)| w - v).collect();
         let mut weighed = vec![0.0; errors.len()];
         let (e, h) = (View::new(&errors, self.cols), View::new(&self.h, self.cols));
         multiply(&mut weighed, false, 1.0, e, h, Threads::All);
-        errors.iter().zip(&weighed).map(|(e, w)| f64::from(e * w)).sum::<f64>().max(0.0)
+        let sum: f64 = errors.iter().zip(&weighed).map(|(e, w)| f64::from(e * w)).sum();
+        // Rounding may leave what is zero below it; NaN stays.
+        if sum < 0.0 { 0.0 } else { sum }
     }
 }
