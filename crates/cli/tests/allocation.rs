@@ -69,6 +69,8 @@ fn impossible_budgets_are_refused() {
         ("--fit 10kB", "the smallest file has"),
         ("--to own.toml", "own.toml: line 1, `default = \"Q9_9\"`: unknown number format `Q9_9`"),
         ("--to none.toml", "none.toml"),
+        // Before anything is measured: that the text is missing is not even found.
+        ("--bits 5 --calibrate none.txt --save-mix nowhere/x.toml", "nowhere"),
     ] {
         folder.refuses(&format!("quantize model.gguf {options} {QUICK} -o out.gguf"), &[reason]);
     }

@@ -76,9 +76,12 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     // What is named is read before anything takes time.
     let named = args.to.as_deref().map(Mix::named).transpose()?;
     checkpoint.refuse_overwriting(output)?;
-    if let Some(mix) = named.as_ref().filter(|mix| mix.directory.is_some()) {
-        refuse_as_directory(output, mix)?;
+    // Places that cannot be written are refused now, not after minutes of calibration.
+    match named.as_ref().filter(|mix| mix.directory.is_some()) {
+        Some(mix) => refuse_as_directory(output, mix)?,
+        None => drop(OutputFile::create(output)?),
     }
+    let saved = args.save_mix.as_deref().map(OutputFile::create).transpose()?;
     let start = Instant::now();
     let budget = args.budget.budget();
     let calibrated = args.calibration.calibrate(&checkpoint, budget.is_some(), global)?;
@@ -89,9 +92,8 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
         }
         None => (named.context("give --to, --bits or --fit")?, None),
     };
-    if let Some(path) = &args.save_mix {
-        let mut file = OutputFile::create(path)?;
-        file.write_all(mix.to_toml().as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+    if let Some(mut file) = saved {
+        file.write_all(mix.to_toml().as_bytes()).context("cannot write the mix")?;
         file.finish()?;
     }
     let smoothed = smoothed(&checkpoint, &mix, &calibrated, output, global)?;
@@ -103,7 +105,7 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     if global.json { output::json(&quantized) } else { show(&quantized, model) }
 }
 
-/// Refuses an output that cannot be a directory now, not after minutes of calibration.
+/// Refuses an output that cannot be a directory.
 fn refuse_as_directory(output: &Path, mix: &Mix) -> anyhow::Result<()> {
     ensure!(
         output.extension().is_none_or(|e| !e.eq_ignore_ascii_case("gguf")),
