@@ -10,6 +10,7 @@
 
 mod budget;
 mod choose;
+mod outcomes;
 mod probe;
 mod rounding;
 
@@ -58,7 +59,7 @@ pub fn tensors(checkpoint: &Checkpoint) -> u64 {
 /// tensor.
 ///
 /// Memory is for the model at two bytes per weight (mapped, if the file has them so), the largest tensor in f32, the moments of one layer, and
-/// the logits of a few hundred tokens.
+/// the logits of a few dozen tokens.
 ///
 /// # Errors
 /// If the model cannot be run, or what it computes is not finite.

@@ -1,13 +1,14 @@
 //! The model with one tensor replaced: how far its predictions move.
 
+use super::outcomes::Outcomes;
 use crate::Error;
 use bantam_checkpoint::{Checkpoint, TensorData};
 use bantam_formats::{Activation, Format};
 use bantam_nn::layers::Linear;
 use bantam_nn::observe::Observe;
-use bantam_nn::softmax::compare;
 use bantam_nn::weights::{Blocks, Weight};
 use bantam_nn::{Backend, Model};
+use rayon::prelude::*;
 
 /// Sequences that predictions are compared on.
 const SEQUENCES: usize = 8;
@@ -18,6 +19,9 @@ const LENGTH: usize = 64;
 /// Predictions compared of each: the last, which know most.
 const COMPARED: usize = 32;
 
+/// Predictions whose logits are there at a time.
+const TOGETHER: usize = 32;
+
 /// The residual stream of a few sequences before a layer, and what the unchanged model predicts of them.
 pub(super) struct Probe<'a> {
     checkpoint: &'a Checkpoint,
@@ -26,8 +30,7 @@ pub(super) struct Probe<'a> {
     layer: usize,
     /// `[tokens, width]`.
     stream: Vec<f32>,
-    /// `[predictions, vocabulary]`.
-    base: Vec<f32>,
+    base: Vec<Outcomes>,
 }
 
 impl<'a> Probe<'a> {
@@ -40,7 +43,7 @@ impl<'a> Probe<'a> {
         let lengths = sequences.iter().map(|s| s.len()).collect();
         let mut probe = Self { checkpoint, sequences, lengths, layer: 0, stream: Vec::new(), base: Vec::new() };
         probe.stream = probe.embed(model)?;
-        probe.base = probe.logits(model, probe.stream.clone())?;
+        probe.base = probe.predictions(model)?;
         Ok(probe)
     }
 
@@ -82,16 +85,15 @@ impl<'a> Probe<'a> {
 
     fn moved(&self, model: &Model) -> Result<f64, Error> {
         let stream = if self.stream.is_empty() { self.embed(model)? } else { self.stream.clone() };
-        let logits = self.logits(model, stream)?;
-        let vocabulary = model.config().vocab_size;
-        let pairs = self.base.chunks_exact(vocabulary).zip(logits.chunks_exact(vocabulary));
-        let mut sum = 0.0;
-        let count = pairs.len();
-        for (base, logits) in pairs {
-            let error = |_| Error::Predictions { path: self.checkpoint.path().to_owned() };
-            sum += compare(base, logits, 0).map_err(error)?.kl;
-        }
-        Ok(sum / count as f64)
+        let (hidden, head) = (self.hidden(model, &stream)?, model.definition().head());
+        let predictions = hidden.par_chunks_exact(model.config().embedding_length).zip(&self.base);
+        let divergences: Vec<f64> = predictions.map(|(hidden, base)| base.divergence(head, hidden)).collect();
+        let mean = divergences.iter().sum::<f64>() / divergences.len() as f64;
+        if mean.is_finite() { Ok(mean.max(0.0)) } else { Err(self.broken()) }
+    }
+
+    fn broken(&self) -> Error {
+        Error::Predictions { path: self.checkpoint.path().to_owned() }
     }
 
     fn embed(&self, model: &Model) -> Result<Vec<f32>, Error> {
@@ -100,12 +102,27 @@ impl<'a> Probe<'a> {
         Ok(model.definition().embed(&mut observe, &self.sequences.concat()).to_vec())
     }
 
-    /// The logits compared, of the residual stream before the layer ahead.
-    fn logits(&self, model: &Model, stream: Vec<f32>) -> Result<Vec<f32>, Error> {
+    /// What the model predicts, before anything is replaced.
+    fn predictions(&self, model: &Model) -> Result<Vec<Outcomes>, Error> {
+        let (hidden, vocabulary) = (self.hidden(model, &self.stream)?, model.config().vocab_size);
+        let mut nobody = |_: &[&Linear], _: &[f32]| ();
+        let mut observe = Observe::new(model.config(), &self.lengths, &mut nobody)?;
+        let mut predictions = Vec::new();
+        for hidden in hidden.chunks(TOGETHER * model.config().embedding_length) {
+            let hidden = observe.input(hidden, model.config().embedding_length);
+            let logits = observe.linear(model.definition().head(), &hidden);
+            let outcomes: Option<Vec<Outcomes>> = logits.par_chunks_exact(vocabulary).map(Outcomes::of).collect();
+            predictions.extend(outcomes.ok_or_else(|| self.broken())?);
+        }
+        Ok(predictions)
+    }
+
+    /// What the head makes the compared predictions of, `[predictions, width]`, of the residual stream before the layer ahead.
+    fn hidden(&self, model: &Model, stream: &[f32]) -> Result<Vec<f32>, Error> {
         let (config, definition) = (model.config(), model.definition());
         let mut nobody = |_: &[&Linear], _: &[f32]| ();
         let mut observe = Observe::new(config, &self.lengths, &mut nobody)?;
-        let mut x = observe.input(&stream, config.embedding_length);
+        let mut x = observe.input(stream, config.embedding_length);
         for layer in self.layer..config.block_count {
             x = definition.layer(&mut observe, layer, x);
         }
@@ -116,8 +133,7 @@ impl<'a> Probe<'a> {
             let own = rows.split_off(..length * config.embedding_length).expect("a row for each token");
             compared.extend_from_slice(&own[length.saturating_sub(COMPARED) * config.embedding_length..]);
         }
-        let hidden = observe.input(&compared, config.embedding_length);
-        Ok(observe.linear(definition.head(), &hidden).to_vec())
+        Ok(compared)
     }
 }
 
@@ -141,8 +157,11 @@ pub(super) fn sharpen(model: &mut Model) {
 }
 
 fn half(weights: &[f32]) -> Vec<u8> {
+    const CHUNK: usize = 1 << 16;
     let mut bytes = vec![0; 2 * weights.len()];
-    (f16().encode.expect("F16 can be written"))(weights, None, &mut bytes);
+    let encode = f16().encode.expect("F16 can be written");
+    let chunks = bytes.par_chunks_mut(2 * CHUNK).zip(weights.par_chunks(CHUNK));
+    chunks.for_each(|(bytes, weights)| encode(weights, None, bytes));
     bytes
 }
 

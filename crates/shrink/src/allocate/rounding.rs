@@ -4,6 +4,7 @@ use crate::calibrate::Moments;
 use crate::quantize::Feedback;
 use bantam_formats::Format;
 use bantam_nn::matrix::{Threads, View, multiply};
+use rayon::prelude::*;
 
 /// Rows on which errors are measured.
 const ROWS: usize = 256;
@@ -37,7 +38,8 @@ impl Rounding {
         let mut blocks = vec![0; rows * format.bytes_of(self.cols).expect("it divides the rows")];
         self.feedback.round(weights, format, &mut blocks);
         let mut rounded = vec![0.0; weights.len()];
-        (format.decode)(&blocks, &mut rounded);
+        let pairs = blocks.par_chunks_exact(blocks.len() / rows).zip(rounded.par_chunks_exact_mut(self.cols));
+        pairs.for_each(|(blocks, rounded)| (format.decode)(blocks, rounded));
         rounded
     }
 
