@@ -18,6 +18,7 @@ pub mod students;
 pub mod text;
 pub mod train;
 pub mod tune;
+pub mod widen;
 
 pub use error::Error;
 pub use mix::Mix;

@@ -1,0 +1,53 @@
+//! Wider models compute what narrower ones do.
+
+use bantam_checkpoint::{Checkpoint, Config};
+use bantam_nn::Model;
+use bantam_nn::random::SplitMix64;
+use bantam_nn::softmax::compare;
+use bantam_shrink::widen::Widening;
+use std::path::Path;
+
+fn checkpoint(name: &str) -> Checkpoint {
+    Checkpoint::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures").join(name)).unwrap()
+}
+
+fn logits(model: &Model, tokens: &[u32]) -> Vec<f32> {
+    let mut session = model.session(tokens.len());
+    let hidden = session.forward(tokens).unwrap().to_vec();
+    let mut logits = vec![0.0; tokens.len() * model.config().vocab_size];
+    session.logits(&hidden, &mut logits);
+    logits
+}
+
+#[test]
+fn a_wider_model_predicts_the_same() {
+    for name in ["llama", "qwen2", "qwen3", "gemma3"] {
+        let narrow = checkpoint(name);
+        let widening = Widening::of(&narrow).unwrap().expect("these models have short rows");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wide.gguf");
+        widening.write(&narrow, &path).unwrap();
+        let wide = Checkpoint::open(&path).unwrap();
+        let config = Config::of(&wide).unwrap();
+        assert!(config.embedding_length % 256 == 0 && config.feed_forward_length % 256 == 0, "{name}");
+        assert!(Widening::of(&wide).unwrap().is_none(), "{name}: nothing is left to do");
+        for tensor in narrow.tensors() {
+            assert_eq!(wide.tensor(&tensor.name).unwrap().shape, widening.shape(tensor), "{name}: {}", tensor.name);
+        }
+
+        let models = [&narrow, &wide].map(|checkpoint| Model::load(checkpoint).unwrap());
+        let vocab = models[0].config().vocab_size;
+        let mut random = SplitMix64::new(1);
+        let tokens: Vec<u32> = (0..48).map(|_| random.below(vocab) as u32).collect();
+        let [narrow, wide] = models.each_ref().map(|model| logits(model, &tokens));
+        for (narrow, wide) in narrow.chunks(vocab).zip(wide.chunks(vocab)) {
+            let score = compare(narrow, wide, 0).unwrap();
+            assert!(score.kl < 1e-6 && score.same_top, "{name}: {}", score.kl);
+        }
+    }
+}
+
+#[test]
+fn what_it_does_not_know_is_not_widened() {
+    assert!(Widening::of(&checkpoint("bert")).unwrap().is_none());
+}
