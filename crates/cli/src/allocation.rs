@@ -2,14 +2,18 @@
 
 use crate::args::Global;
 use crate::calibration::Calibrated;
+use crate::intermediate::Intermediate;
 use crate::{output, progress};
 use anyhow::ensure;
-use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::{Checkpoint, Config};
 use bantam_formats::Format;
+use bantam_shrink::Mix;
 use bantam_shrink::allocate::{Allocation, Budget, Sensitivity, measure, tensors};
 use bantam_shrink::quantize::Plan;
+use bantam_shrink::widen::Widening;
 use clap::Args;
 use serde::Serialize;
+use std::path::Path;
 
 /// What a user allows.
 #[derive(Args)]
@@ -38,9 +42,21 @@ impl BudgetArgs {
 /// What was chosen, and what it will cost as far as is known before it is done.
 #[derive(Serialize)]
 pub struct Chosen {
+    /// The width of the model's rows before and after it was widened, and what would be lost without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub widened: Option<Widened>,
     /// KL divergence in nats per token, the sum of the tensors'.
     pub predicted_kl_divergence: f64,
     pub tensors: Vec<ChosenTensor>,
+}
+
+/// A model whose rows were made longer for better formats.
+#[derive(Serialize)]
+pub struct Widened {
+    pub from: usize,
+    pub to: usize,
+    /// KL divergence in nats per token of the best choice in the model as it is.
+    pub instead_of: Option<f64>,
 }
 
 /// What was chosen for one tensor.
@@ -61,27 +77,65 @@ impl Chosen {
             bytes: choice.bytes,
             predicted_kl_divergence: choice.divergence,
         });
-        Self { predicted_kl_divergence: allocation.divergence(), tensors: tensors.collect() }
+        Self { widened: None, predicted_kl_divergence: allocation.divergence(), tensors: tensors.collect() }
     }
 }
 
-/// Measures how far each tensor moves the predictions in each format, and chooses.
+/// A choice made.
+pub struct Allocated {
+    pub mix: Mix,
+    pub chosen: Chosen,
+    /// The wider model that it is for, if that is better.
+    pub widened: Option<Intermediate>,
+}
+
+/// Measures how far each tensor moves the predictions in each format, and chooses. With `may_widen` also in the wider model, which
+/// is kept beside `output` if it is better.
 pub fn allocate(
     checkpoint: &Checkpoint,
     budget: Budget,
+    may_widen: bool,
+    output: &Path,
     calibrated: &Calibrated,
     global: &Global,
-) -> anyhow::Result<(Allocation, Chosen)> {
+) -> anyhow::Result<Allocated> {
+    /// A wider model is slower: it has to be better by this much.
+    const WORTH: f64 = 0.9;
     let bar = progress::bar(global, "measure tensors", tensors(checkpoint), "tensors");
     let measured = measure(checkpoint, &calibrated.text, &mut || bar.inc(1))?;
     bar.finish_and_clear();
-    let file_bytes = |mix: &_| {
-        let plan = Plan::new(checkpoint, mix)?.with_settings(&calibrated.settings);
-        Ok(plan.file_bytes(calibrated.method()))
+    let weights = checkpoint.tensors().iter().map(|t| t.len()).sum();
+    let within = |of: &Checkpoint, measured: &[Sensitivity]| {
+        let file_bytes = |mix: &_| {
+            let plan = Plan::new(of, mix)?.with_settings(&calibrated.settings);
+            Ok(plan.file_bytes(calibrated.method()))
+        };
+        budget.allocate(of, weights, measured, &file_bytes)
     };
-    let allocation = budget.allocate(checkpoint, &measured, &file_bytes)?;
-    let chosen = Chosen::of(&allocation, &measured);
-    Ok((allocation, chosen))
+    let plain = within(checkpoint, &measured.plain);
+    if let Some((of_wider, wider)) = measured.widened.filter(|_| may_widen).zip(widen(checkpoint, output)?) {
+        let widths = [checkpoint, &wider.checkpoint].map(|c| Ok(Config::of(c)?.embedding_length));
+        // What is too little for the one may be enough for the other; if for neither, the plain one says so.
+        let allocation = within(&wider.checkpoint, &of_wider).ok();
+        let instead_of = plain.as_ref().ok().map(Allocation::divergence);
+        let better = |a: &Allocation| instead_of.is_none_or(|plain| a.divergence() < WORTH * plain);
+        if let Some(mut allocation) = allocation.filter(better) {
+            let [from, to]: [anyhow::Result<usize>; 2] = widths;
+            let widened = Some(Widened { from: from?, to: to?, instead_of });
+            let chosen = Chosen { widened, ..Chosen::of(&allocation, &of_wider) };
+            allocation.mix.widen = true;
+            return Ok(Allocated { mix: allocation.mix, chosen, widened: Some(wider) });
+        }
+    }
+    let allocation = plain?;
+    let chosen = Chosen::of(&allocation, &measured.plain);
+    Ok(Allocated { mix: allocation.mix, chosen, widened: None })
+}
+
+/// The model with rows that blocks of 256 divide, for an output to be made of. `None` if it has them.
+pub fn widen(checkpoint: &Checkpoint, output: &Path) -> anyhow::Result<Option<Intermediate>> {
+    let Some(widening) = Widening::of(checkpoint)? else { return Ok(None) };
+    Ok(Some(Intermediate::make(checkpoint, output, |path| Ok(widening.write(checkpoint, path)?))?))
 }
 
 /// A picture of the formats chosen: a row for each layer, or for several that are alike, and a column for each role.

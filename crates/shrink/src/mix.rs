@@ -34,6 +34,9 @@ pub struct Mix {
     /// How a Hugging Face directory holds its integers; without one it makes a GGUF file.
     #[serde(default, deserialize_with = "packing")]
     pub directory: Option<&'static Packing>,
+    /// Whether the model is [widened](crate::widen) first.
+    #[serde(default)]
+    pub widen: bool,
     #[serde(deserialize_with = "format")]
     default: &'static Format,
     #[serde(default = "default_head", deserialize_with = "format")]
@@ -198,13 +201,15 @@ impl Mix {
             min_gqa: 0,
             format,
         };
-        Mix { name, about, file_type: None, directory: None, default, head, rules: tensors.iter().map(rule).collect() }
+        let rules = tensors.iter().map(rule).collect();
+        Mix { name, about, file_type: None, directory: None, widen: false, default, head, rules }
     }
 
     /// The mix as a file that [`named`](Self::named) reads, if its rules name tensors.
     pub fn to_toml(&self) -> String {
         let Mix { about, default, head, .. } = self;
-        let mut text = format!("about = {about:?}\ndefault = \"{default}\"\nhead = \"{head}\"\nrules = [\n");
+        let widen = if self.widen { "widen = true\n" } else { "" };
+        let mut text = format!("about = {about:?}\n{widen}default = \"{default}\"\nhead = \"{head}\"\nrules = [\n");
         for Rule { tensor, format, .. } in &self.rules {
             writeln!(text, "    {{ tensor = {tensor:?}, format = \"{format}\" }},").expect("a string takes all");
         }

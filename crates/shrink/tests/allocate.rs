@@ -4,8 +4,9 @@ use bantam_checkpoint::Checkpoint;
 use bantam_nn::Model;
 use bantam_nn::random::SplitMix64;
 use bantam_nn::softmax::compare;
-use bantam_shrink::allocate::{Budget, Sensitivity, measure, tensors};
+use bantam_shrink::allocate::{Budget, Measured, Sensitivity, measure, tensors};
 use bantam_shrink::quantize::{Method, Plan};
+use bantam_shrink::widen::Widening;
 use bantam_shrink::{Error, Mix};
 use std::path::Path;
 
@@ -21,9 +22,17 @@ fn sequences(checkpoint: &Checkpoint) -> Vec<Vec<u32>> {
 }
 
 fn measured(checkpoint: &Checkpoint) -> Vec<Sensitivity> {
+    measured_of(checkpoint).plain
+}
+
+fn weights(checkpoint: &Checkpoint) -> usize {
+    checkpoint.tensors().iter().map(|t| t.len()).sum()
+}
+
+fn measured_of(checkpoint: &Checkpoint) -> Measured {
     let mut done = 0;
     let measured = measure(checkpoint, &sequences(checkpoint), &mut || done += 1).unwrap();
-    assert_eq!((done, measured.len() as u64), (tensors(checkpoint), tensors(checkpoint)));
+    assert_eq!((done, measured.plain.len() as u64), (tensors(checkpoint), tensors(checkpoint)));
     measured
 }
 
@@ -63,7 +72,9 @@ fn what_is_predicted_comes_about() {
         let checkpoint = checkpoint(name);
         let measured = measured(&checkpoint);
         for bits in [4.6, 6.0] {
-            let allocation = Budget::Bits(bits).allocate(&checkpoint, &measured, &file_bytes(&checkpoint)).unwrap();
+            let allocation = Budget::Bits(bits)
+                .allocate(&checkpoint, weights(&checkpoint), &measured, &file_bytes(&checkpoint))
+                .unwrap();
             let (_, divergence) = made(&checkpoint, &allocation.mix);
             let ratio = divergence / allocation.divergence();
             // The file is run with activations of eight bits, which costs something too.
@@ -80,10 +91,37 @@ fn a_choice_by_sensitivity_loses_less_than_one_format_for_all() {
     for name in ["llama", "gemma3", "qwen2"] {
         let checkpoint = checkpoint(name);
         let (bytes, uniform) = made(&checkpoint, Mix::by_name("Q4_K_M").unwrap());
-        let allocation =
-            Budget::File(bytes).allocate(&checkpoint, &measured(&checkpoint), &file_bytes(&checkpoint)).unwrap();
+        let allocation = Budget::File(bytes)
+            .allocate(&checkpoint, weights(&checkpoint), &measured(&checkpoint), &file_bytes(&checkpoint))
+            .unwrap();
         let (chosen_bytes, chosen) = made(&checkpoint, &allocation.mix);
         assert!(chosen_bytes <= bytes && chosen < uniform, "{name}: {chosen:e} is not below {uniform:e}");
+    }
+}
+
+#[test]
+fn a_wider_model_is_measured_as_it_will_be() {
+    let narrow = checkpoint("llama");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("wide.gguf");
+    Widening::of(&narrow).unwrap().unwrap().write(&narrow, &path).unwrap();
+    let wide = Checkpoint::open(&path).unwrap();
+    let (foreseen, measured) = (measured_of(&narrow).widened.unwrap(), measured_of(&wide));
+    assert!(measured.widened.is_none(), "it is wide");
+    for (foreseen, measured) in foreseen.iter().zip(&measured.plain) {
+        assert_eq!(foreseen.tensor, measured.tensor);
+        for (a, b) in foreseen.choices.iter().zip(&measured.choices) {
+            assert_eq!((a.format, a.bytes), (b.format, b.bytes), "{}", foreseen.tensor);
+        }
+    }
+    // Narrow formats with blocks of 256 are there, and what they lose is foreseen.
+    let total = |of: &[Sensitivity], format: &str| -> f64 {
+        let choices = of.iter().map(|t| t.choices.iter().find(|c| c.format.name == format));
+        choices.map(|c| c.expect("256 divides all rows").divergence).sum()
+    };
+    for format in ["Q3_K", "IQ2_XS"] {
+        let ratio = total(&foreseen, format) / total(&measured.plain, format);
+        assert!((0.5..2.0).contains(&ratio), "{format}: {ratio}");
     }
 }
 
@@ -92,7 +130,7 @@ fn budgets_are_kept_and_used() {
     let checkpoint = checkpoint("llama");
     let (measured, file_bytes) = (measured(&checkpoint), file_bytes(&checkpoint));
     let largest = measured.iter().flat_map(|t| &t.choices).map(|c| c.bytes).max().unwrap();
-    let at = |budget: Budget| budget.allocate(&checkpoint, &measured, &file_bytes);
+    let at = |budget: Budget| budget.allocate(&checkpoint, weights(&checkpoint), &measured, &file_bytes);
     let least = match at(Budget::File(1000)).unwrap_err() {
         Error::Bytes { least, .. } => least,
         error => panic!("{error}"),
@@ -122,7 +160,8 @@ fn what_is_packed_already_is_not_packed_looser() {
         .write(&path, Method::Nearest, &mut |_| ())
         .unwrap();
     let packed = Checkpoint::open(&path).unwrap();
-    let allocation = Budget::Bits(16.0).allocate(&packed, &measured(&packed), &file_bytes(&packed)).unwrap();
+    let allocation =
+        Budget::Bits(16.0).allocate(&packed, weights(&packed), &measured(&packed), &file_bytes(&packed)).unwrap();
     let config = bantam_checkpoint::Config::of(&packed).unwrap();
     for (tensor, target) in packed.tensors().iter().zip(allocation.mix.assign(packed.tensors(), &config)) {
         assert_eq!(target.format, tensor.format, "{}", tensor.name);
@@ -133,7 +172,9 @@ fn what_is_packed_already_is_not_packed_looser() {
 #[test]
 fn a_mix_of_ones_own_is_what_was_written() {
     let checkpoint = checkpoint("gemma3");
-    let allocation = Budget::Bits(5.0).allocate(&checkpoint, &measured(&checkpoint), &file_bytes(&checkpoint)).unwrap();
+    let allocation = Budget::Bits(5.0)
+        .allocate(&checkpoint, weights(&checkpoint), &measured(&checkpoint), &file_bytes(&checkpoint))
+        .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("own.toml");
     std::fs::write(&path, allocation.mix.to_toml()).unwrap();

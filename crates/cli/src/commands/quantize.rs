@@ -1,16 +1,17 @@
 //! `bantam quantize`: round a model's weights to fewer bits.
 
-use crate::allocation::{BudgetArgs, Chosen, allocate, picture};
+use crate::allocation::{Allocated, BudgetArgs, Chosen, Widened, allocate, picture, widen};
 use crate::calibration::{Calibrated, CalibrationArgs};
+use crate::intermediate::Intermediate;
 use crate::{args::Global, output, progress};
 use anyhow::{Context, ensure};
-use bantam_checkpoint::output::{OutputDir, OutputFile, ScratchDir};
+use bantam_checkpoint::output::{OutputDir, OutputFile};
 use bantam_checkpoint::{Checkpoint, Config};
 use bantam_shrink::{
     Mix,
     quantize::{FallBack, Method, Plan, Smoothed, smooth},
 };
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,10 @@ pub struct QuantizeArgs {
     /// Write the formats that --bits or --fit chose as a level of your own, for --to
     #[arg(long, value_name = "FILE.toml", conflicts_with = "to")]
     save_mix: Option<PathBuf>,
+    /// Make rows longer by channels that carry nothing, so that formats with blocks of 256 weights divide them: they lose less below four
+    /// bits, the model becomes slower by as much as its rows grow
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Widen::Auto)]
+    widen: Widen,
     /// The GGUF file to write; for W4A16, W8A8 and GPTQ a Hugging Face directory
     #[arg(long, short, value_name = "FILE", required_unless_present = "list")]
     output: Option<PathBuf>,
@@ -50,6 +55,17 @@ pub struct QuantizeArgs {
     /// List the levels
     #[arg(long)]
     list: bool,
+}
+
+/// When rows are made longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Widen {
+    /// With --bits or --fit where it loses less; with --to if a file of formats says so
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
 }
 
 /// What was written.
@@ -85,20 +101,29 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     let start = Instant::now();
     let budget = args.budget.budget();
     let calibrated = args.calibration.calibrate(&checkpoint, budget.is_some(), global)?;
-    let (mix, chosen) = match budget {
+    let (mix, chosen, widened) = match budget {
         Some(budget) => {
-            let (allocation, chosen) = allocate(&checkpoint, budget, &calibrated, global)?;
-            (allocation.mix, Some(chosen))
+            let may_widen = args.widen != Widen::Never;
+            let Allocated { mix, chosen, widened } =
+                allocate(&checkpoint, budget, may_widen, output, &calibrated, global)?;
+            (mix, Some(chosen), widened)
         }
-        None => (named.context("give --to, --bits or --fit")?, None),
+        None => {
+            let mix = named.context("give --to, --bits or --fit")?;
+            let widened = if args.widen == Widen::Always || mix.widen { widen(&checkpoint, output)? } else { None };
+            (mix, None, widened)
+        }
     };
     if let Some(mut file) = saved {
         file.write_all(mix.to_toml().as_bytes()).context("cannot write the mix")?;
         file.finish()?;
     }
     let smoothed = smoothed(&checkpoint, &mix, &calibrated, output, global)?;
-    let source = smoothed.as_ref().map_or(&checkpoint, |(_, smoothed)| smoothed);
+    let source = widened.as_ref().or(smoothed.as_ref()).map_or(&checkpoint, |made| &made.checkpoint);
     let mut quantized = quantize_by(source, &mix, &calibrated, output, global)?;
+    // Channels that carry nothing are no weights of the model.
+    let weights = |checkpoint: &Checkpoint| checkpoint.tensors().iter().map(|t| t.len()).sum::<usize>() as f64;
+    quantized.bits_per_weight *= weights(source) / weights(&checkpoint);
     quantized.source_bytes = checkpoint.file_bytes()?;
     quantized.seconds = start.elapsed().as_secs_f64();
     quantized.chosen = chosen;
@@ -120,6 +145,10 @@ fn refuse_as_directory(output: &Path, mix: &Mix) -> anyhow::Result<()> {
 fn show(quantized: &Quantized, model: &Path) -> anyhow::Result<()> {
     if let Some(chosen) = &quantized.chosen {
         output::line(format_args!("{}", picture(chosen)))?;
+        if let Some(Widened { from, to, instead_of }) = &chosen.widened {
+            let without = instead_of.map_or("too few bytes without".to_owned(), |kl| format!("{kl:.2} nats without"));
+            output::line(format_args!("rows made longer, from {from} to {to} channels ({without})"))?;
+        }
         let predicted = chosen.predicted_kl_divergence;
         output::line(format_args!("predicted KL divergence: about {predicted:.2} nats per token"))?;
     }
@@ -142,34 +171,31 @@ pub fn quantize(checkpoint: &Checkpoint, mix: &Mix, output: &Path, global: &Glob
     quantize_by(checkpoint, mix, &Calibrated::default(), output, global)
 }
 
-/// The model with its inputs smoothed, where the mix rounds activations and there is text to see them on. It is there as long as its
-/// directory is kept.
+/// The model with its inputs smoothed, where the mix rounds activations and there is text to see them on.
 fn smoothed(
     checkpoint: &Checkpoint,
     mix: &Mix,
     calibrated: &Calibrated,
     output: &Path,
     global: &Global,
-) -> anyhow::Result<Option<(ScratchDir, Checkpoint)>> {
+) -> anyhow::Result<Option<Intermediate>> {
     let Method::Gptq(text) = calibrated.method() else { return Ok(None) };
     if !mix.rounds_tokens() {
         return Ok(None);
     }
-    let dir = ScratchDir::near(output)?;
-    // The same name, so that the record names the model.
-    let path = dir.path().join(checkpoint.path().file_name().unwrap_or("model".as_ref()));
     let tokens = text.iter().map(|s| s.len() as u64).sum::<u64>() * Config::of(checkpoint)?.block_count as u64;
     let bar = progress::bar(global, "smooth", tokens, "tokens");
-    let done = smooth(checkpoint, text, &path, &mut |tokens| bar.inc(tokens))?;
-    bar.finish_and_clear();
-    if !global.quiet && !global.json {
-        let Smoothed { inputs, smoothed, error } = done;
-        output::say(format_args!(
-            "smoothed {smoothed} of {inputs} inputs; the squared error of those layers falls to {error:.2} of what it was"
-        ));
-    }
-    let smoothed = Checkpoint::open(&path)?;
-    Ok(Some((dir, smoothed)))
+    let made = Intermediate::make(checkpoint, output, |path| {
+        let Smoothed { inputs, smoothed, error } = smooth(checkpoint, text, path, &mut |tokens| bar.inc(tokens))?;
+        bar.finish_and_clear();
+        if !global.quiet && !global.json {
+            output::say(format_args!(
+                "smoothed {smoothed} of {inputs} inputs; the squared error of those layers falls to {error:.2} of what it was"
+            ));
+        }
+        Ok(())
+    })?;
+    Ok(Some(made))
 }
 
 fn quantize_by(

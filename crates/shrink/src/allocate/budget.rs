@@ -32,13 +32,15 @@ impl Allocation {
 }
 
 impl Budget {
-    /// The best mix for the tensors measured; `file_bytes` says how large a mix makes the file.
+    /// The best mix for the tensors measured, those of `checkpoint`; `weights` is how many there were before it was widened, and `file_bytes`
+    /// says how large a mix makes the file.
     ///
     /// # Errors
     /// If the narrowest formats need more, or as `file_bytes` does.
     pub fn allocate(
         self,
         checkpoint: &Checkpoint,
+        weights: usize,
         measured: &[Sensitivity],
         file_bytes: &dyn Fn(&Mix) -> Result<u64, Error>,
     ) -> Result<Allocation, Error> {
@@ -46,7 +48,6 @@ impl Budget {
             Budget::Bits(bits) => {
                 let of_others = |t: &&bantam_checkpoint::TensorInfo| measured.iter().all(|m| m.tensor != t.name);
                 let others: usize = checkpoint.tensors().iter().filter(of_others).map(|t| t.bytes()).sum();
-                let weights: usize = checkpoint.tensors().iter().map(|t| t.len()).sum();
                 let allowed = ((bits * weights as f64 / 8.0) as u64).checked_sub(others as u64);
                 let chosen = allowed.and_then(|allowed| choose(measured, allowed));
                 chosen.map(|chosen| self.allocation(measured, &chosen)).ok_or_else(|| Error::Bits {

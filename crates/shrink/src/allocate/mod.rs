@@ -19,6 +19,7 @@ pub use budget::{Allocation, Budget};
 use crate::calibrate::{Inputs, Moments, Walk};
 use crate::mix::quantizable_role;
 use crate::quantize::{self, beside};
+use crate::widen::{Origin, Widening};
 use crate::{Error, students};
 use bantam_checkpoint::{Checkpoint, TensorInfo};
 use bantam_formats::{FORMATS, Format};
@@ -50,6 +51,15 @@ pub struct Sensitivity {
     pub choices: Vec<Choice>,
 }
 
+/// What was measured of a model.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// Its tensors as they are.
+    pub plain: Vec<Sensitivity>,
+    /// Those of the wider model that [`Widening`] makes of it, if it makes one.
+    pub widened: Option<Vec<Sensitivity>>,
+}
+
 /// How many tensors [`measure`] goes through: its unit of progress.
 pub fn tensors(checkpoint: &Checkpoint) -> u64 {
     checkpoint.tensors().iter().filter(|t| quantizable_role(t).is_some()).count() as u64
@@ -63,17 +73,15 @@ pub fn tensors(checkpoint: &Checkpoint) -> u64 {
 ///
 /// # Errors
 /// If the model cannot be run, or what it computes is not finite.
-pub fn measure(
-    checkpoint: &Checkpoint,
-    sequences: &[Vec<u32>],
-    progress: &mut dyn FnMut(),
-) -> Result<Vec<Sensitivity>, Error> {
+pub fn measure(checkpoint: &Checkpoint, sequences: &[Vec<u32>], progress: &mut dyn FnMut()) -> Result<Measured, Error> {
     let mut model = Model::load(checkpoint)?;
     probe::sharpen(&mut model);
     let mut probe = Probe::new(checkpoint, &model, sequences)?;
     let seen = bantam_nn::together(sequences, TOKENS).next().unwrap_or_default();
     let mut walk = Walk::new(&model, seen)?;
-    let mut measurement = Measurement { checkpoint, measured: Vec::new(), progress };
+    let widening = Widening::of(checkpoint)?;
+    let measured = Measured { plain: Vec::new(), widened: widening.is_some().then(Vec::new) };
+    let mut measurement = Measurement { checkpoint, widening, measured, progress };
     let embedding = model.embedding_mut().path.clone();
     let tied = model.definition().head().path == embedding;
     for _ in 0..model.config().block_count {
@@ -98,7 +106,8 @@ pub fn measure(
 /// What was measured so far.
 struct Measurement<'a> {
     checkpoint: &'a Checkpoint,
-    measured: Vec<Sensitivity>,
+    widening: Option<Widening>,
+    measured: Measured,
     progress: &'a mut dyn FnMut(),
 }
 
@@ -122,33 +131,56 @@ impl Measurement<'_> {
         let weights = students::values(self.checkpoint, tensor)?;
         quantize::check(self.checkpoint.path(), tensor, tensor.format, 0, &weights)?;
         let sample = rounding.sample(&weights);
-        let error = |format: &'static Format| match format == tensor.format {
-            true => 0.0,
-            false => rounding.error(&sample, format),
-        };
-        let errors = candidates(tensor).into_iter().map(|f| (f, error(f)));
-        // Weights beyond what a format holds make no finite error.
-        let errors: Vec<(&'static Format, f64)> = errors.filter(|(_, error)| error.is_finite()).collect();
+        let mut errors = errors(tensor, tensor.cols(), rounding, &sample);
+        // What stays as it is costs nothing.
+        errors.iter_mut().filter(|(format, _)| *format == tensor.format).for_each(|(_, error)| *error = 0.0);
         let unit = match probed(&errors) {
             Some((format, error)) => probe.with(model, name, &rounding.round(&weights, format))? / error,
             None => 0.0,
         };
-        let choices = errors.iter().map(|&(format, error)| choice(tensor, format, unit * error)).collect();
-        self.measured.push(Sensitivity { tensor: name.to_owned(), choices });
+        let sensitivity = |shape: &[usize], errors: &[(&'static Format, f64)]| Sensitivity {
+            tensor: name.to_owned(),
+            choices: errors.iter().map(|&(format, error)| choice(shape, format, unit * error)).collect(),
+        };
+        self.measured.plain.push(sensitivity(&tensor.shape, &errors));
+        if let (Some(widening), Some(widened)) = (&self.widening, &mut self.measured.widened) {
+            let errors = match widening.columns(tensor) {
+                Some(origin) => {
+                    let sample = sample
+                        .chunks_exact(tensor.cols())
+                        .flat_map(|row| spread_row(row, &origin))
+                        .collect::<Vec<f32>>();
+                    self::errors(tensor, origin.len(), &rounding.spread(&origin), &sample)
+                }
+                None => errors,
+            };
+            widened.push(sensitivity(&widening.shape(tensor), &errors));
+        }
         (self.progress)();
         Ok(())
     }
 }
 
-fn choice(tensor: &TensorInfo, format: &'static Format, divergence: f64) -> Choice {
-    let row_bytes = format.bytes_of(tensor.cols()).expect("it divides the rows");
-    Choice { format, bytes: (tensor.rows() * row_bytes) as u64, divergence }
+fn choice(shape: &[usize], format: &'static Format, divergence: f64) -> Choice {
+    let row_bytes = format.bytes_of(shape[1]).expect("it divides the rows");
+    Choice { format, bytes: (shape[0] * row_bytes) as u64, divergence }
+}
+
+fn spread_row<'a>(row: &'a [f32], origin: &'a Origin) -> impl Iterator<Item = f32> + 'a {
+    origin.iter().map(|from| from.map_or(0.0, |i| row[i]))
+}
+
+/// The error that each format makes of the output of these rows of a tensor, `[rows, cols]`. Weights beyond what a format holds make no finite
+/// error, and it is none to choose then.
+fn errors(tensor: &TensorInfo, cols: usize, rounding: &Rounding, rows: &[f32]) -> Vec<(&'static Format, f64)> {
+    let errors = candidates(tensor, cols).into_iter().map(|format| (format, rounding.error(rows, format)));
+    errors.filter(|(_, error)| error.is_finite()).collect()
 }
 
 /// Formats to choose from: grids that divide the rows, half precision, and what the tensor has.
-fn candidates(tensor: &TensorInfo) -> Vec<&'static Format> {
+fn candidates(tensor: &TensorInfo, cols: usize) -> Vec<&'static Format> {
     let wanted = |f: &&Format| *f == tensor.format || f.encode.is_some() && (f.grid.is_some() || f.name == "F16");
-    FORMATS.iter().copied().filter(|f| f.divides(tensor.cols())).filter(wanted).collect()
+    FORMATS.iter().copied().filter(|f| f.divides(cols)).filter(wanted).collect()
 }
 
 /// The format, with its error, in which a tensor's divergence is measured: of about 4½ bits, at which rounding is felt and still a small

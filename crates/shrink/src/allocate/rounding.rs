@@ -1,7 +1,8 @@
 //! The error that rounding a tensor makes of its layer's output.
 
 use crate::calibrate::Moments;
-use crate::quantize::Feedback;
+use crate::quantize::{Feedback, spread};
+use crate::widen::Origin;
 use bantam_formats::Format;
 use bantam_nn::matrix::{Threads, View, multiply};
 use rayon::prelude::*;
@@ -30,6 +31,12 @@ impl Rounding {
         identity.iter_mut().step_by(cols + 1).for_each(|d| *d = 1.0);
         moments.add(&identity);
         Self::of(&moments)
+    }
+
+    /// The same for layers that see more channels, which are always zero.
+    pub fn spread(&self, origin: &Origin) -> Self {
+        let h = spread(&self.h, self.cols, origin);
+        Self { cols: origin.len(), feedback: self.feedback.spread(origin), h }
     }
 
     /// Weights `[rows, cols]` as `format` holds them, decoded.

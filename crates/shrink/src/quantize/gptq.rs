@@ -50,6 +50,19 @@ impl Feedback {
         Self { cols, upper, importance, left }
     }
 
+    /// The same for a layer that sees more channels, which are always zero; `origin` says where each channel comes from.
+    pub fn spread(&self, origin: &[Option<usize>]) -> Self {
+        let cols = origin.len();
+        let least = self.left.iter().copied().fold(f32::INFINITY, f32::min);
+        let of = |values: &[f32], new: f32| origin.iter().map(|from| from.map_or(new, |i| values[i])).collect();
+        let (importance, left) = (of(&self.importance, 0.0), of(&self.left, least));
+        let mut upper = spread(&self.upper, self.cols, origin);
+        for (i, _) in origin.iter().enumerate().filter(|(_, from)| from.is_none()) {
+            upper[i * cols + i] = 1.0;
+        }
+        Self { cols, upper, importance, left }
+    }
+
     /// What the error of each weight counts beside those of the `vector` weights that are rounded with it, their neighbours; errors
     /// that later ones make up for do not.
     fn counts(&self, vector: usize) -> Vec<f32> {
@@ -135,6 +148,17 @@ impl Feedback {
             }
         }
     }
+}
+
+/// A square matrix `[cols, cols]` with its rows and columns at other places, zeros between them.
+pub(crate) fn spread(matrix: &[f32], cols: usize, origin: &[Option<usize>]) -> Vec<f32> {
+    let mut wider = vec![0.0; origin.len() * origin.len()];
+    for (row, from) in wider.chunks_exact_mut(origin.len()).zip(origin) {
+        let Some(from) = from else { continue };
+        let old = &matrix[from * cols..][..cols];
+        row.iter_mut().zip(origin).for_each(|(v, from)| *v = from.map_or(0.0, |j| old[j]));
+    }
+    wider
 }
 
 /// Block `at` of each row of `each` blocks of `size` bytes.

@@ -17,7 +17,7 @@ use bantam_checkpoint::{
 use bantam_formats::Format;
 use bantam_nn::Model;
 use bantam_nn::weights::{Blocks, Weight};
-pub(crate) use gptq::Feedback;
+pub(crate) use gptq::{Feedback, spread};
 use rows::Rows;
 pub(crate) use rows::check;
 pub use smooth::{Smoothed, smooth};
