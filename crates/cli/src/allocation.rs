@@ -8,7 +8,7 @@ use anyhow::ensure;
 use bantam_checkpoint::{Checkpoint, Config};
 use bantam_formats::Format;
 use bantam_shrink::Mix;
-use bantam_shrink::allocate::{Allocation, Budget, Sensitivity, measure, tensors};
+use bantam_shrink::allocate::{Allocation, Budget, Kept, Sensitivity, measure, tensors};
 use bantam_shrink::quantize::Plan;
 use bantam_shrink::widen::Widening;
 use clap::Args;
@@ -95,6 +95,7 @@ pub fn allocate(
     checkpoint: &Checkpoint,
     budget: Budget,
     may_widen: bool,
+    kept: Option<&Path>,
     output: &Path,
     calibrated: &Calibrated,
     global: &Global,
@@ -102,7 +103,11 @@ pub fn allocate(
     /// A wider model is slower: it has to be better by this much.
     const WORTH: f64 = 0.9;
     let bar = progress::bar(global, "measure tensors", tensors(checkpoint), "tensors");
-    let measured = measure(checkpoint, &calibrated.text, &mut || bar.inc(1))?;
+    let kept = match kept {
+        Some(path) => Kept::open(path, checkpoint, &calibrated.text)?,
+        None => Kept::nothing(),
+    };
+    let measured = measure(checkpoint, &calibrated.text, kept, &mut || bar.inc(1))?;
     bar.finish_and_clear();
     let weights = checkpoint.tensors().iter().map(|t| t.len()).sum();
     let within = |of: &Checkpoint, measured: &[Sensitivity]| {

@@ -28,15 +28,29 @@ pub struct CalibrationArgs {
     /// Write what was learned as an importance matrix for llama.cpp
     #[arg(long, value_name = "FILE")]
     save_imatrix: Option<PathBuf>,
-    /// How to round [default: gptq with --calibrate, importance with --imatrix, else nearest]
+    /// How to round [default: by --effort; without it gptq with --calibrate, importance with --imatrix, else nearest]
     #[arg(long, value_name = "METHOD")]
     method: Option<MethodName>,
+    /// How much time to take for it
+    #[arg(long, value_enum, value_name = "EFFORT")]
+    pub effort: Option<Effort>,
     /// Tokens of text to run through the model
     #[arg(long, default_value_t = 16_384, value_name = "N", value_parser = at_least_one())]
     calibration_tokens: usize,
     /// Tokens of a sequence of that text
     #[arg(long, default_value_t = 512, value_name = "TOKENS", value_parser = at_least_one())]
     calibration_length: usize,
+}
+
+/// How much time to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Effort {
+    /// Seconds: each weight by itself, with importance if there is text or a matrix to learn it from
+    Fast,
+    /// Minutes: with error feedback, on the text that comes with bantam if none is given
+    Balanced,
+    /// The longest: also each tensor's format is chosen, within the size that the level would have
+    Best,
 }
 
 /// A method by its name.
@@ -81,10 +95,13 @@ impl CalibrationArgs {
     /// Learns what the method needs to know; `choosing` says that text is needed to choose formats too, and then the text that comes with
     /// bantam is taken if none is given.
     pub fn calibrate(&self, checkpoint: &Checkpoint, choosing: bool, global: &Global) -> anyhow::Result<Calibrated> {
-        let method = self.method.unwrap_or(match &self.imatrix {
-            Some(_) => MethodName::Importance,
-            None if self.calibrate.is_some() || choosing => MethodName::Gptq,
-            None => MethodName::Nearest,
+        let method = self.method.unwrap_or(match (self.effort, &self.imatrix) {
+            (_, Some(_)) => MethodName::Importance,
+            (Some(Effort::Fast), None) if self.calibrate.is_some() => MethodName::Importance,
+            (Some(Effort::Fast), None) => MethodName::Nearest,
+            (Some(_), None) => MethodName::Gptq,
+            (None, None) if self.calibrate.is_some() || choosing => MethodName::Gptq,
+            (None, None) => MethodName::Nearest,
         });
         self.check(method, choosing)?;
         let needs_text = match method {
@@ -95,7 +112,8 @@ impl CalibrationArgs {
         let mut calibrated = Calibrated { method, ..Calibrated::default() };
         let mut names = Vec::new();
         if needs_text {
-            let files = self.calibrate.as_deref().or(choosing.then_some(&[]));
+            let ours = choosing || self.effort.is_some_and(|effort| effort != Effort::Fast);
+            let files = self.calibrate.as_deref().or(ours.then_some(&[]));
             let files = files.context("this method needs text to calibrate on: give --calibrate")?;
             let text = self.text(files, checkpoint, global)?;
             (calibrated.text, names, calibrated.settings) = (text.sequences, text.names, text.settings);

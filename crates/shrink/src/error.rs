@@ -109,6 +109,14 @@ pub enum Error {
         /// The input channel.
         channel: usize,
     },
+    /// A file of sensitivities cannot be used.
+    #[error("{path}: {problem}")]
+    Sensitivity {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        problem: String,
+    },
     /// Importance that is not this model's.
     #[error("{path}: the importance is of another model: {problem}")]
     Importance {

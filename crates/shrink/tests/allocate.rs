@@ -4,7 +4,7 @@ use bantam_checkpoint::Checkpoint;
 use bantam_nn::Model;
 use bantam_nn::random::SplitMix64;
 use bantam_nn::softmax::compare;
-use bantam_shrink::allocate::{Budget, Measured, Sensitivity, measure, tensors};
+use bantam_shrink::allocate::{Budget, Kept, Measured, Sensitivity, measure, tensors};
 use bantam_shrink::quantize::{Method, Plan};
 use bantam_shrink::widen::Widening;
 use bantam_shrink::{Error, Mix};
@@ -31,7 +31,7 @@ fn weights(checkpoint: &Checkpoint) -> usize {
 
 fn measured_of(checkpoint: &Checkpoint) -> Measured {
     let mut done = 0;
-    let measured = measure(checkpoint, &sequences(checkpoint), &mut || done += 1).unwrap();
+    let measured = measure(checkpoint, &sequences(checkpoint), Kept::nothing(), &mut || done += 1).unwrap();
     assert_eq!((done, measured.plain.len() as u64), (tensors(checkpoint), tensors(checkpoint)));
     measured
 }
@@ -192,6 +192,29 @@ fn a_mix_of_ones_own_is_what_was_written() {
 }
 
 #[test]
+fn what_was_measured_is_not_measured_again() {
+    let (checkpoint, folder) = (checkpoint("qwen3"), tempfile::tempdir().unwrap());
+    let (path, text) = (folder.path().join("kept.jsonl"), sequences(&checkpoint));
+    let all = measured_of(&checkpoint);
+    let run = || measure(&checkpoint, &text, Kept::open(&path, &checkpoint, &text).unwrap(), &mut || ()).unwrap();
+    assert!(format!("{:?}", run()) == format!("{all:?}"));
+    let whole = std::fs::read(&path).unwrap();
+
+    // Cut in the middle of a line, it goes on from the tensor before, to the same bytes.
+    std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    assert!(format!("{:?}", run()) == format!("{all:?}"));
+    assert!(std::fs::read(&path).unwrap() == whole);
+
+    let error = |text: &[Vec<u32>]| Kept::open(&path, &checkpoint, text).err().unwrap().to_string();
+    assert!(error(&text[1..]).contains("another model, other calibration text"), "{}", error(&text[1..]));
+    std::fs::write(&path, "{\"sensitivity\": 3}\n").unwrap();
+    assert!(error(&text).contains("no file of sensitivities"), "{}", error(&text));
+    let damaged = String::from_utf8(whole).unwrap().replacen("\"Q4_0\"", "\"Q4_9\"", 1);
+    std::fs::write(&path, damaged).unwrap();
+    assert!(error(&text).contains("line 2 is damaged (there is no format Q4_9)"), "{}", error(&text));
+}
+
+#[test]
 fn a_broken_model_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("broken.gguf");
@@ -208,6 +231,6 @@ fn a_broken_model_is_named() {
     }
     writer.finish().unwrap();
     let broken = Checkpoint::open(&path).unwrap();
-    let error = measure(&broken, &sequences(&sound), &mut || ()).unwrap_err().to_string();
+    let error = measure(&broken, &sequences(&sound), Kept::nothing(), &mut || ()).unwrap_err().to_string();
     assert!(error.contains("broken.gguf"), "{error}");
 }

@@ -5,8 +5,9 @@ use bantam_formats::Format;
 use bantam_nn::Model;
 use bantam_nn::random::SplitMix64;
 use bantam_shrink::calibrate::{Inputs, Walk};
-use bantam_shrink::quantize::{Importance, Method, Plan};
+use bantam_shrink::quantize::{Importance, Method, Plan, unfinished};
 use bantam_shrink::{Error, Mix};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 /// A tiny random model that transformers made.
@@ -152,4 +153,43 @@ fn importance_of_another_model_is_refused() {
         assert!(error.contains(named), "{error}");
     }
     assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0, "nothing is left");
+}
+
+#[test]
+fn a_run_that_was_stopped_goes_on() {
+    let checkpoint = checkpoint("llama");
+    let sequences = sequences(Model::load(&checkpoint).unwrap().config().vocab_size);
+    let plan = Plan::new(&checkpoint, Mix::by_name("Q4_0").unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, output] = ["whole.gguf", "output.gguf"].map(|name| folder.path().join(name));
+    // Writes, counts what is done, and stops after so many layers' tensors.
+    let write = |output: &Path, stop_after: usize| {
+        let mut done = 0;
+        let mut progress = |_| {
+            done += 1;
+            assert!(done <= stop_after, "stopped");
+        };
+        let ran = catch_unwind(AssertUnwindSafe(|| plan.write(output, Method::Gptq(&sequences), &mut progress)));
+        (ran.is_ok_and(|written| written.is_ok()), done)
+    };
+    let (finished, steps) = write(&whole, usize::MAX);
+    assert!(finished && !unfinished(&whole).exists());
+
+    let (finished, _) = write(&output, steps - 2);
+    assert!(!finished && !output.exists() && unfinished(&output).exists());
+    let kept = std::fs::read(unfinished(&output)).unwrap();
+    let (finished, fewer) = write(&output, usize::MAX);
+    assert!(finished && fewer < steps, "{fewer} steps of {steps}");
+    assert!(std::fs::read(&whole).unwrap() == std::fs::read(&output).unwrap() && !unfinished(&output).exists());
+
+    // What is not of this run, or damaged, is not used.
+    let other = Plan::new(&checkpoint, Mix::by_name("Q5_0").unwrap()).unwrap();
+    std::fs::write(unfinished(&output), &kept).unwrap();
+    other.write(&output, Method::Gptq(&sequences), &mut |_| ()).unwrap();
+    assert!(std::fs::metadata(&output).unwrap().len() > std::fs::metadata(&whole).unwrap().len());
+    let mut damaged = kept;
+    *damaged.iter_mut().nth_back(100).unwrap() ^= 1;
+    std::fs::write(unfinished(&output), damaged).unwrap();
+    assert!(write(&output, usize::MAX) == (true, steps));
+    assert!(std::fs::read(&whole).unwrap() == std::fs::read(&output).unwrap());
 }

@@ -1,7 +1,7 @@
 //! `bantam quantize`: round a model's weights to fewer bits.
 
 use crate::allocation::{Allocated, BudgetArgs, Chosen, Widened, allocate, picture, widen};
-use crate::calibration::{Calibrated, CalibrationArgs};
+use crate::calibration::{Calibrated, CalibrationArgs, Effort};
 use crate::intermediate::Intermediate;
 use crate::{args::Global, output, progress};
 use anyhow::{Context, ensure};
@@ -9,7 +9,8 @@ use bantam_checkpoint::output::{OutputDir, OutputFile};
 use bantam_checkpoint::{Checkpoint, Config};
 use bantam_shrink::{
     Mix,
-    quantize::{FallBack, Method, Plan, Smoothed, smooth},
+    allocate::Budget,
+    quantize::{FallBack, Method, Plan, Smoothed, smooth, unfinished},
 };
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -24,8 +25,10 @@ Examples:
   bantam quantize model.gguf --to Q4_K_M --calibrate -o model-q4.gguf                   on the text that comes with bantam
   bantam quantize model.gguf --to Q3_K_M --calibrate chat=talks.jsonl:2 code=src.txt -o model-q3.gguf
   bantam quantize model.gguf --to Q4_K_M --imatrix model.imatrix.gguf -o model-q4.gguf   llama.cpp's importance matrix
+  bantam quantize model.gguf --to Q4_K_M --effort best -o model-q4.gguf        the best bantam can make of so many bytes
   bantam quantize model.gguf --bits 3.5 -o model-3.5.gguf                      each tensor's format chosen by what it costs
   bantam quantize model.gguf --fit 300MB --save-mix chosen.toml -o small.gguf  the same for a file's size
+  bantam quantize model.gguf --bits 3 --sensitivity model.jsonl -o model-3.gguf                measured once for several budgets
   bantam quantize other.gguf --to chosen.toml --calibrate -o small.gguf        formats that were chosen before
   bantam quantize ./hf-directory --to Q8_0 -o model-q8.gguf
   bantam quantize model.gguf --to W4A16 --calibrate -o model-w4a16        a directory for vLLM and transformers
@@ -40,8 +43,12 @@ pub struct QuantizeArgs {
     to: Option<String>,
     #[command(flatten)]
     budget: BudgetArgs,
-    /// Write the formats that --bits or --fit chose as a level of your own, for --to
-    #[arg(long, value_name = "FILE.toml", conflicts_with = "to")]
+    /// Keep what is measured to choose formats in this file, or read it from there: a run that was stopped goes on, and other budgets
+    /// need no measuring
+    #[arg(long, value_name = "FILE")]
+    sensitivity: Option<PathBuf>,
+    /// Write the formats that were chosen as a level of your own, for --to
+    #[arg(long, value_name = "FILE.toml")]
     save_mix: Option<PathBuf>,
     /// Make rows longer by channels that carry nothing, so that formats with blocks of 256 weights divide them: they lose less below four
     /// bits, the model becomes slower by as much as its rows grow
@@ -99,13 +106,26 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     }
     let saved = args.save_mix.as_deref().map(OutputFile::create).transpose()?;
     let start = Instant::now();
-    let budget = args.budget.budget();
-    let calibrated = args.calibration.calibrate(&checkpoint, budget.is_some(), global)?;
+    // A directory for other engines has one format for all.
+    let chosen_within =
+        named.as_ref().filter(|mix| args.calibration.effort == Some(Effort::Best) && mix.directory.is_none());
+    let choosing = args.budget.budget().is_some() || chosen_within.is_some();
+    ensure!(
+        choosing || (args.sensitivity.is_none() && args.save_mix.is_none()),
+        "--sensitivity and --save-mix are for formats that are chosen: give --bits, --fit, or --effort best"
+    );
+    let calibrated = args.calibration.calibrate(&checkpoint, choosing, global)?;
+    let size_of = |mix: &Mix| -> anyhow::Result<Budget> {
+        let plan = Plan::new(&checkpoint, mix)?.with_settings(&calibrated.settings);
+        Ok(Budget::File(plan.file_bytes(calibrated.method())))
+    };
+    let budget =
+        args.budget.budget().map_or_else(|| chosen_within.map(size_of).transpose(), |budget| Ok(Some(budget)))?;
     let (mix, chosen, widened) = match budget {
         Some(budget) => {
             let may_widen = args.widen != Widen::Never;
             let Allocated { mix, chosen, widened } =
-                allocate(&checkpoint, budget, may_widen, output, &calibrated, global)?;
+                allocate(&checkpoint, budget, may_widen, args.sensitivity.as_deref(), output, &calibrated, global)?;
             (mix, Some(chosen), widened)
         }
         None => {
@@ -208,6 +228,13 @@ fn quantize_by(
     let start = Instant::now();
     let method = calibrated.method();
     let plan = Plan::new(checkpoint, mix)?.with_settings(&calibrated.settings);
+    let unfinished = unfinished(output);
+    if matches!(method, Method::Gptq(_)) && unfinished.exists() && !global.quiet && !global.json {
+        output::say(format_args!(
+            "going on with what a stopped run left in {}, if it is the same",
+            unfinished.display()
+        ));
+    }
     let bar = progress::bar(global, &format!("quantize {}", mix.name), plan.weights(), "weights");
     plan.write(output, method, &mut |weights| bar.inc(weights))?;
     bar.finish_and_clear();

@@ -1,8 +1,9 @@
 //! Mixed precision: which format each tensor gets, so that a model of a given size loses least.
 //!
 //! Where to start: [`measure`] says how far the model's predictions move with each tensor in each format, [`Budget::allocate`] makes of
-//! that the best mix that a user allows. `probe.rs` is the model with one tensor replaced, `rounding.rs` the error that a
-//! format makes of a layer's output, `choose.rs` the allocation.
+//! that the best mix that a user allows. `probe.rs` is the model with one tensor replaced, `outcomes.rs` how far its predictions are
+//! from the model's, `rounding.rs` the error that a format makes of a layer's output, `kept.rs` a file of what was measured, `choose.rs`
+//! the allocation.
 //!
 //! The divergence is measured with each tensor rounded, by error feedback, to about 4½ bits; for other formats it is scaled by the
 //! squared error of the layer's output, to which a small divergence is proportional (its second-order term). That errors of
@@ -10,16 +11,18 @@
 
 mod budget;
 mod choose;
+mod kept;
 mod outcomes;
 mod probe;
 mod rounding;
 
 pub use budget::{Allocation, Budget};
+pub use kept::Kept;
 
 use crate::calibrate::{Inputs, Moments, Walk};
 use crate::mix::quantizable_role;
 use crate::quantize::{self, beside};
-use crate::widen::{Origin, Widening};
+use crate::widen::Widening;
 use crate::{Error, students};
 use bantam_checkpoint::{Checkpoint, TensorInfo};
 use bantam_formats::{FORMATS, Format};
@@ -65,23 +68,30 @@ pub fn tensors(checkpoint: &Checkpoint) -> u64 {
     checkpoint.tensors().iter().filter(|t| quantizable_role(t).is_some()).count() as u64
 }
 
-/// Measures what each tensor that may be quantized costs in each format, on these sequences of tokens. Calls `progress` after each
-/// tensor.
+/// Measures what each tensor that may be quantized costs in each format, on these sequences of tokens, unless `kept` has it. Calls `progress`
+/// after each tensor.
 ///
 /// Memory is for the model at two bytes per weight (mapped, if the file has them so), the largest tensor in f32, the moments of one layer, and
 /// the logits of a few dozen tokens.
 ///
 /// # Errors
 /// If the model cannot be run, or what it computes is not finite.
-pub fn measure(checkpoint: &Checkpoint, sequences: &[Vec<u32>], progress: &mut dyn FnMut()) -> Result<Measured, Error> {
+pub fn measure(
+    checkpoint: &Checkpoint,
+    sequences: &[Vec<u32>],
+    mut kept: Kept,
+    progress: &mut dyn FnMut(),
+) -> Result<Measured, Error> {
+    if checkpoint.tensors().iter().filter(|t| quantizable_role(t).is_some()).all(|t| kept.has(&t.name)) {
+        return Ok(kept.measured());
+    }
     let mut model = Model::load(checkpoint)?;
     probe::sharpen(&mut model);
     let mut probe = Probe::new(checkpoint, &model, sequences)?;
     let seen = bantam_nn::together(sequences, TOKENS).next().unwrap_or_default();
     let mut walk = Walk::new(&model, seen)?;
     let widening = Widening::of(checkpoint)?;
-    let measured = Measured { plain: Vec::new(), widened: widening.is_some().then(Vec::new) };
-    let mut measurement = Measurement { checkpoint, widening, measured, progress };
+    let mut measurement = Measurement { checkpoint, widening, kept: &mut kept, progress };
     let embedding = model.embedding_mut().path.clone();
     let tied = model.definition().head().path == embedding;
     for _ in 0..model.config().block_count {
@@ -97,17 +107,19 @@ pub fn measure(checkpoint: &Checkpoint, sequences: &[Vec<u32>], progress: &mut d
     measurement.layers(&head, &mut model, &probe)?;
     if !tied {
         probe.go_back();
-        let tensor = checkpoint.tensor(&embedding).expect("the model's embedding is a tensor of the checkpoint");
-        measurement.tensor(&embedding, &Rounding::alike(tensor.cols()), &mut model, &probe)?;
+        if !measurement.kept.has(&embedding) {
+            let tensor = checkpoint.tensor(&embedding).expect("the model's embedding is a tensor of the checkpoint");
+            measurement.tensor(&embedding, &Rounding::alike(tensor.cols()), &mut model, &probe)?;
+        }
     }
-    Ok(measurement.measured)
+    Ok(kept.measured())
 }
 
 /// What was measured so far.
 struct Measurement<'a> {
     checkpoint: &'a Checkpoint,
     widening: Option<Widening>,
-    measured: Measured,
+    kept: &'a mut Kept,
     progress: &'a mut dyn FnMut(),
 }
 
@@ -116,6 +128,10 @@ impl Measurement<'_> {
     fn layers(&mut self, inputs: &Inputs, model: &mut Model, probe: &Probe<'_>) -> Result<(), Error> {
         let mut shared: Option<(&Arc<Moments>, Rounding)> = None;
         for (name, moments) in beside(inputs) {
+            if self.kept.has(name) {
+                (self.progress)();
+                continue;
+            }
             if shared.as_ref().is_none_or(|(of, _)| !Arc::ptr_eq(of, moments)) {
                 shared = Some((moments, Rounding::of(moments)));
             }
@@ -142,20 +158,16 @@ impl Measurement<'_> {
             tensor: name.to_owned(),
             choices: errors.iter().map(|&(format, error)| choice(shape, format, unit * error)).collect(),
         };
-        self.measured.plain.push(sensitivity(&tensor.shape, &errors));
-        if let (Some(widening), Some(widened)) = (&self.widening, &mut self.measured.widened) {
-            let errors = match widening.columns(tensor) {
-                Some(origin) => {
-                    let sample = sample
-                        .chunks_exact(tensor.cols())
-                        .flat_map(|row| spread_row(row, &origin))
-                        .collect::<Vec<f32>>();
-                    self::errors(tensor, origin.len(), &rounding.spread(&origin), &sample)
-                }
-                None => errors,
-            };
-            widened.push(sensitivity(&widening.shape(tensor), &errors));
-        }
+        let plain = sensitivity(&tensor.shape, &errors);
+        let widened = self.widening.as_ref().map(|widening| {
+            let shape = widening.shape(tensor);
+            let Some(origin) = widening.columns(tensor) else { return sensitivity(&shape, &errors) };
+            let rows = sample.chunks_exact(tensor.cols());
+            let sample: Vec<f32> =
+                rows.flat_map(|row| origin.iter().map(|from| from.map_or(0.0, |i| row[i]))).collect();
+            sensitivity(&shape, &self::errors(tensor, origin.len(), &rounding.spread(&origin), &sample))
+        });
+        self.kept.keep(&plain, widened.as_ref())?;
         (self.progress)();
         Ok(())
     }
@@ -164,10 +176,6 @@ impl Measurement<'_> {
 fn choice(shape: &[usize], format: &'static Format, divergence: f64) -> Choice {
     let row_bytes = format.bytes_of(shape[1]).expect("it divides the rows");
     Choice { format, bytes: (shape[0] * row_bytes) as u64, divergence }
-}
-
-fn spread_row<'a>(row: &'a [f32], origin: &'a Origin) -> impl Iterator<Item = f32> + 'a {
-    origin.iter().map(|from| from.map_or(0.0, |i| row[i]))
 }
 
 /// The error that each format makes of the output of these rows of a tensor, `[rows, cols]`. Weights beyond what a format holds make no finite

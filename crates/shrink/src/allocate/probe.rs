@@ -10,14 +10,15 @@ use bantam_nn::weights::{Blocks, Weight};
 use bantam_nn::{Backend, Model};
 use rayon::prelude::*;
 
-/// Sequences that predictions are compared on.
+/// Tokens that predictions are compared on, at most and at least.
+const TOKENS: [usize; 2] = [512, 128];
+
+/// Weights times tokens beyond which there are fewer tokens: half a billion weights see them all.
+const WORK: usize = TOKENS[0] << 29;
+
+/// Sequences of them, with at least as many tokens each as in [`SHORTEST`].
 const SEQUENCES: usize = 8;
-
-/// Tokens of each.
-const LENGTH: usize = 64;
-
-/// Predictions compared of each: the last, which know most.
-const COMPARED: usize = 32;
+const SHORTEST: usize = 32;
 
 /// Predictions whose logits are there at a time.
 const TOGETHER: usize = 32;
@@ -39,7 +40,11 @@ impl<'a> Probe<'a> {
     /// # Errors
     /// If the model cannot be run.
     pub fn new(checkpoint: &'a Checkpoint, model: &Model, sequences: &'a [Vec<u32>]) -> Result<Self, Error> {
-        let sequences: Vec<&[u32]> = sequences.iter().take(SEQUENCES).map(|s| &s[..s.len().min(LENGTH)]).collect();
+        let weights: usize = checkpoint.tensors().iter().map(|t| t.len()).sum();
+        let tokens = (WORK / weights.max(1)).clamp(TOKENS[1], TOKENS[0]);
+        let length = (tokens / SEQUENCES).max(SHORTEST);
+        let beginnings = sequences.iter().map(|s| &s[..s.len().min(length)]);
+        let sequences: Vec<&[u32]> = beginnings.take(tokens / length).collect();
         let lengths = sequences.iter().map(|s| s.len()).collect();
         let mut probe = Self { checkpoint, sequences, lengths, layer: 0, stream: Vec::new(), base: Vec::new() };
         probe.stream = probe.embed(model)?;
@@ -131,7 +136,8 @@ impl<'a> Probe<'a> {
         let mut rows = &hidden[..];
         for &length in &self.lengths {
             let own = rows.split_off(..length * config.embedding_length).expect("a row for each token");
-            compared.extend_from_slice(&own[length.saturating_sub(COMPARED) * config.embedding_length..]);
+            // The second half knows most.
+            compared.extend_from_slice(&own[length / 2 * config.embedding_length..]);
         }
         Ok(compared)
     }

@@ -3,9 +3,9 @@
 //! The records ([`Records`]) have a unit per position: k tokens (4 bytes each) of all positions, then k log-probabilities (f16),
 //! then, where they were asked for, the hidden states (f16), layer by layer.
 
-use super::records::{Kind, Records};
 use super::{Said, Teacher};
 use crate::Error;
+use crate::records::{Kind, Records};
 use half::f16;
 use std::path::Path;
 

@@ -1,12 +1,11 @@
 //! An encoder as a teacher: its embeddings, kept in a file, and its hidden states.
 
-use super::records::{Kind, Records};
-use crate::Error;
+use crate::records::{Kind, Records};
+use crate::{Error, identity};
 use bantam_checkpoint::Checkpoint;
 use bantam_nn::Encoder;
 use half::f16;
 use std::path::Path;
-use xxhash_rust::xxh3::Xxh3;
 
 const MAGIC: [u8; 8] = *b"bantamE\x01";
 
@@ -48,16 +47,6 @@ impl EmbeddingCache {
     }
 }
 
-/// A hash of a model's biases and norms: enough to tell models apart, and quick to read.
-fn hash_of_vectors(checkpoint: &Checkpoint) -> Result<u64, Error> {
-    let mut hash = Xxh3::new();
-    for tensor in checkpoint.tensors().iter().filter(|t| t.shape.len() <= 1) {
-        hash.update(tensor.name.as_bytes());
-        hash.update(&checkpoint.data(&tensor.name)?);
-    }
-    Ok(hash.digest())
-}
-
 /// A teacher of embeddings.
 pub struct EncoderTeacher<'m> {
     encoder: &'m Encoder,
@@ -81,7 +70,7 @@ impl<'m> EncoderTeacher<'m> {
     /// If the checkpoint cannot be read any more.
     pub fn new(encoder: &'m Encoder, checkpoint: &Checkpoint, length: usize) -> Result<Self, Error> {
         let name = checkpoint.path().file_name().unwrap_or_default().to_string_lossy();
-        let name = format!("{name} of vectors {:016x}", hash_of_vectors(checkpoint)?);
+        let name = format!("{name} of vectors {:016x}", identity::of_vectors(checkpoint)?);
         Ok(Self { encoder, name, length, cache: None })
     }
 

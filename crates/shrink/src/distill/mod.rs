@@ -10,7 +10,6 @@ mod embeddings;
 mod encoder_teacher;
 mod matching;
 mod on_policy;
-mod records;
 mod soft_labels;
 mod task;
 mod teacher;

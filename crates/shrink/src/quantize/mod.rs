@@ -2,11 +2,12 @@
 //!
 //! Where to start: [`Plan`] decides every tensor's format and writes the file by a [`Method`]. `rows.rs` takes each weight by
 //! itself (to the nearest, or as calibration says which errors matter), `gptq.rs` lets later weights make up for the errors
-//! of earlier ones. `smooth.rs` prepares a model for activations of 8 bits.
+//! of earlier ones; what it did stands in a file until all is done (`unfinished.rs`). `smooth.rs` prepares a model for activations of 8 bits.
 
 mod gptq;
 mod rows;
 mod smooth;
+mod unfinished;
 
 use crate::calibrate::{Inputs, Moments, Walk};
 use crate::{Error, Mix, mix::Target, students};
@@ -24,6 +25,8 @@ pub use smooth::{Smoothed, smooth};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+pub use unfinished::unfinished;
+use unfinished::{Layer, Rounded};
 
 /// Weights encoded before they are written: bounds the memory of the step, and gives threads enough to do.
 const CHUNK: usize = 1 << 20;
@@ -151,12 +154,26 @@ impl<'a> Plan<'a> {
         }
         let mut writer = self.writer(output, &self.metadata(method.name()))?;
         let nothing = Importance::new();
+        let mut rounded = None;
         match method {
             Method::Nearest => self.stream(&mut *writer, &nothing, |_| true, progress)?,
             Method::Importance(importance) => self.stream(&mut *writer, importance, |_| true, progress)?,
-            Method::Gptq(sequences) => self.feed_back(&mut *writer, sequences, progress)?,
+            Method::Gptq(sequences) => {
+                let rounded = rounded.insert(Rounded::open(output, &self.description(), self.checkpoint, sequences)?);
+                self.feed_back(&mut *writer, sequences, rounded, progress)?;
+            }
         }
-        Ok(writer.finish()?)
+        writer.finish()?;
+        if let Some(rounded) = rounded {
+            rounded.remove();
+        }
+        Ok(())
+    }
+
+    /// What rounded layers depend on beside the model and the text.
+    fn description(&self) -> String {
+        let formats: Vec<&str> = self.targets.iter().map(|target| target.format.name).collect();
+        format!("layers rounded with error feedback to {}", formats.join(" "))
     }
 
     /// What writes the mix's kind of output: a GGUF file, or a directory for other engines.
@@ -208,33 +225,44 @@ impl<'a> Plan<'a> {
         &self,
         writer: &mut dyn TensorWriter,
         sequences: &[Vec<u32>],
+        rounded: &mut Rounded,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), Error> {
         let mut model = Model::load(self.checkpoint)?;
         let mut linears = Vec::new();
         model.visit_linears_mut(&mut |linear| linears.push(linear.path.clone()));
-        let rounded = |name: &str| linears.iter().any(|path| path == name);
-        self.stream(writer, &Importance::new(), |name| !rounded(name), progress)?;
+        let is_linear = |name: &str| linears.iter().any(|path| path == name);
+        self.stream(writer, &Importance::new(), |name| !is_linear(name), progress)?;
         let mut walk = Walk::new(&model, sequences)?;
-        for _ in 0..model.config().block_count {
-            let inputs = walk.look(&model, false)?;
-            let weights = self.round_layer(writer, &inputs, progress)?;
-            replace(&mut model, weights);
-            walk.go_on(&model)?;
+        let layers = model.config().block_count;
+        for layer in 0..=layers {
+            let tensors = match rounded.layer(layer)? {
+                Some(tensors) => {
+                    progress(tensors.keys().map(|name| self.tensor(name).0.len() as u64).sum());
+                    tensors
+                }
+                None => {
+                    let inputs = if layer < layers { walk.look(&model, false)? } else { walk.look_at_head(&model)? };
+                    let tensors = self.round_layer(&inputs, progress)?;
+                    rounded.keep(layer, &tensors)?;
+                    tensors
+                }
+            };
+            for (name, blocks) in &tensors {
+                writer.begin(name)?;
+                writer.write(blocks)?;
+            }
+            if layer < layers {
+                self.replace(&mut model, tensors);
+                walk.go_on(&model)?;
+            }
         }
-        let inputs = walk.look_at_head(&model)?;
-        self.round_layer(writer, &inputs, progress)?;
         Ok(())
     }
 
-    /// Rounds and writes the weights of these linear layers; returns them.
-    fn round_layer(
-        &self,
-        writer: &mut dyn TensorWriter,
-        inputs: &Inputs,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<BTreeMap<String, Blocks>, Error> {
-        let mut blocks = BTreeMap::new();
+    /// Rounds the weights of these linear layers.
+    fn round_layer(&self, inputs: &Inputs, progress: &mut dyn FnMut(u64)) -> Result<Layer, Error> {
+        let mut layer = Layer::new();
         let mut shared: Option<(&Arc<Moments>, Feedback)> = None;
         for (name, moments) in beside(inputs) {
             let (tensor, target) = self.tensor(name);
@@ -252,13 +280,22 @@ impl<'a> Plan<'a> {
                 feedback.round(&weights, target.format, &mut data);
                 data
             };
-            writer.begin(name)?;
-            writer.write(&data)?;
             progress(tensor.len() as u64);
-            let data = TensorData::Owned(data.into());
-            blocks.insert(name.clone(), Blocks { format: target.format, data, rows, cols });
+            layer.insert(name.clone(), data);
         }
-        Ok(blocks)
+        Ok(layer)
+    }
+
+    /// Gives linear layers of the model other weights.
+    fn replace(&self, model: &mut Model, mut weights: Layer) {
+        model.visit_linears_mut(&mut |linear| {
+            if let Some(data) = weights.remove(&linear.path) {
+                let (tensor, target) = self.tensor(&linear.path);
+                let data = TensorData::Owned(data.into());
+                let blocks = Blocks { format: target.format, data, rows: tensor.rows(), cols: tensor.cols() };
+                linear.weight = Weight::Blocks(blocks);
+            }
+        });
     }
 
     fn tensor(&self, name: &str) -> (&TensorInfo, &Target) {
@@ -288,13 +325,4 @@ pub(crate) fn beside(inputs: &Inputs) -> Vec<(&String, &Arc<Moments>)> {
     let mut beside: Vec<_> = inputs.iter().collect();
     beside.sort_by_key(|(_, moments)| inputs.values().position(|other| Arc::ptr_eq(other, moments)));
     beside
-}
-
-/// Gives linear layers other weights.
-fn replace(model: &mut Model, mut weights: BTreeMap<String, Blocks>) {
-    model.visit_linears_mut(&mut |linear| {
-        if let Some(blocks) = weights.remove(&linear.path) {
-            linear.weight = Weight::Blocks(blocks);
-        }
-    });
 }

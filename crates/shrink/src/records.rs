@@ -1,6 +1,7 @@
-//! A file of a teacher's outputs, one record for each input: appended to, checked, and gone on with after an interruption.
+//! A file of what a model gave (a teacher's outputs, rounded layers), one record for each input: appended to, checked, and gone on with after
+//! an interruption.
 //!
-//! Layout, little endian: 8 bytes that say the kind, 8 bytes of the identity of teacher and inputs, 4 bytes that size a
+//! Layout, little endian: 8 bytes that say the kind, 8 bytes of the identity of model and inputs, 4 bytes that size a
 //! record's units; then one record per input in the order they were captured: its number (8 bytes), its units (4), their
 //! bytes, and XXH3 of the record (8). A file that ends within a record is cut back to whole ones and gone on with; a record
 //! whose checksum is wrong is an error.
@@ -15,7 +16,7 @@ use xxhash_rust::xxh3::xxh3_64;
 const HEADER: u64 = 8 + 8 + 4;
 
 /// What a file holds.
-pub(super) struct Kind {
+pub(crate) struct Kind {
     /// The file's first bytes.
     pub magic: [u8; 8],
     /// How a unit is sized, in numbers: tokens kept of a position, the width of an embedding.
@@ -32,7 +33,7 @@ impl Kind {
 }
 
 /// The file.
-pub(super) struct Records {
+pub(crate) struct Records {
     file: File,
     path: PathBuf,
     kind: Kind,

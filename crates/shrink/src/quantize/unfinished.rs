@@ -1,0 +1,91 @@
+//! Layers that are rounded, in a file beside the output until that is finished: a run that was stopped goes on after them.
+
+use crate::records::{Kind, Records};
+use crate::{Error, identity};
+use bantam_checkpoint::Checkpoint;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Bytes, and how many there are.
+const KIND: Kind = Kind { magic: *b"bantamL\x01", size: 1, bytes: 1 };
+
+/// The blocks of a layer's tensors, by their names.
+pub(super) type Layer = BTreeMap<String, Vec<u8>>;
+
+/// The file beside an output that is being made with error feedback.
+pub fn unfinished(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".rounding");
+    name.into()
+}
+
+/// The rounded layers.
+pub(super) struct Rounded {
+    path: PathBuf,
+    records: Records,
+}
+
+impl Rounded {
+    /// Those of an earlier run of the same `description` on this model and text, if there was one. A file that is of anything else, or
+    /// damaged, is begun anew: all that is in it can be computed again.
+    ///
+    /// # Errors
+    /// If the file cannot be read or written.
+    pub fn open(
+        output: &Path,
+        description: &str,
+        checkpoint: &Checkpoint,
+        sequences: &[Vec<u32>],
+    ) -> Result<Self, Error> {
+        let path = unfinished(output);
+        let inputs = identity::of_model_and_text(checkpoint, sequences)?;
+        let records = Records::open(&path, KIND, description, inputs).or_else(|_| {
+            // What is no file cannot be removed, and says so when it is opened again.
+            drop(std::fs::remove_file(&path));
+            Records::open(&path, KIND, description, inputs)
+        })?;
+        Ok(Self { path, records })
+    }
+
+    /// A layer that was rounded. `None` if it was not.
+    pub fn layer(&mut self, layer: usize) -> Result<Option<Layer>, Error> {
+        if !self.records.has(layer as u64) {
+            return Ok(None);
+        }
+        let (_, bytes) = self.records.read(layer as u64)?;
+        let mut rest = &bytes[..];
+        let mut part = || {
+            let (len, after) = rest.split_first_chunk().expect("records are checked");
+            let (part, after) = after.split_at(u64::from_le_bytes(*len) as usize);
+            rest = after;
+            (part.to_vec(), rest.is_empty())
+        };
+        let mut tensors = Layer::new();
+        loop {
+            let (name, _) = part();
+            let (blocks, last) = part();
+            tensors.insert(String::from_utf8(name).expect("records are checked"), blocks);
+            if last {
+                return Ok(Some(tensors));
+            }
+        }
+    }
+
+    /// Keeps a layer.
+    pub fn keep(&mut self, layer: usize, tensors: &Layer) -> Result<(), Error> {
+        let parts = tensors.iter().flat_map(|(name, blocks)| [name.as_bytes(), blocks]);
+        let bytes =
+            || parts.clone().flat_map(|part| (part.len() as u64).to_le_bytes().into_iter().chain(part.iter().copied()));
+        let len: usize = parts.clone().map(|part| 8 + part.len()).sum();
+        // A layer beyond what a record holds is not kept, and rounded again.
+        let Ok(len) = u32::try_from(len) else { return Ok(()) };
+        self.records.keep(layer as u64, len, bytes())
+    }
+
+    /// The output is finished.
+    pub fn remove(self) {
+        drop(self.records);
+        // A file that stays is begun anew.
+        drop(std::fs::remove_file(self.path));
+    }
+}
