@@ -2,8 +2,9 @@
 
 mod common;
 
-use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::{Checkpoint, Config};
 use common::Folder;
+use std::path::Path;
 
 const QUICK: &str = "--calibration-length 32 --calibration-tokens 600";
 
@@ -40,6 +41,55 @@ fn formats_are_chosen_for_bits_and_for_a_size() {
 }
 
 #[test]
+fn the_best_of_a_level_is_no_larger_than_the_level() {
+    let folder = Folder::with_model();
+    let made = |effort: &str| {
+        folder.json(&format!("quantize model.gguf --to Q4_K_M --effort {effort} {QUICK} -o {effort}.gguf"))
+    };
+    let [fast, balanced, best] = ["fast", "balanced", "best"].map(made);
+    let [method, bytes] = ["method", "file_bytes"].map(|key| [&fast, &balanced, &best].map(|json| json[key].clone()));
+    assert_eq!(method, ["nearest", "gptq", "gptq"]);
+    assert!(bytes[2].as_u64() <= bytes[1].as_u64() && bytes[2].as_u64() > Some(0), "{bytes:?}");
+    assert!(best["chosen"].is_object() && balanced["chosen"].is_null());
+}
+
+#[test]
+fn what_was_measured_serves_other_budgets() {
+    let folder = Folder::with_model();
+    let made = |bits: &str, options: &str, output: &str| {
+        folder.succeeds(&format!("quantize model.gguf --bits {bits} {QUICK} {options} -o {output}"));
+        folder.read(output)
+    };
+    made("6", "--sensitivity kept.jsonl", "6.gguf");
+    let kept = folder.read("kept.jsonl");
+    assert!(made("5", "--sensitivity kept.jsonl", "5.gguf") == made("5", "", "5.gguf"));
+    assert!(kept == folder.read("kept.jsonl"));
+    let other = "quantize model.gguf --bits 5 --calibration-length 16 --sensitivity kept.jsonl -o none.gguf";
+    folder.refuses(other, &["kept.jsonl", "other calibration text", "name another file"]);
+}
+
+#[test]
+fn rows_are_made_longer_where_that_is_asked_for() {
+    let folder = Folder::new();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures/llama");
+    let made = |options: &str| {
+        let said = folder.succeeds(&format!("quantize {} {options} -o out.gguf", model.display()));
+        let file = Checkpoint::open(folder.path("out.gguf")).unwrap();
+        let format = file.tensor("blk.0.attn_q.weight").unwrap().format.name;
+        (said, Config::of(&file).unwrap().embedding_length, format)
+    };
+    let (said, width, format) = made("--to Q3_K_M");
+    assert!(said.contains("no multiple of 256") && (width, format) == (64, "Q4_0"), "{said}");
+    let (said, width, format) = made("--to Q3_K_M --widen always");
+    assert!(!said.contains("multiple of 256") && (width, format) == (256, "Q3_K"), "{said}");
+
+    // A mix of one's own says that it is for the wider model.
+    folder.write("own.toml", "widen = true\ndefault = \"Q3_K\"\nhead = \"Q6_K\"\n");
+    assert_eq!(made("--to own.toml").1, 256);
+    assert_eq!(made("--to own.toml --widen never").1, 64);
+}
+
+#[test]
 fn the_choice_is_shown() {
     let folder = Folder::with_model();
     let said = folder.succeeds(&format!("quantize model.gguf --bits 5 --method nearest {QUICK} -o out.gguf"));
@@ -69,6 +119,9 @@ fn impossible_budgets_are_refused() {
         ("--fit 10kB", "the smallest file has"),
         ("--to own.toml", "own.toml: line 1, `default = \"Q9_9\"`: unknown number format `Q9_9`"),
         ("--to none.toml", "none.toml"),
+        ("--to Q4_0 --save-mix x.toml", "formats that are chosen"),
+        ("--to Q4_0 --effort balanced --sensitivity x.jsonl", "formats that are chosen"),
+        ("--bits 5 --sensitivity own.toml", "own.toml: it is no file of sensitivities"),
         // Before anything is measured: that the text is missing is not even found.
         ("--bits 5 --calibrate none.txt --save-mix nowhere/x.toml", "nowhere"),
     ] {
@@ -79,10 +132,10 @@ fn impossible_budgets_are_refused() {
         ("--fit many", "size"),
         ("--bits 4 --fit 1MB", "cannot be used with"),
         ("--bits 4 --to Q4_0", "cannot be used with"),
-        ("--to Q4_0 --save-mix x.toml", "cannot be used with"),
     ] {
         let output = folder.run(&format!("quantize model.gguf {options} -o out.gguf"));
         assert!(output.status.code() == Some(2) && common::stderr(&output).contains(reason), "{options}");
     }
+    assert_eq!(folder.read("own.toml"), b"default = \"Q9_9\"");
     assert!(!folder.path("x.toml").exists() && !folder.path("out.gguf").exists());
 }

@@ -207,8 +207,12 @@ fn what_was_measured_is_not_measured_again() {
 
     let error = |text: &[Vec<u32>]| Kept::open(&path, &checkpoint, text).err().unwrap().to_string();
     assert!(error(&text[1..]).contains("another model, other calibration text"), "{}", error(&text[1..]));
-    std::fs::write(&path, "{\"sensitivity\": 3}\n").unwrap();
-    assert!(error(&text).contains("no file of sensitivities"), "{}", error(&text));
+    for (content, reason) in [("{\"sensitivity\":3}\n", "line 1 is damaged"), ("my notes", "no file of sensitivities")]
+    {
+        std::fs::write(&path, content).unwrap();
+        assert!(error(&text).contains(reason), "{}", error(&text));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), content);
+    }
     let damaged = String::from_utf8(whole).unwrap().replacen("\"Q4_0\"", "\"Q4_9\"", 1);
     std::fs::write(&path, damaged).unwrap();
     assert!(error(&text).contains("line 2 is damaged (there is no format Q4_9)"), "{}", error(&text));

@@ -130,7 +130,8 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
         }
         None => {
             let mix = named.context("give --to, --bits or --fit")?;
-            let widened = if args.widen == Widen::Always || mix.widen { widen(&checkpoint, output)? } else { None };
+            let wanted = args.widen == Widen::Always || args.widen == Widen::Auto && mix.widen;
+            let widened = if wanted { widen(&checkpoint, output)? } else { None };
             (mix, None, widened)
         }
     };

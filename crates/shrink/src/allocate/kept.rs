@@ -11,6 +11,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+/// How such a file begins.
+const BEGINNING: &[u8] = b"{\"sensitivity\":";
+
 /// Changes when what is measured does.
 const VERSION: u32 = 1;
 
@@ -60,6 +63,11 @@ impl Kept {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(io(e)),
             read => read.unwrap_or_default(),
         };
+        // Nothing else is cut, or written to.
+        let begins = BEGINNING.len().min(bytes.len());
+        if bytes[..begins] != BEGINNING[..begins] {
+            return Err(error("it is no file of sensitivities; name another file, or delete it".to_owned()));
+        }
         // A line that was not finished goes; its tensor is measured again.
         bytes.truncate(bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1));
         let mut lines = bytes.split_inclusive(|&b| b == b'\n');
@@ -72,9 +80,7 @@ impl Kept {
                 let problem = "it is of another model, other calibration text or another version of bantam";
                 return Err(error(format!("{problem}; name another file, or delete it")));
             }
-            Some(Err(_)) => {
-                return Err(error("it is no file of sensitivities; name another file, or delete it".to_owned()));
-            }
+            Some(Err(e)) => return Err(error(format!("line 1 is damaged ({e}); delete the file"))),
         }
         for (at, line) in lines.enumerate() {
             let damaged = |what: String| error(format!("line {} is damaged ({what}); delete the file", at + 2));
