@@ -18,7 +18,7 @@ impl Intermediate {
         output: &Path,
         write: impl FnOnce(&Path) -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
-        let dir = ScratchDir::near(output)?;
+        let dir = ScratchDir::near(output.parent().unwrap_or(".".as_ref()))?;
         let path = dir.path().join(of.path().file_name().unwrap_or("model".as_ref()));
         write(&path)?;
         Ok(Self { checkpoint: Checkpoint::open(&path)?, _dir: dir })
