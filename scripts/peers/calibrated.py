@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
 """Calibrated quantization by bantam and by unmodified llama.cpp, from the same base, calibration text and format.
 
-    scripts/peers/calibrated.py BASE.gguf --calibrate FILE --text FILE [--levels Q4_0,Q3_K_M] [--chunks N] [--tune STEPS] [--threads 2]
+    scripts/peers/calibrated.py BASE.gguf --calibrate FILE --text FILE [--levels Q4_0,Q3_K_M] [--bits 4.5,3.5] [--methods gptq,best]
+        [--chunks N] [--tune STEPS] [--threads 2]
 
-llama.cpp: llama-imatrix on the text, llama-quantize with it. bantam: nearest, importance, gptq on the same text, and if --tune is
-given, gptq and then as many steps of tuning. All are judged by llama-perplexity's KL divergence from the base on --text.
+llama.cpp: llama-imatrix on the text, llama-quantize with it. bantam: nearest, importance, gptq on the same text; best, whose formats are
+chosen to fit the size of llama.cpp's file; and if --tune is given, gptq and then as many steps of tuning. --bits adds files of bantam's
+with so many bits per weight, for sizes that llama-quantize does not reach. All are judged by llama-perplexity's KL divergence from the
+base on --text.
 Prints a Markdown table; exits with 1 if a file of bantam's is larger than llama.cpp's by more than a thousandth.
 """
 
@@ -25,24 +28,43 @@ def run(*command):
     return done.stdout + done.stderr
 
 
+PEER = "llama-quantize + imatrix"
+
+
+def made(command, output):
+    """The file that a command makes in the place of None, and the seconds that it took."""
+    start = time.monotonic()
+    run(*[output if part is None else part for part in command])
+    return output, time.monotonic() - start
+
+
 def candidates(level, args, work, tools):
     """Name and file of each, with the seconds that it took to make."""
-    bantam = [args.bantam, "quantize", args.base, "--to", level, "--threads", args.threads, "--quiet"]
+    peer, seconds = made(
+        [tools / "llama-quantize", "--imatrix", work / "imatrix.gguf", args.base, None, level, args.threads], work / f"{level}-peer.gguf"
+    )
+    yield PEER, peer, seconds
+    bantam = [args.bantam, "quantize", args.base, "--threads", args.threads, "--quiet", "-o", None]
     calibrate = ["--calibrate", args.calibrate, "--calibration-tokens", args.tokens]
     plans = {
-        "llama-quantize + imatrix": [tools / "llama-quantize", "--imatrix", work / "imatrix.gguf", args.base, None, level, args.threads],
-        "nearest": [*bantam, "-o", None],
-        "importance": [*bantam, *calibrate, "--method", "importance", "-o", None],
-        "gptq": [*bantam, *calibrate, "-o", None],
+        "nearest": [*bantam, "--to", level],
+        "importance": [*bantam, "--to", level, *calibrate, "--method", "importance"],
+        "gptq": [*bantam, "--to", level, *calibrate],
+        "best": [*bantam, "--fit", peer.stat().st_size, "--sensitivity", work / "sensitivity.jsonl", *calibrate],
     }
+    for name in args.methods.split(","):
+        yield name, *made(plans[name], work / f"{level}-{name}.gguf")
     if args.tune:
-        plans["gptq + tune"] = [args.bantam, "tune", work / f"{level}-gptq.gguf", "--base", args.base, "--data", args.calibrate,
-                                "--steps", args.tune, "--batch", 2, "--threads", args.threads, "--quiet", "-o", None]
-    for name, command in plans.items():
-        output = work / f"{level}-{name}.gguf"
-        start = time.monotonic()
-        run(*[output if part is None else part for part in command])
-        yield name, output, time.monotonic() - start
+        tune = [args.bantam, "tune", work / f"{level}-gptq.gguf", "--base", args.base, "--data", args.calibrate,
+                "--steps", args.tune, "--batch", 2, "--threads", args.threads, "--quiet", "-o", None]
+        yield "gptq + tune", *made(tune, work / f"{level}-tuned.gguf")
+
+
+def of_bits(bits, args, work):
+    """A file with so many bits per weight."""
+    command = [args.bantam, "quantize", args.base, "--bits", bits, "--sensitivity", work / "sensitivity.jsonl", "--calibrate", args.calibrate,
+               "--calibration-tokens", args.tokens, "--threads", args.threads, "--quiet", "-o", None]
+    yield "best", *made(command, work / f"{bits}.gguf")
 
 
 def main():
@@ -51,6 +73,8 @@ def main():
     parser.add_argument("--calibrate", type=pathlib.Path, required=True)
     parser.add_argument("--text", type=pathlib.Path, required=True)
     parser.add_argument("--levels", default="Q4_0,Q3_K_M")
+    parser.add_argument("--bits", default="")
+    parser.add_argument("--methods", default="nearest,importance,gptq,best")
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--chunks", type=int)
     parser.add_argument("--tune", type=int, metavar="STEPS")
@@ -69,16 +93,19 @@ def main():
         perplexity = [tools / "llama-perplexity", "-c", 512, "-b", 512, "-t", args.threads, "--kl-divergence-base", work / "logits"]
         run(*perplexity, "-m", args.base, "-f", args.text, *chunks)
         print("| format | method | bytes | KL divergence | same top token | of llama.cpp's | seconds |\n|---|---|--:|--:|--:|--:|--:|")
-        for level in args.levels.split(","):
+        rows = [(level, candidates(level, args, work, tools)) for level in args.levels.split(",") if level]
+        rows += [(f"{bits} bits", of_bits(bits, args, work)) for bits in args.bits.split(",") if bits]
+        for level, files in rows:
             peer = None
-            for name, file, seconds in candidates(level, args, work, tools):
+            for name, file, seconds in files:
                 out = run(*perplexity, "-m", file, "--kl-divergence")
                 mean, error = map(float, re.search(r"Mean\s+KLD:\s*([\d.]+)\s*±\s*([\d.]+)", out).groups())
                 top = re.search(r"Same top p:\s*([\d.]+)", out).group(1)
                 size = file.stat().st_size
-                peer = peer or (mean, size)
-                larger |= size > 1.001 * peer[1]
-                print(f"| {level} | {name} | {size:,} | {mean:.4f} ± {error:.4f} | {top} % | {mean / peer[0]:.2f} | {seconds:.0f} |", flush=True)
+                peer = (mean, size) if name == PEER else peer
+                larger |= peer is not None and size > 1.001 * peer[1]
+                ratio = f"{mean / peer[0]:.2f}" if peer else ""
+                print(f"| {level} | {name} | {size:,} | {mean:.4f} ± {error:.4f} | {top} % | {ratio} | {seconds:.0f} |", flush=True)
     sys.exit(1 if larger else 0)
 
 

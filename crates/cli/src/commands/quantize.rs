@@ -106,35 +106,13 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     }
     let saved = args.save_mix.as_deref().map(OutputFile::create).transpose()?;
     let start = Instant::now();
-    // A directory for other engines has one format for all.
-    let chosen_within =
-        named.as_ref().filter(|mix| args.calibration.effort == Some(Effort::Best) && mix.directory.is_none());
-    let choosing = args.budget.budget().is_some() || chosen_within.is_some();
+    let choosing = args.budget.budget().is_some() || args.chooses_within(named.as_ref());
     ensure!(
         choosing || (args.sensitivity.is_none() && args.save_mix.is_none()),
         "--sensitivity and --save-mix are for formats that are chosen: give --bits, --fit, or --effort best"
     );
     let calibrated = args.calibration.calibrate(&checkpoint, choosing, global)?;
-    let size_of = |mix: &Mix| -> anyhow::Result<Budget> {
-        let plan = Plan::new(&checkpoint, mix)?.with_settings(&calibrated.settings);
-        Ok(Budget::File(plan.file_bytes(calibrated.method())))
-    };
-    let budget =
-        args.budget.budget().map_or_else(|| chosen_within.map(size_of).transpose(), |budget| Ok(Some(budget)))?;
-    let (mix, chosen, widened) = match budget {
-        Some(budget) => {
-            let may_widen = args.widen != Widen::Never;
-            let Allocated { mix, chosen, widened } =
-                allocate(&checkpoint, budget, may_widen, args.sensitivity.as_deref(), output, &calibrated, global)?;
-            (mix, Some(chosen), widened)
-        }
-        None => {
-            let mix = named.context("give --to, --bits or --fit")?;
-            let wanted = args.widen == Widen::Always || args.widen == Widen::Auto && mix.widen;
-            let widened = if wanted { widen(&checkpoint, output)? } else { None };
-            (mix, None, widened)
-        }
-    };
+    let Formats { mix, chosen, widened } = args.formats(&checkpoint, named, &calibrated, output, global)?;
     if let Some(mut file) = saved {
         file.write_all(mix.to_toml().as_bytes()).context("cannot write the mix")?;
         file.finish()?;
@@ -149,6 +127,50 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     quantized.seconds = start.elapsed().as_secs_f64();
     quantized.chosen = chosen;
     if global.json { output::json(&quantized) } else { show(&quantized, model) }
+}
+
+/// Which formats tensors get, and where they come from.
+struct Formats {
+    mix: Mix,
+    /// If they were chosen within a budget.
+    chosen: Option<Chosen>,
+    /// The wider model that they are for.
+    widened: Option<Intermediate>,
+}
+
+impl QuantizeArgs {
+    /// Whether formats are chosen within the size that this level would have; a directory for other engines has one format for all.
+    fn chooses_within(&self, level: Option<&Mix>) -> bool {
+        self.calibration.effort == Some(Effort::Best) && level.is_some_and(|mix| mix.directory.is_none())
+    }
+
+    fn formats(
+        &self,
+        checkpoint: &Checkpoint,
+        level: Option<Mix>,
+        calibrated: &Calibrated,
+        output: &Path,
+        global: &Global,
+    ) -> anyhow::Result<Formats> {
+        let budget = match (self.budget.budget(), &level) {
+            (None, Some(mix)) if self.chooses_within(Some(mix)) => {
+                let plan = Plan::new(checkpoint, mix)?.with_settings(&calibrated.settings);
+                Some(Budget::File(plan.file_bytes(calibrated.method())))
+            }
+            (budget, _) => budget,
+        };
+        if let Some(budget) = budget {
+            let may_widen = self.widen != Widen::Never;
+            let kept = self.sensitivity.as_deref();
+            let Allocated { mix, chosen, widened } =
+                allocate(checkpoint, budget, may_widen, kept, output, calibrated, global)?;
+            return Ok(Formats { mix, chosen: Some(chosen), widened });
+        }
+        let mix = level.context("give --to, --bits or --fit")?;
+        let wanted = self.widen == Widen::Always || self.widen == Widen::Auto && mix.widen;
+        let widened = if wanted { widen(checkpoint, output)? } else { None };
+        Ok(Formats { mix, chosen: None, widened })
+    }
 }
 
 /// Refuses an output that cannot be a directory.

@@ -8,7 +8,7 @@ use bantam_nn::matrix::{Threads, View, multiply};
 use rayon::prelude::*;
 
 /// Rows on which errors are measured.
-const ROWS: usize = 256;
+const ROWS: usize = 128;
 
 /// Rounding with error feedback, for layers that see the same inputs.
 pub(super) struct Rounding {
