@@ -105,7 +105,7 @@ def main():
                 peer = (mean, size) if name == PEER else peer
                 larger |= peer is not None and size > 1.001 * peer[1]
                 ratio = f"{mean / peer[0]:.2f}" if peer else ""
-                print(f"| {level} | {name} | {size:,} | {mean:.4f} ± {error:.4f} | {top} % | {ratio} | {seconds:.0f} |", flush=True)
+                print(f"| {level} | {name} | {size:,} | {mean:.5f} ± {error:.5f} | {top} % | {ratio} | {seconds:.0f} |", flush=True)
     sys.exit(1 if larger else 0)
 
 

@@ -206,7 +206,7 @@ mod tests {
             tensor("blk.2.ffn_down", "Q4_0"),
             tensor("token_embd", "Q6_K"),
         ];
-        let picture = picture(&Chosen { predicted_kl_divergence: 0.0, tensors });
+        let picture = picture(&Chosen { widened: None, predicted_kl_divergence: 0.0, tensors });
         let picture = console::strip_ansi_codes(&picture);
         let rows: Vec<Vec<&str>> = picture.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(rows[0], ["layer", "attn_q", "ffn_down"]);

@@ -29,7 +29,10 @@ fn a_wider_model_predicts_the_same() {
         widening.write(&narrow, &path).unwrap();
         let wide = Checkpoint::open(&path).unwrap();
         let config = Config::of(&wide).unwrap();
-        assert!(config.embedding_length % 256 == 0 && config.feed_forward_length % 256 == 0, "{name}");
+        assert!(
+            config.embedding_length.is_multiple_of(256) && config.feed_forward_length.is_multiple_of(256),
+            "{name}"
+        );
         assert!(Widening::of(&wide).unwrap().is_none(), "{name}: nothing is left to do");
         for tensor in narrow.tensors() {
             assert_eq!(wide.tensor(&tensor.name).unwrap().shape, widening.shape(tensor), "{name}: {}", tensor.name);
