@@ -7,9 +7,10 @@ use bantam_nn::random::SplitMix64;
 use bantam_nn::train::{AdamW, Parameters, softmax};
 use bantam_nn::{Model, Sampler, Sampling};
 use bantam_shrink::distill::{Cache, Divergence, HiddenMatching, Kept, Matching, ModelTeacher, OnPolicy, TextTask};
-use bantam_shrink::students;
+use bantam_shrink::quantize::{Method, Plan};
 use bantam_shrink::text::{Sequence, Source, SourceSpec};
 use bantam_shrink::train::{Decay, Schedule, Settings, Task, Trainer};
+use bantam_shrink::{Mix, students};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -162,7 +163,13 @@ fn hidden_states_come_nearer_and_their_gradients_agree_with_finite_differences()
     config["hidden_size"] = (width / 2).into();
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let narrow = folder.path().join("narrow.gguf");
-    students::initial(&folder.path().join("config.json"), &teacher, 1, &narrow).unwrap();
+    // Random weights are not quantized, whatever the teacher was.
+    let packed = folder.path().join("packed.gguf");
+    let plan = Plan::new(&teacher, Mix::by_name("Q4_0").unwrap()).unwrap();
+    plan.write(&packed, Method::Nearest, &mut |_| ()).unwrap();
+    let packed = Checkpoint::open(&packed).unwrap();
+    students::initial(&folder.path().join("config.json"), &packed, 1, &narrow).unwrap();
+    assert!(packed.quantized_as().is_some() && Checkpoint::open(&narrow).unwrap().quantized_as().is_none());
     for (path, of) in [(&layers, vec![1]), (&narrow, vec![0, 1])] {
         let student = Checkpoint::open(path).unwrap();
         let model = Model::load(&student).unwrap();
