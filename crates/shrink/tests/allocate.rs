@@ -205,6 +205,19 @@ fn what_was_measured_is_not_measured_again() {
     assert!(format!("{:?}", run()) == format!("{all:?}"));
     assert!(std::fs::read(&path).unwrap() == whole);
 
+    // A model that was trained further, norms aside, is another.
+    let other = folder.path().join("other.gguf");
+    let mut writer =
+        bantam_checkpoint::GgufWriter::create(&other, checkpoint.metadata(), checkpoint.tensors()).unwrap();
+    for info in checkpoint.tensors() {
+        let mut data = checkpoint.data(&info.name).unwrap().to_vec();
+        let middle = data.len() / 2;
+        data[middle] ^= u8::from(info.name == "blk.1.ffn_up.weight");
+        writer.write(&data).unwrap();
+    }
+    writer.finish().unwrap();
+    assert!(Kept::open(&path, &Checkpoint::open(&other).unwrap(), &text).is_err());
+
     let error = |text: &[Vec<u32>]| Kept::open(&path, &checkpoint, text).err().unwrap().to_string();
     assert!(error(&text[1..]).contains("another model, other calibration text"), "{}", error(&text[1..]));
     for (content, reason) in [("{\"sensitivity\":3}\n", "line 1 is damaged"), ("my notes", "no file of sensitivities")]

@@ -173,7 +173,7 @@ impl<'a> Plan<'a> {
     /// What rounded layers depend on beside the model and the text.
     fn description(&self) -> String {
         let formats: Vec<&str> = self.targets.iter().map(|target| target.format.name).collect();
-        format!("layers rounded with error feedback to {}", formats.join(" "))
+        format!("layers rounded with error feedback by {} to {}", env!("CARGO_PKG_VERSION"), formats.join(" "))
     }
 
     /// What writes the mix's kind of output: a GGUF file, or a directory for other engines.
