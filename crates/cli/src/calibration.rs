@@ -96,10 +96,10 @@ impl CalibrationArgs {
     /// bantam is taken if none is given.
     pub fn calibrate(&self, checkpoint: &Checkpoint, choosing: bool, global: &Global) -> anyhow::Result<Calibrated> {
         let method = self.method.unwrap_or(match (self.effort, &self.imatrix) {
+            (Some(Effort::Balanced | Effort::Best), _) => MethodName::Gptq,
             (_, Some(_)) => MethodName::Importance,
             (Some(Effort::Fast), None) if self.calibrate.is_some() => MethodName::Importance,
             (Some(Effort::Fast), None) => MethodName::Nearest,
-            (Some(_), None) => MethodName::Gptq,
             (None, None) if self.calibrate.is_some() || choosing => MethodName::Gptq,
             (None, None) => MethodName::Nearest,
         });
