@@ -4,14 +4,14 @@ use crate::args::Global;
 use crate::calibration::Calibrated;
 use crate::intermediate::Intermediate;
 use crate::{output, progress};
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use bantam_checkpoint::{Checkpoint, Config};
 use bantam_formats::Format;
 use bantam_shrink::Mix;
 use bantam_shrink::allocate::{Allocation, Budget, Kept, Sensitivity, measure, tensors};
 use bantam_shrink::quantize::Plan;
 use bantam_shrink::widen::Widening;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::path::Path;
 
@@ -81,6 +81,17 @@ impl Chosen {
     }
 }
 
+/// When rows are made longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Widen {
+    /// With --bits or --fit where it loses less; with --to if a file of formats says so
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
 /// A choice made.
 pub struct Allocated {
     pub mix: Mix,
@@ -89,12 +100,12 @@ pub struct Allocated {
     pub widened: Option<Intermediate>,
 }
 
-/// Measures how far each tensor moves the predictions in each format, and chooses. With `may_widen` also in the wider model, which
-/// is kept beside `output` if it is better.
+/// Measures how far each tensor moves the predictions in each format, and chooses. The wider model, if `when` wants it,
+/// is kept beside `output`.
 pub fn allocate(
     checkpoint: &Checkpoint,
     budget: Budget,
-    may_widen: bool,
+    when: Widen,
     kept: Option<&Path>,
     output: &Path,
     calibrated: &Calibrated,
@@ -118,12 +129,17 @@ pub fn allocate(
         budget.allocate(of, weights, measured, &file_bytes)
     };
     let plain = within(checkpoint, &measured.plain);
-    if let Some((of_wider, wider)) = measured.widened.filter(|_| may_widen).zip(widen(checkpoint, output)?) {
+    let wider = match when {
+        Widen::Never => None,
+        Widen::Auto | Widen::Always => measured.widened.zip(widen(checkpoint, when, output)?),
+    };
+    if let Some((of_wider, wider)) = wider {
         let widths = [checkpoint, &wider.checkpoint].map(|c| Ok(Config::of(c)?.embedding_length));
         // What is too little for the one may be enough for the other; if for neither, the plain one says so.
         let allocation = within(&wider.checkpoint, &of_wider).ok();
         let instead_of = plain.as_ref().ok().map(Allocation::divergence);
-        let better = |a: &Allocation| instead_of.is_none_or(|plain| a.divergence() < WORTH * plain);
+        let better =
+            |a: &Allocation| when == Widen::Always || instead_of.is_none_or(|plain| a.divergence() < WORTH * plain);
         if let Some(mut allocation) = allocation.filter(better) {
             let [from, to]: [anyhow::Result<usize>; 2] = widths;
             let widened = Some(Widened { from: from?, to: to?, instead_of });
@@ -137,9 +153,21 @@ pub fn allocate(
     Ok(Allocated { mix: allocation.mix, chosen, widened: None })
 }
 
-/// The model with rows that blocks of 256 divide, for an output to be made of. `None` if it has them.
-pub fn widen(checkpoint: &Checkpoint, output: &Path) -> anyhow::Result<Option<Intermediate>> {
-    let Some(widening) = Widening::of(checkpoint)? else { return Ok(None) };
+/// The model with rows that blocks of 256 divide, for an output to be made of. `None` if it has them; what must be widened `always` and
+/// cannot is refused.
+pub fn widen(checkpoint: &Checkpoint, when: Widen, output: &Path) -> anyhow::Result<Option<Intermediate>> {
+    let Some(widening) = Widening::of(checkpoint)? else {
+        let short = checkpoint.tensors().iter().find(|t| t.shape.len() > 1 && !t.cols().is_multiple_of(256));
+        if let (Widen::Always, Some(tensor)) = (when, short) {
+            bail!(
+                "{}: its rows (of {} in {}) cannot be made longer in this architecture; leave out --widen always",
+                checkpoint.path().display(),
+                tensor.cols(),
+                tensor.name
+            );
+        }
+        return Ok(None);
+    };
     Ok(Some(Intermediate::make(checkpoint, output, |path| Ok(widening.write(checkpoint, path)?))?))
 }
 

@@ -83,6 +83,11 @@ fn rows_are_made_longer_where_that_is_asked_for() {
     let (said, width, format) = made("--to Q3_K_M --widen always");
     assert!(!said.contains("multiple of 256") && (width, format) == (256, "Q3_K"), "{said}");
 
+    let encoder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures/bert");
+    let encoder = format!("quantize {} --to Q8_0 -o bert.gguf", encoder.display());
+    folder.succeeds(&encoder);
+    folder.refuses(&format!("{encoder} --widen always"), &["cannot be made longer", "leave out --widen"]);
+
     // A mix of one's own says that it is for the wider model.
     folder.write("own.toml", "widen = true\ndefault = \"Q3_K\"\nhead = \"Q6_K\"\n");
     assert_eq!(made("--to own.toml").1, 256);
@@ -120,6 +125,7 @@ fn impossible_budgets_are_refused() {
         ("--to own.toml", "own.toml: line 1, `default = \"Q9_9\"`: unknown number format `Q9_9`"),
         ("--to none.toml", "none.toml"),
         ("--to Q4_0 --save-mix x.toml", "formats that are chosen"),
+        ("--to Q4_0 --effort balanced --imatrix own.toml", "needs text"),
         ("--to Q4_0 --effort balanced --sensitivity x.jsonl", "formats that are chosen"),
         ("--bits 5 --sensitivity own.toml", "own.toml: it is no file of sensitivities"),
         // Before anything is measured: that the text is missing is not even found.

@@ -1,6 +1,6 @@
 //! `bantam quantize`: round a model's weights to fewer bits.
 
-use crate::allocation::{Allocated, BudgetArgs, Chosen, Widened, allocate, picture, widen};
+use crate::allocation::{Allocated, BudgetArgs, Chosen, Widen, Widened, allocate, picture, widen};
 use crate::calibration::{Calibrated, CalibrationArgs, Effort};
 use crate::intermediate::Intermediate;
 use crate::{args::Global, output, progress};
@@ -12,7 +12,7 @@ use bantam_shrink::{
     allocate::Budget,
     quantize::{FallBack, Method, Plan, Smoothed, smooth, unfinished},
 };
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -50,8 +50,8 @@ pub struct QuantizeArgs {
     /// Write the formats that were chosen as a level of your own, for --to
     #[arg(long, value_name = "FILE.toml")]
     save_mix: Option<PathBuf>,
-    /// Make rows longer by channels that carry nothing, so that formats with blocks of 256 weights divide them: they lose less below four
-    /// bits, the model becomes slower by as much as its rows grow
+    /// Make rows longer by channels that carry nothing, so that formats with blocks of 256 weights divide them: less may be lost below four
+    /// bits, and the model becomes slower by as much as its rows grow
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Widen::Auto)]
     widen: Widen,
     /// The GGUF file to write; for W4A16, W8A8 and GPTQ a Hugging Face directory
@@ -62,17 +62,6 @@ pub struct QuantizeArgs {
     /// List the levels
     #[arg(long)]
     list: bool,
-}
-
-/// When rows are made longer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Widen {
-    /// With --bits or --fit where it loses less; with --to if a file of formats says so
-    Auto,
-    /// Always
-    Always,
-    /// Never
-    Never,
 }
 
 /// What was written.
@@ -160,15 +149,14 @@ impl QuantizeArgs {
             (budget, _) => budget,
         };
         if let Some(budget) = budget {
-            let may_widen = self.widen != Widen::Never;
             let kept = self.sensitivity.as_deref();
             let Allocated { mix, chosen, widened } =
-                allocate(checkpoint, budget, may_widen, kept, output, calibrated, global)?;
+                allocate(checkpoint, budget, self.widen, kept, output, calibrated, global)?;
             return Ok(Formats { mix, chosen: Some(chosen), widened });
         }
         let mix = level.context("give --to, --bits or --fit")?;
         let wanted = self.widen == Widen::Always || self.widen == Widen::Auto && mix.widen;
-        let widened = if wanted { widen(checkpoint, output)? } else { None };
+        let widened = if wanted { widen(checkpoint, self.widen, output)? } else { None };
         Ok(Formats { mix, chosen: None, widened })
     }
 }
