@@ -112,6 +112,8 @@ pub(crate) enum Source {
     },
     /// They are rows of blocks, computed on reading from integers stored otherwise.
     Packed(hf::Packed),
+    /// They are not there yet.
+    Planned,
 }
 
 /// A model on disk: metadata, tensors, and lazily read bytes, in GGUF's terms.
@@ -146,6 +148,13 @@ impl Checkpoint {
         Ok(Self::assemble(path, header.metadata, header.tensors, sources))
     }
 
+    /// A checkpoint before it is written: what is known of it by its metadata and its tensors can be asked, their bytes cannot be read. Messages
+    /// name it by `path`. Tensor names are unique, and formats divide their rows.
+    pub fn planned(path: &Path, metadata: Metadata, tensors: Vec<TensorInfo>) -> Self {
+        let sources = tensors.iter().map(|_| Source::Planned).collect();
+        Self::assemble(path, metadata, tensors, sources)
+    }
+
     /// A checkpoint of these parts; tensor names are unique.
     pub(crate) fn assemble(path: &Path, metadata: Metadata, tensors: Vec<TensorInfo>, sources: Vec<Source>) -> Self {
         let index = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
@@ -175,7 +184,7 @@ impl Checkpoint {
     /// The bytes of the tensor of this name.
     ///
     /// # Errors
-    /// If there is no such tensor.
+    /// If there is no such tensor, or it is only [planned](Self::planned).
     pub fn data(&self, name: &str) -> Result<TensorData> {
         match self.index.get(name) {
             Some(&i) => Ok(match &self.sources[i] {
@@ -184,6 +193,9 @@ impl Checkpoint {
                     TensorData::Owned(translation.apply(stored, data, self.tensors[i].format))
                 }
                 Source::Packed(packed) => TensorData::Owned(packed.blocks()),
+                Source::Planned => {
+                    return Err(Error::malformed(&self.path, format!("tensor {name} is not written yet.")));
+                }
             }),
             None => Err(Error::malformed(&self.path, format!("there is no tensor {name}."))),
         }

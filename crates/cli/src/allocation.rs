@@ -100,8 +100,7 @@ pub struct Allocated {
     pub widened: Option<Intermediate>,
 }
 
-/// Measures how far each tensor moves the predictions in each format, and chooses. The wider model, if `when` wants it,
-/// is kept beside `output`.
+/// Measures how far each tensor moves the predictions in each format, and chooses. The wider model, if it is chosen, is kept beside `output`.
 pub fn allocate(
     checkpoint: &Checkpoint,
     budget: Budget,
@@ -113,6 +112,7 @@ pub fn allocate(
 ) -> anyhow::Result<Allocated> {
     /// A wider model is slower: it has to be better by this much.
     const WORTH: f64 = 0.9;
+    let widening = widening(checkpoint, when)?;
     let bar = progress::bar(global, "measure tensors", tensors(checkpoint), "tensors");
     let kept = match kept {
         Some(path) => Kept::open(path, checkpoint, &calibrated.text)?,
@@ -129,20 +129,16 @@ pub fn allocate(
         budget.allocate(of, weights, measured, &file_bytes)
     };
     let plain = within(checkpoint, &measured.plain);
-    let wider = match when {
-        Widen::Never => None,
-        Widen::Auto | Widen::Always => measured.widened.zip(widen(checkpoint, when, output)?),
-    };
-    if let Some((of_wider, wider)) = wider {
-        let widths = [checkpoint, &wider.checkpoint].map(|c| Ok(Config::of(c)?.embedding_length));
+    if let Some((of_wider, widening)) = measured.widened.zip(widening) {
         // What is too little for the one may be enough for the other; if for neither, the plain one says so.
-        let allocation = within(&wider.checkpoint, &of_wider).ok();
+        let allocation = within(&widening.planned(checkpoint), &of_wider).ok();
         let instead_of = plain.as_ref().ok().map(Allocation::divergence);
         let better =
             |a: &Allocation| when == Widen::Always || instead_of.is_none_or(|plain| a.divergence() < WORTH * plain);
         if let Some(mut allocation) = allocation.filter(better) {
-            let [from, to]: [anyhow::Result<usize>; 2] = widths;
-            let widened = Some(Widened { from: from?, to: to?, instead_of });
+            let wider = widen(checkpoint, &widening, output, global)?;
+            let width = |of: &Checkpoint| anyhow::Ok(Config::of(of)?.embedding_length);
+            let widened = Some(Widened { from: width(checkpoint)?, to: width(&wider.checkpoint)?, instead_of });
             let chosen = Chosen { widened, ..Chosen::of(&allocation, &of_wider) };
             allocation.mix.widen = true;
             return Ok(Allocated { mix: allocation.mix, chosen, widened: Some(wider) });
@@ -153,22 +149,36 @@ pub fn allocate(
     Ok(Allocated { mix: allocation.mix, chosen, widened: None })
 }
 
-/// The model with rows that blocks of 256 divide, for an output to be made of. `None` if it has them; what must be widened `always` and
-/// cannot is refused.
-pub fn widen(checkpoint: &Checkpoint, when: Widen, output: &Path) -> anyhow::Result<Option<Intermediate>> {
-    let Some(widening) = Widening::of(checkpoint)? else {
-        let short = checkpoint.tensors().iter().find(|t| t.shape.len() > 1 && !t.cols().is_multiple_of(256));
-        if let (Widen::Always, Some(tensor)) = (when, short) {
-            bail!(
-                "{}: its rows (of {} in {}) cannot be made longer in this architecture; leave out --widen always",
-                checkpoint.path().display(),
-                tensor.cols(),
-                tensor.name
-            );
-        }
+/// How the model gets rows that blocks of 256 divide. `None` if it has them, or never shall; what must be widened `always` and cannot is refused.
+pub fn widening(checkpoint: &Checkpoint, when: Widen) -> anyhow::Result<Option<Widening>> {
+    if when == Widen::Never {
         return Ok(None);
-    };
-    Ok(Some(Intermediate::make(checkpoint, output, |path| Ok(widening.write(checkpoint, path)?))?))
+    }
+    let widening = Widening::of(checkpoint)?;
+    let short = checkpoint.tensors().iter().find(|t| t.shape.len() > 1 && !t.cols().is_multiple_of(256));
+    if let (Widen::Always, None, Some(tensor)) = (when, &widening, short) {
+        bail!(
+            "{}: its rows (of {} in {}) cannot be made longer in this architecture; leave out --widen always",
+            checkpoint.path().display(),
+            tensor.cols(),
+            tensor.name
+        );
+    }
+    Ok(widening)
+}
+
+/// The model with longer rows, for an output to be made of.
+pub fn widen(
+    checkpoint: &Checkpoint,
+    widening: &Widening,
+    output: &Path,
+    global: &Global,
+) -> anyhow::Result<Intermediate> {
+    let bar = progress::bar(global, "make rows longer", widening.planned(checkpoint).parameters(), "weights");
+    let made =
+        Intermediate::make(checkpoint, output, |path| Ok(widening.write(checkpoint, path, &mut |n| bar.inc(n))?))?;
+    bar.finish_and_clear();
+    Ok(made)
 }
 
 /// A picture of the formats chosen: a row for each layer, or for several that are alike, and a column for each role.

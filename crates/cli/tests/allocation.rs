@@ -94,6 +94,22 @@ fn rows_are_made_longer_where_that_is_asked_for() {
     assert_eq!(made("--to own.toml --widen never").1, 64);
 }
 
+/// `ulimit -f` refuses files as large as the wider model's, in F32, and has room for the quantized one.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_wider_model_that_is_no_better_is_not_written() {
+    let folder = Folder::new();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures/llama");
+    let command = |options: &str| {
+        let options = format!("quantize {} --bits 8 {options} {QUICK} -o out.gguf", model.display());
+        folder.shell(&format!("trap '' XFSZ; ulimit -f 1000; exec bantam {options}"))
+    };
+    let output = command("");
+    assert!(output.status.success(), "{}", common::stderr(&output));
+    let written = command("--widen always");
+    common::assert_refusal(&written, "quantize --widen always", &["cannot write"]);
+}
+
 #[test]
 fn the_choice_is_shown() {
     let folder = Folder::with_model();

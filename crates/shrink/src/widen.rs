@@ -2,7 +2,7 @@
 //!
 //! The formats with the best grids (K- and i-quants) have such blocks, and most small models have shorter rows. With zeros behind them a
 //! row is longer, but each of its weights takes fewer bits: at four bits and below that can pay, which
-//! [`allocate`](crate::allocate) finds out. Where to start: [`Widening::of`], [`Widening::write`].
+//! [`allocate`](crate::allocate) finds out. Where to start: [`Widening::of`], [`Widening::planned`], [`Widening::write`].
 //!
 //! The mean square of a residual stream of `E` channels and `E' - E` zeros is `E / E'` of what it was, so that weights of norms become
 //! `√(E / E')` times as large, and their epsilon `E / E'` times. Gemma's embedding is multiplied by `√E'` then, and so are, by its second norms,
@@ -107,15 +107,22 @@ impl Widening {
         if ["attn_norm.weight", "ffn_norm.weight", "output_norm.weight"].contains(&part) { share.sqrt() } else { 1.0 }
     }
 
-    /// Writes the wider model to `output`: weights of whole or half precision as they are, packed ones in F32.
+    /// The wider model before it is written: enough to choose formats for it. Messages name it by the model's path.
+    pub fn planned(&self, model: &Checkpoint) -> Checkpoint {
+        let tensors = model.tensors().iter().map(|tensor| self.info(tensor)).collect();
+        Checkpoint::planned(model.path(), self.metadata(model), tensors)
+    }
+
+    /// Writes the wider model to `output`: weights of whole or half precision as they are, packed ones in F32. Calls `progress` with the
+    /// number of the wider model's weights written since the last call.
     ///
     /// # Errors
     /// If a file cannot be read or written.
-    pub fn write(&self, model: &Checkpoint, output: &Path) -> Result<(), Error> {
+    pub fn write(&self, model: &Checkpoint, output: &Path, progress: &mut dyn FnMut(u64)) -> Result<(), Error> {
         model.refuse_overwriting(output)?;
-        let infos: Vec<TensorInfo> = model.tensors().iter().map(|tensor| self.info(tensor)).collect();
-        let mut writer = GgufWriter::create(output, &self.metadata(model), &infos)?;
-        for (tensor, info) in model.tensors().iter().zip(&infos) {
+        let planned = self.planned(model);
+        let mut writer = GgufWriter::create(output, planned.metadata(), planned.tensors())?;
+        for (tensor, info) in model.tensors().iter().zip(planned.tensors()) {
             let (values, scale) = (values(model, tensor)?, self.scale(&tensor.name));
             let sides = sides(&tensor.name).expect("checked when the widening was made");
             let encode = info.format.encode.expect("plain numbers can be written");
@@ -136,6 +143,7 @@ impl Widening {
                 }
                 encode(&row, None, &mut bytes);
                 writer.write(&bytes)?;
+                progress(info.cols() as u64);
             }
         }
         Ok(writer.finish()?)

@@ -104,7 +104,7 @@ fn a_wider_model_is_measured_as_it_will_be() {
     let narrow = checkpoint("llama");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("wide.gguf");
-    Widening::of(&narrow).unwrap().unwrap().write(&narrow, &path).unwrap();
+    Widening::of(&narrow).unwrap().unwrap().write(&narrow, &path, &mut |_| ()).unwrap();
     let wide = Checkpoint::open(&path).unwrap();
     let (foreseen, measured) = (measured_of(&narrow).widened.unwrap(), measured_of(&wide));
     assert!(measured.widened.is_none(), "it is wide");

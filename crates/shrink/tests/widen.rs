@@ -4,6 +4,8 @@ use bantam_checkpoint::{Checkpoint, Config};
 use bantam_nn::Model;
 use bantam_nn::random::SplitMix64;
 use bantam_nn::softmax::compare;
+use bantam_shrink::Mix;
+use bantam_shrink::quantize::{Method, Plan};
 use bantam_shrink::widen::Widening;
 use std::path::Path;
 
@@ -19,6 +21,16 @@ fn logits(model: &Model, tokens: &[u32]) -> Vec<f32> {
     logits
 }
 
+/// What is chosen for a model that is not written yet holds when it is.
+fn is_as_planned(wide: &Checkpoint, planned: &Checkpoint) {
+    assert_eq!((wide.tensors(), wide.parameters()), (planned.tensors(), planned.parameters()));
+    assert!(planned.data(&planned.tensors()[0].name).err().unwrap().to_string().contains("not written yet"));
+    let mix = Mix::by_name("Q3_K_M").unwrap();
+    let [wide, planned] = [wide, planned].map(|model| Plan::new(model, mix).unwrap());
+    assert_eq!(wide.file_bytes(Method::Nearest), planned.file_bytes(Method::Nearest));
+    assert_eq!((wide.outputs(), wide.fall_backs()), (planned.outputs(), planned.fall_backs()));
+}
+
 #[test]
 fn a_wider_model_predicts_the_same() {
     for name in ["llama", "qwen2", "qwen3", "gemma3"] {
@@ -26,8 +38,11 @@ fn a_wider_model_predicts_the_same() {
         let widening = Widening::of(&narrow).unwrap().expect("these models have short rows");
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("wide.gguf");
-        widening.write(&narrow, &path).unwrap();
+        let mut done = 0;
+        widening.write(&narrow, &path, &mut |weights| done += weights).unwrap();
         let wide = Checkpoint::open(&path).unwrap();
+        is_as_planned(&wide, &widening.planned(&narrow));
+        assert_eq!(done, wide.parameters(), "{name}");
         let config = Config::of(&wide).unwrap();
         assert!(
             config.embedding_length.is_multiple_of(256) && config.feed_forward_length.is_multiple_of(256),

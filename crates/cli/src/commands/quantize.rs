@@ -1,6 +1,6 @@
 //! `bantam quantize`: round a model's weights to fewer bits.
 
-use crate::allocation::{Allocated, BudgetArgs, Chosen, Widen, Widened, allocate, picture, widen};
+use crate::allocation::{Allocated, BudgetArgs, Chosen, Widen, Widened, allocate, picture, widen, widening};
 use crate::calibration::{Calibrated, CalibrationArgs, Effort};
 use crate::intermediate::Intermediate;
 use crate::{args::Global, output, progress};
@@ -156,7 +156,8 @@ impl QuantizeArgs {
         }
         let mix = level.context("give --to, --bits or --fit")?;
         let wanted = self.widen == Widen::Always || self.widen == Widen::Auto && mix.widen;
-        let widened = if wanted { widen(checkpoint, self.widen, output)? } else { None };
+        let widening = if wanted { widening(checkpoint, self.widen)? } else { None };
+        let widened = widening.map(|widening| widen(checkpoint, &widening, output, global)).transpose()?;
         Ok(Formats { mix, chosen: None, widened })
     }
 }
