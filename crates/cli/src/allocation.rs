@@ -100,7 +100,8 @@ pub struct Allocated {
     pub widened: Option<Intermediate>,
 }
 
-/// Measures how far each tensor moves the predictions in each format, and chooses. The wider model, if it is chosen, is kept beside `output`.
+/// Measures how far each tensor moves the predictions in each format, and chooses. The wider model, if it is chosen, is kept beside `output`. Of a
+/// file's size `record` bytes are left for what later steps say of themselves.
 pub fn allocate(
     checkpoint: &Checkpoint,
     budget: Budget,
@@ -108,6 +109,7 @@ pub fn allocate(
     kept: Option<&Path>,
     output: &Path,
     calibrated: &Calibrated,
+    record: u64,
     global: &Global,
 ) -> anyhow::Result<Allocated> {
     /// A wider model is slower: it has to be better by this much.
@@ -124,7 +126,7 @@ pub fn allocate(
     let within = |of: &Checkpoint, measured: &[Sensitivity]| {
         let file_bytes = |mix: &_| {
             let plan = Plan::new(of, mix)?.with_settings(&calibrated.settings);
-            Ok(plan.file_bytes(calibrated.method()))
+            Ok(plan.file_bytes(calibrated.method()) + record)
         };
         budget.allocate(of, weights, measured, &file_bytes)
     };

@@ -49,7 +49,7 @@ pub enum Effort {
     Fast,
     /// Minutes: with error feedback, on the text that comes with bantam if none is given
     Balanced,
-    /// The longest: also each tensor's format is chosen, within the size that the level would have
+    /// The longest: also each tensor's format is chosen, within the size that the level would have, and scales are trained as by `tune`
     Best,
 }
 
@@ -135,6 +135,11 @@ impl CalibrationArgs {
             calibrated.importance = imatrix.entries.iter().map(|(name, e)| (name.clone(), e.mean_squares())).collect();
         }
         Ok(calibrated)
+    }
+
+    /// The files to calibrate on; none stands for the text that comes with bantam.
+    pub fn files(&self) -> &[SourceSpec] {
+        self.calibrate.as_deref().unwrap_or_default()
     }
 
     /// Refuses options that the method has no use for.

@@ -11,6 +11,7 @@ mod interrupt;
 mod output;
 mod progress;
 mod training;
+mod tuning;
 
 use args::{Cli, Command};
 use clap::Parser;

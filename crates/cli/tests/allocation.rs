@@ -44,13 +44,19 @@ fn formats_are_chosen_for_bits_and_for_a_size() {
 fn the_best_of_a_level_is_no_larger_than_the_level() {
     let folder = Folder::with_model();
     let made = |effort: &str| {
-        folder.json(&format!("quantize model.gguf --to Q4_K_M --effort {effort} {QUICK} -o {effort}.gguf"))
+        folder
+            .json(&format!("quantize model.gguf --to Q4_K_M --effort {effort} --tune-steps 2 {QUICK} -o {effort}.gguf"))
     };
     let [fast, balanced, best] = ["fast", "balanced", "best"].map(made);
     let [method, bytes] = ["method", "file_bytes"].map(|key| [&fast, &balanced, &best].map(|json| json[key].clone()));
     assert_eq!(method, ["nearest", "gptq", "gptq"]);
     assert!(bytes[2].as_u64() <= bytes[1].as_u64() && bytes[2].as_u64() > Some(0), "{bytes:?}");
     assert!(best["chosen"].is_object() && balanced["chosen"].is_null());
+    // Its scales were trained, and kept if that helped.
+    let [before, after] = ["before", "after"].map(|at| best["tuned"][format!("divergence_{at}")].as_f64().unwrap());
+    assert!(balanced["tuned"].is_null());
+    assert_eq!(folder.succeeds("inspect best.gguf --json").contains("\"tune\""), after < before);
+    assert!(!folder.path("best.gguf.training").exists());
 }
 
 #[test]

@@ -3,10 +3,12 @@
 use crate::allocation::{Allocated, BudgetArgs, Chosen, Widen, Widened, allocate, picture, widen, widening};
 use crate::calibration::{Calibrated, CalibrationArgs, Effort};
 use crate::intermediate::Intermediate;
-use crate::{args::Global, output, progress};
+use crate::tuning::{self, Tuned, TuningArgs};
+use crate::{args::Global, output, progress, training};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::output::{OutputDir, OutputFile};
 use bantam_checkpoint::{Checkpoint, Config};
+use bantam_measure::machine;
 use bantam_shrink::{
     Mix,
     allocate::Budget,
@@ -54,6 +56,9 @@ pub struct QuantizeArgs {
     /// bits, and the model becomes slower by as much as its rows grow
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Widen::Auto)]
     widen: Widen,
+    /// Steps in which --effort best trains scales, as `bantam tune` does; 0 for none
+    #[arg(long, default_value_t = TuningArgs::DEFAULT.steps, value_name = "N")]
+    tune_steps: usize,
     /// The GGUF file to write; for W4A16, W8A8 and GPTQ a Hugging Face directory
     #[arg(long, short, value_name = "FILE", required_unless_present = "list")]
     output: Option<PathBuf>,
@@ -78,6 +83,9 @@ pub struct Quantized {
     /// Formats chosen within a budget.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chosen: Option<Chosen>,
+    /// What training its scales did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tuned: Option<Tuned>,
 }
 
 pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
@@ -100,6 +108,11 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
         choosing || (args.sensitivity.is_none() && args.save_mix.is_none()),
         "--sensitivity and --save-mix are for formats that are chosen: give --bits, --fit, or --effort best"
     );
+    let tuning = TuningArgs { steps: args.tune_steps, ..TuningArgs::DEFAULT };
+    let tuning_text = args
+        .tunes(named.as_ref())
+        .then(|| tuning::Text::read(args.calibration.files(), &checkpoint, &tuning))
+        .transpose()?;
     let calibrated = args.calibration.calibrate(&checkpoint, choosing, global)?;
     let Formats { mix, chosen, widened } = args.formats(&checkpoint, named, &calibrated, output, global)?;
     if let Some(mut file) = saved {
@@ -113,8 +126,12 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     let weights = |checkpoint: &Checkpoint| checkpoint.tensors().iter().map(|t| t.len()).sum::<usize>() as f64;
     quantized.bits_per_weight *= weights(source) / weights(&checkpoint);
     quantized.source_bytes = checkpoint.file_bytes()?;
-    quantized.seconds = start.elapsed().as_secs_f64();
     quantized.chosen = chosen;
+    if let Some(text) = tuning_text {
+        quantized.tuned = tune(&checkpoint, &text, &tuning, output, global)?;
+        quantized.file_bytes = Checkpoint::open(output)?.file_bytes()?;
+    }
+    quantized.seconds = start.elapsed().as_secs_f64();
     if global.json { output::json(&quantized) } else { show(&quantized, model) }
 }
 
@@ -131,6 +148,12 @@ impl QuantizeArgs {
     /// Whether formats are chosen within the size that this level would have; a directory for other engines has one format for all.
     fn chooses_within(&self, level: Option<&Mix>) -> bool {
         self.calibration.effort == Some(Effort::Best) && level.is_some_and(|mix| mix.directory.is_none())
+    }
+
+    /// Whether scales are trained at the end; those of a directory for other engines are not.
+    fn tunes(&self, level: Option<&Mix>) -> bool {
+        let best = self.calibration.effort == Some(Effort::Best) && self.tune_steps > 0;
+        best && level.is_none_or(|mix| mix.directory.is_none())
     }
 
     fn formats(
@@ -150,8 +173,9 @@ impl QuantizeArgs {
         };
         if let Some(budget) = budget {
             let kept = self.sensitivity.as_deref();
+            let record = if self.tunes(level.as_ref()) { tuning::RECORD } else { 0 };
             let Allocated { mix, chosen, widened } =
-                allocate(checkpoint, budget, self.widen, kept, output, calibrated, global)?;
+                allocate(checkpoint, budget, self.widen, kept, output, calibrated, record, global)?;
             return Ok(Formats { mix, chosen: Some(chosen), widened });
         }
         let mix = level.context("give --to, --bits or --fit")?;
@@ -160,6 +184,37 @@ impl QuantizeArgs {
         let widened = widening.map(|widening| widen(checkpoint, &widening, output, global)).transpose()?;
         Ok(Formats { mix, chosen: None, widened })
     }
+}
+
+/// Trains the scales of the output, which is complete and stays as it is if that does not help, cannot be done here, or is stopped.
+fn tune(
+    base: &Checkpoint,
+    text: &tuning::Text,
+    args: &TuningArgs,
+    output: &Path,
+    global: &Global,
+) -> anyhow::Result<Option<Tuned>> {
+    let student = Checkpoint::open(output)?;
+    if student.tensors().iter().all(|t| t.format.grid.is_none()) {
+        return Ok(None);
+    }
+    let (needed, there) = (tuning::memory(&student), machine::available_memory());
+    if there > 0 && needed > there {
+        let (needed, there) = (output::bytes(needed), output::bytes(there));
+        output::say(format_args!(
+            "note: its scales were not trained: that takes {needed} of memory, and {there} are free here"
+        ));
+        return Ok(None);
+    }
+    if !global.quiet && !global.json {
+        let output = output.display();
+        output::say(format_args!("{output} is complete, and stays if you stop here; now its scales are trained"));
+    }
+    let tuned = tuning::tune(&student, base, text, args, output, global)?;
+    if !tuned.helped() {
+        std::fs::remove_file(training::state_of(output)).ok();
+    }
+    Ok(Some(tuned))
 }
 
 /// Refuses an output that cannot be a directory.
@@ -194,6 +249,14 @@ fn show(quantized: &Quantized, model: &Path) -> anyhow::Result<()> {
     ))?;
     for fall_back in &quantized.fall_backs {
         output::line(format_args!("  {fall_back}"))?;
+    }
+    if let Some(tuned) = &quantized.tuned {
+        let Tuned { divergence_before: before, divergence_after: after, .. } = tuned;
+        let kept = if tuned.helped() { "" } else { ", so that they were left as they were" };
+        output::line(format_args!(
+            "scales trained: divergence from the base on text held out {before:.4} → {after:.4} ({:+.0} %){kept}",
+            100.0 * (after / before - 1.0)
+        ))?;
     }
     output::line(format_args!("next: bantam eval {output} --base {}", model.display()))
 }
@@ -260,6 +323,7 @@ fn quantize_by(
         seconds: start.elapsed().as_secs_f64(),
         fall_backs: describe(&plan.fall_backs()),
         chosen: None,
+        tuned: None,
     })
 }
 

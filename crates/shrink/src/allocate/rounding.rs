@@ -7,8 +7,9 @@ use bantam_formats::Format;
 use bantam_nn::matrix::{Threads, View, multiply};
 use rayon::prelude::*;
 
-/// Rows on which errors are measured.
-const ROWS: usize = 128;
+/// Weights on which errors are measured, in at least so many rows: rows differ more than parts of one do.
+const WEIGHTS: usize = 1 << 17;
+const ROWS: usize = 32;
 
 /// Rounding with error feedback, for layers that see the same inputs.
 pub(super) struct Rounding {
@@ -52,7 +53,7 @@ impl Rounding {
 
     /// Some of the rows, in even steps.
     pub fn sample(&self, weights: &[f32]) -> Vec<f32> {
-        let step = (weights.len() / self.cols).div_ceil(ROWS);
+        let step = (weights.len() / self.cols).div_ceil(ROWS.max(WEIGHTS / self.cols));
         weights.chunks_exact(self.cols).step_by(step).flatten().copied().collect()
     }
 

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 /// What is added to the diagonal, as a share of its mean, so that channels which are hardly ever active stay determined.
 const DAMPING: f32 = 0.01;
 
-/// Rows that a thread takes at a time.
+/// Rows that a thread takes at a time, of few rows an eighth.
 const ROWS: usize = 64;
 
 /// How errors of one column bear on the next, for all rows of a layer.
@@ -77,7 +77,8 @@ impl Feedback {
     /// weight by itself.
     pub fn round(&self, weights: &[f32], format: &'static Format, out: &mut [u8]) {
         let row_bytes = format.bytes_of(self.cols).expect("it divides the rows");
-        let parts = weights.par_chunks(ROWS * self.cols).zip(out.par_chunks_mut(ROWS * row_bytes));
+        let together = ROWS.min((weights.len() / self.cols).div_ceil(8));
+        let parts = weights.par_chunks(together * self.cols).zip(out.par_chunks_mut(together * row_bytes));
         match &format.grid {
             Some(grid) => parts.for_each(|(weights, out)| self.round_rows(weights, format, grid, out)),
             None => {

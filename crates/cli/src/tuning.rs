@@ -1,0 +1,203 @@
+//! Training a quantized model's scales: `tune`, and the last step of `quantize --effort best`.
+
+use crate::args::{Global, at_least_one};
+use crate::{calibration, training};
+use anyhow::ensure;
+use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::output::ScratchDir;
+use bantam_checkpoint::provenance::Training;
+use bantam_checkpoint::tokenizer::Tokenizer;
+use bantam_nn::Model;
+use bantam_nn::train::AdamW;
+use bantam_shrink::distill::{Divergence, Matching, ModelTeacher, TextTask, same_tokens};
+use bantam_shrink::text::{Sequence, Source, SourceSpec};
+use bantam_shrink::train::{Decay, Schedule, Settings, Trainer};
+use bantam_shrink::tune::{Tuning, divergence};
+use clap::Args;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How scales are trained.
+#[derive(Args)]
+pub struct TuningArgs {
+    /// Steps to make
+    #[arg(long, default_value_t = Self::DEFAULT.steps, value_name = "N", value_parser = at_least_one())]
+    pub steps: usize,
+    /// Sequences a step
+    #[arg(long, default_value_t = Self::DEFAULT.batch, value_name = "N", value_parser = at_least_one())]
+    batch: usize,
+    /// Tokens of a sequence
+    #[arg(long, default_value_t = Self::DEFAULT.length, value_name = "TOKENS", value_parser = at_least_one())]
+    length: usize,
+    /// The highest learning rate, as a share of what rounding to four bits loses: of a scale of four bits itself, of finer formats less
+    #[arg(long, default_value_t = Self::DEFAULT.learning_rate, value_name = "RATE")]
+    learning_rate: f32,
+    /// Chooses the order of the text
+    #[arg(long, default_value_t = Self::DEFAULT.seed, value_name = "N")]
+    seed: u64,
+    /// Seconds from one saving of the run to the next
+    #[arg(long, default_value_t = Self::DEFAULT.save_every, value_name = "SECONDS")]
+    save_every: u64,
+}
+
+impl TuningArgs {
+    /// What is done unless something else is asked for.
+    pub const DEFAULT: Self = Self { steps: 100, batch: 4, length: 256, learning_rate: 1e-3, seed: 0, save_every: 300 };
+
+    /// Refuses rates that are none.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let rate = self.learning_rate;
+        ensure!(rate > 0.0 && rate < 1.0, "--learning-rate {rate}: expected a share");
+        Ok(())
+    }
+}
+
+/// What came of it.
+#[derive(Serialize)]
+pub struct Tuned {
+    pub output: PathBuf,
+    pub file_bytes: u64,
+    /// Numbers that were trained.
+    pub trained: usize,
+    pub steps: u64,
+    pub tokens: u64,
+    pub seconds: f64,
+    /// From the base, on text that was held out: in nats a token.
+    pub divergence_before: f64,
+    pub divergence_after: f64,
+    pub losses: Vec<f32>,
+}
+
+impl Tuned {
+    /// Whether it is nearer to its base than before; otherwise it was not written.
+    pub fn helped(&self) -> bool {
+        self.divergence_after < self.divergence_before
+    }
+}
+
+/// Tokens that the base tells of each position; all others are one outcome.
+const KEPT: usize = 256;
+
+/// Every so many sequences one is held out, up to so many in all.
+const HELD_OUT: (usize, usize) = (8, 16);
+
+/// The most bytes that the record of tuning adds to a file.
+pub const RECORD: u64 = 8 << 10;
+
+/// Bytes that tuning this model takes: each weight and its gradient in f32.
+pub fn memory(student: &Checkpoint) -> u64 {
+    8 * student.tensors().iter().map(|t| t.len() as u64).sum::<u64>()
+}
+
+/// Text to learn on and to judge by.
+pub struct Text {
+    names: Vec<String>,
+    sources: Vec<Source>,
+    held_out: Vec<Sequence>,
+}
+
+impl Text {
+    /// Reads these files, or takes the text that comes with bantam if there are none.
+    pub fn read(files: &[SourceSpec], base: &Checkpoint, args: &TuningArgs) -> anyhow::Result<Self> {
+        let mut sources = calibration::sources(files, base, &Tokenizer::of(base)?, args.length)?;
+        let held_out = hold_out(&mut sources);
+        ensure!(
+            !held_out.is_empty() && sources.iter().any(|s| !s.sequences.is_empty()),
+            "the text has too few sequences of {} tokens to train scales on and hold some out: give more",
+            args.length
+        );
+        Ok(Self { names: calibration::names(files), sources, held_out })
+    }
+
+    /// Says so where it is text that bantam measures on.
+    pub fn warn_of_overlap(&self, base: &Checkpoint) -> anyhow::Result<()> {
+        let sequences = self.sources.iter().flat_map(|s| &s.sequences).map(|s| &s.tokens[..]);
+        calibration::warn_of_overlap(sequences, &Tokenizer::of(base)?);
+        Ok(())
+    }
+}
+
+/// Trains the scales of `student` on what `base` says of the text, and writes it to `output` if that helped on what was held out. A run that was
+/// stopped goes on.
+pub fn tune(
+    student: &Checkpoint,
+    base: &Checkpoint,
+    text: &Text,
+    args: &TuningArgs,
+    output: &Path,
+    global: &Global,
+) -> anyhow::Result<Tuned> {
+    same_tokens(base, student)?;
+    let start = Instant::now();
+    let (base_model, student_model) = (Model::load(base)?, Model::load(student)?);
+    let teacher = || ModelTeacher::new(&base_model, &base.path().display().to_string(), args.length, KEPT, 1.0);
+    let held_out: Vec<(u64, &Sequence)> = text.held_out.iter().map(|s| (0, s)).collect();
+    let before = divergence(student, &mut teacher(), &held_out)?;
+    let mut task = TextTask::new(&student_model, &text.sources, args.batch, args.seed);
+    let matching = Matching { divergence: Divergence::Forward, temperature: 1.0, soft: 1.0 };
+    task.teacher = Some((Box::new(teacher()), matching));
+    let mut tuning = Tuning::new(student, task)?;
+    let mut shares = tuning.parameters();
+    let (trained, steps, state) = (shares.trained(), args.steps as u64, training::state_of(output));
+    let settings = Settings {
+        schedule: Schedule { peak: args.learning_rate, floor: 0.0, warmup: steps / 20, steps, decay: Decay::Cosine },
+        method: AdamW { weight_decay: 0.0, ..AdamW::default() }.into(),
+        clip: None,
+        save: Some((state.clone(), Duration::from_secs(args.save_every))),
+    };
+    let mut trainer = Trainer::new(settings, &tuning, &mut shares)?;
+    training::go(&mut trainer, &mut tuning, &mut shares, steps, &state, global)?;
+
+    let flops = trainer.items() as f64 * (6.0 * training::products(student) + 2.0 * training::products(base));
+    let mut step = student
+        .step("tune")
+        .setting("base", base.path().file_name().unwrap_or_default().to_string_lossy())
+        .setting("data", text.names.join(", "))
+        .setting("steps", args.steps)
+        .setting("batch", args.batch)
+        .setting("length", args.length)
+        .setting("learning rate", args.learning_rate)
+        .setting("seed", args.seed);
+    step.training = Some(Training::new(trainer.losses(), trainer.items(), flops));
+    // Beside the output first: it becomes the output only if it is better.
+    let beside = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = ScratchDir::near(beside)?;
+    let path = folder.path().join("tuned.gguf");
+    tuning.write(student, &shares, step, &path)?;
+    let after = divergence(&Checkpoint::open(&path)?, &mut teacher(), &held_out)?;
+    let tuned = Tuned {
+        output: output.to_owned(),
+        file_bytes: Checkpoint::open(&path)?.file_bytes()?,
+        trained,
+        steps,
+        tokens: trainer.items(),
+        seconds: start.elapsed().as_secs_f64(),
+        divergence_before: before,
+        divergence_after: after,
+        losses: trainer.losses().to_vec(),
+    };
+    if tuned.helped() {
+        std::fs::rename(&path, output)?;
+        std::fs::remove_file(&state).ok();
+    }
+    Ok(tuned)
+}
+
+/// Takes sequences out that nothing is learned from.
+fn hold_out(sources: &mut [Source]) -> Vec<Sequence> {
+    let (every, most) = HELD_OUT;
+    let each = (most / sources.len().max(1)).max(1);
+    let mut held_out = Vec::new();
+    for source in sources {
+        let (mut at, mut taken) = (0, 0);
+        let take = |_: &mut Sequence| {
+            at += 1;
+            let take = at % every == 0 && taken < each;
+            taken += usize::from(take);
+            take
+        };
+        held_out.extend(source.sequences.extract_if(.., take));
+    }
+    held_out
+}
