@@ -109,14 +109,6 @@ pub enum Error {
         /// The input channel.
         channel: usize,
     },
-    /// A file of sensitivities cannot be used.
-    #[error("{path}: {problem}")]
-    Sensitivity {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        problem: String,
-    },
     /// Importance that is not this model's.
     #[error("{path}: the importance is of another model: {problem}")]
     Importance {
@@ -148,7 +140,7 @@ pub enum Error {
         /// Its learning rate.
         rate: f32,
     },
-    /// Data to learn from cannot be read.
+    /// Data to learn from, or what a stopped run left, cannot be read.
     #[error("{path}: {problem}")]
     Data {
         /// The file.

@@ -12,6 +12,7 @@ pub mod error;
 pub mod generate;
 mod identity;
 pub mod images;
+mod lines;
 pub mod mix;
 pub mod narrow;
 pub mod quantize;

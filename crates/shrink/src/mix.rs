@@ -119,7 +119,8 @@ fn default_head() -> &'static Format {
     Format::by_name(DEFAULT_HEAD).expect("a format of ours")
 }
 
-fn format<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<&'static Format, D::Error> {
+/// A format by its name.
+pub(crate) fn format<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<&'static Format, D::Error> {
     let name = String::deserialize(deserializer)?;
     Format::by_name(&name).ok_or_else(|| serde::de::Error::custom(format!("unknown number format `{name}`")))
 }

@@ -228,7 +228,7 @@ fn what_was_measured_is_not_measured_again() {
     }
     let damaged = String::from_utf8(whole).unwrap().replacen("\"Q4_0\"", "\"Q4_9\"", 1);
     std::fs::write(&path, damaged).unwrap();
-    assert!(error(&text).contains("line 2 is damaged (there is no format Q4_9)"), "{}", error(&text));
+    assert!(error(&text).contains("line 2 is damaged (unknown number format `Q4_9`"), "{}", error(&text));
 }
 
 #[test]

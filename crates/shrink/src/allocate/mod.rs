@@ -20,7 +20,7 @@ pub use budget::{Allocation, Budget};
 pub use kept::Kept;
 
 use crate::calibrate::{Inputs, Moments, Walk};
-use crate::mix::quantizable_role;
+use crate::mix::{self, quantizable_role};
 use crate::quantize::{self, beside};
 use crate::widen::Widening;
 use crate::{Error, students};
@@ -29,20 +29,26 @@ use bantam_formats::{FORMATS, Format};
 use bantam_nn::Model;
 use probe::Probe;
 use rounding::Rounding;
+use serde::{Deserialize, Serialize, Serializer};
 use std::sync::Arc;
 
 /// Tokens that the statistics of inputs are taken over.
 const TOKENS: usize = 4096;
 
 /// What a tensor costs in one format.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Choice {
     /// The format.
+    #[serde(serialize_with = "format_name", deserialize_with = "mix::format")]
     pub format: &'static Format,
     /// The tensor's bytes in it.
     pub bytes: u64,
     /// How far the model's predictions move, in nats per token.
     pub divergence: f64,
+}
+
+fn format_name<S: Serializer>(format: &&'static Format, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(format.name)
 }
 
 /// What a tensor costs in each format that divides its rows.

@@ -4,13 +4,17 @@
 use super::Prompt;
 use super::prompts::fingerprint;
 use crate::Error;
+use crate::lines::{Kind, Lines};
 use bantam_checkpoint::chat_template::Message;
 use bantam_checkpoint::output::OutputFile;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
+
+/// Whose answers they are, then an answer each.
+const KIND: Kind =
+    Kind { key: "run", name: "answers", other: "another run", instead: "give another output, or delete it" };
 
 /// What ended an answer, by the names of OpenAI's interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,21 +74,13 @@ impl Piece {
 
 /// The answers to prompts so far.
 pub struct Answers {
-    path: PathBuf,
-    output: PathBuf,
     /// Begun with the first answer, so that a run that comes to none leaves nothing.
-    file: Option<File>,
-    run: Run,
+    lines: Lines,
+    output: PathBuf,
     kept: BTreeMap<u64, Answer>,
 }
 
-/// The first line: what the answers are.
-#[derive(Serialize, Deserialize, PartialEq)]
-struct Run {
-    run: String,
-}
-
-/// Every other line.
+/// A line of the file.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     number: u64,
@@ -119,40 +115,10 @@ impl Answers {
     pub fn open(output: &Path, author: &str, prompts: &[Prompt]) -> Result<Self, Error> {
         let mut name = output.as_os_str().to_owned();
         name.push(".generating");
-        let path = PathBuf::from(name);
-        let error = |problem: String| Error::Data { path: path.clone(), problem };
-        let io = |e: std::io::Error| error(e.to_string());
-        let run = Run { run: format!("{author}, prompts {:016x}", fingerprint(prompts)) };
-        let mut bytes = match std::fs::read(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(io(e)),
-            read => read.unwrap_or_default(),
-        };
-        // A line that was not finished goes; it is generated again.
-        bytes.truncate(bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1));
-        let mut answers =
-            Self { path: path.clone(), output: output.to_owned(), file: None, run, kept: BTreeMap::new() };
-        let mut lines = bytes.split_inclusive(|&b| b == b'\n');
-        let Some(first) = lines.next() else { return Ok(answers) };
-        match serde_json::from_slice::<Run>(first) {
-            Ok(found) if found == answers.run => {}
-            Ok(found) => {
-                let problem = format!(
-                    "it holds answers of another run ({}); this one is {}; give another output, or delete it",
-                    found.run, answers.run.run
-                );
-                return Err(error(problem));
-            }
-            Err(_) => return Err(error("it is no file of answers; give another output, or delete it".to_owned())),
-        }
-        for (i, line) in lines.enumerate() {
-            let damaged = |e| error(format!("line {} is damaged ({e}); delete it and start again", i + 2));
-            let Kept { number, answer } = serde_json::from_slice(line).map_err(damaged)?;
-            answers.kept.insert(number, answer);
-        }
-        let file = OpenOptions::new().append(true).open(&path).map_err(io)?;
-        file.set_len(bytes.len() as u64).map_err(io)?;
-        answers.file = Some(file);
-        Ok(answers)
+        let run = format!("{author}, prompts {:016x}", fingerprint(prompts));
+        let (lines, kept) = Lines::open::<Kept>(name.as_ref(), &KIND, &run)?;
+        let kept = kept.into_iter().map(|Kept { number, answer }| (number, answer)).collect();
+        Ok(Self { lines, output: output.to_owned(), kept })
     }
 
     /// Whether a prompt is answered.
@@ -172,7 +138,7 @@ impl Answers {
 
     /// Where the answers are until all are there.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.lines.path()
     }
 
     /// Keeps an answer; one that is there already stays.
@@ -182,24 +148,10 @@ impl Answers {
     pub fn keep(&mut self, number: u64, answer: Answer) -> Result<(), Error> {
         if !self.has(number) {
             let kept = Kept { number, answer };
-            self.append(&kept)?;
+            self.lines.append(&kept)?;
             self.kept.insert(number, kept.answer);
         }
         Ok(())
-    }
-
-    fn append(&mut self, line: &impl Serialize) -> Result<(), Error> {
-        let io = |e: std::io::Error| Error::Data { path: self.path.clone(), problem: e.to_string() };
-        let mut bytes = Vec::new();
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => {
-                bytes = json_line(&self.run);
-                none.insert(File::create(&self.path).map_err(io)?)
-            }
-        };
-        bytes.extend(json_line(line));
-        file.write_all(&bytes).map_err(io)
     }
 
     /// Writes the output: conversations where `chat` says that the prompts were put to the author as such, else prompts
@@ -229,15 +181,9 @@ impl Answers {
         }
         assert_eq!(self.kept.len(), prompts.len(), "all prompts are answered");
         file.finish()?;
-        std::fs::remove_file(&self.path).ok();
+        std::fs::remove_file(self.path()).ok();
         Ok(())
     }
-}
-
-fn json_line(value: &impl Serialize) -> Vec<u8> {
-    let mut line = serde_json::to_vec(value).expect("it can be written as JSON");
-    line.push(b'\n');
-    line
 }
 
 impl Prompt {
@@ -296,7 +242,10 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replace("\"number\"", "\"nimber\"")).unwrap();
         assert!(refused("A", &prompts).contains("line 2 is damaged"));
-        std::fs::write(&path, "hello\n").unwrap();
-        assert!(refused("A", &prompts).contains("no file of answers"));
+        for notes in ["hello\n", "hello"] {
+            std::fs::write(&path, notes).unwrap();
+            assert!(refused("A", &prompts).contains("no file of answers"));
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), notes);
+        }
     }
 }

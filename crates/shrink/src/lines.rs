@@ -1,0 +1,110 @@
+//! A file of JSON lines that is appended to: a first line that says what the others are of, then one for each thing that is done. A run that
+//! was stopped goes on after the last whole line.
+
+use crate::Error;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+/// What a file holds: for its first line, `{"KEY":"WHAT IT IS OF"}`, and for messages.
+pub(crate) struct Kind {
+    pub key: &'static str,
+    /// As in "it is no file of answers".
+    pub name: &'static str,
+    /// What may differ, as in "it is of another run".
+    pub other: &'static str,
+    /// What to do about a file of something else.
+    pub instead: &'static str,
+}
+
+/// The file.
+pub(crate) struct Lines {
+    path: PathBuf,
+    first: Vec<u8>,
+    /// Once there is something.
+    file: Option<File>,
+}
+
+impl Lines {
+    /// Opens the file at `path` that is of this, and gives the lines that it has; nothing is written yet. A line that was not finished goes.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is of anything else (then it stays as it is), or is damaged.
+    pub fn open<T: DeserializeOwned>(path: &Path, kind: &Kind, of: &str) -> Result<(Self, Vec<T>), Error> {
+        let first = line(&BTreeMap::from([(kind.key, of)]));
+        let mut lines = Self { path: path.to_owned(), first, file: None };
+        let mut bytes = match std::fs::read(path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(lines.error(e.to_string())),
+            read => read.unwrap_or_default(),
+        };
+        // Nothing else is cut, or written to.
+        let beginning = format!("{{\"{}\":", kind.key);
+        let begun = beginning.len().min(bytes.len());
+        if bytes[..begun] != beginning.as_bytes()[..begun] {
+            return Err(lines.error(format!("it is no file of {}; {}", kind.name, kind.instead)));
+        }
+        bytes.truncate(bytes.iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1));
+        let mut there = bytes.split_inclusive(|&b| b == b'\n').enumerate();
+        let Some((_, header)) = there.next() else { return Ok((lines, Vec::new())) };
+        let found: BTreeMap<String, String> = lines.read(0, header)?;
+        let found = found.get(kind.key).map_or("", |found| found);
+        if found != of {
+            let Kind { name, other, instead, .. } = kind;
+            return Err(lines.error(format!("it holds {name} of {other} ({found}; this one is {of}); {instead}")));
+        }
+        let kept = there.map(|(at, line)| lines.read(at, line)).collect::<Result<_, _>>()?;
+        let file = OpenOptions::new().append(true).open(path).map_err(|e| lines.error(e.to_string()))?;
+        file.set_len(bytes.len() as u64).map_err(|e| lines.error(e.to_string()))?;
+        lines.file = Some(file);
+        Ok((lines, kept))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Begins the file, unless it is there.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn begin(&mut self) -> Result<(), Error> {
+        self.write(&[])
+    }
+
+    /// Appends a line.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn append(&mut self, content: &impl Serialize) -> Result<(), Error> {
+        self.write(&line(content))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let written = match &mut self.file {
+            Some(file) => file.write_all(bytes),
+            none => {
+                File::create(&self.path).and_then(|file| none.insert(file).write_all(&[&self.first, bytes].concat()))
+            }
+        };
+        written.map_err(|e| self.error(e.to_string()))
+    }
+
+    fn read<T: DeserializeOwned>(&self, at: usize, line: &[u8]) -> Result<T, Error> {
+        let damaged = |e| self.error(format!("line {} is damaged ({e}); delete the file and start again", at + 1));
+        serde_json::from_slice(line).map_err(damaged)
+    }
+
+    fn error(&self, problem: String) -> Error {
+        Error::Data { path: self.path.clone(), problem }
+    }
+}
+
+fn line(content: &impl Serialize) -> Vec<u8> {
+    let mut line = serde_json::to_vec(content).expect("it can be written as JSON");
+    line.push(b'\n');
+    line
+}
