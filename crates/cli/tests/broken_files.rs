@@ -240,3 +240,18 @@ fn broken_hugging_face_directories() {
     folder.write("hf/config.json", unknown);
     commands.iter().for_each(|command| folder.refuses(command, &["hf/config.json", "perceptron", "llama"]));
 }
+
+#[test]
+fn a_parquet_file_at_which_its_library_panics() {
+    let folder = Folder::with_model();
+    let fixture =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../shrink/tests/fixtures/texts-snappy.parquet");
+    let mut bytes = std::fs::read(fixture).unwrap();
+    // A column that begins before the file.
+    bytes[463] = 255;
+    folder.write("bad.parquet", bytes);
+    folder.refuses(
+        "quantize model.gguf --to Q4_0 --calibrate bad.parquet --calibration-length 8 -o out.gguf",
+        &["bad.parquet", "the Parquet file is damaged"],
+    );
+}
