@@ -9,7 +9,7 @@ use bantam_checkpoint::imatrix::{Entry, Imatrix};
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_nn::Model;
 use bantam_shrink::calibrate::{Moments, Overlap, Walk, default_text};
-use bantam_shrink::quantize::{Importance, Method};
+use bantam_shrink::quantize::{Importance, Method, check_importance};
 use bantam_shrink::text::{Mixture, Source, SourceSpec};
 use clap::{Args, ValueEnum};
 use std::collections::{BTreeMap, BTreeSet};
@@ -133,6 +133,9 @@ impl CalibrationArgs {
                 imatrix.write(path)?;
             }
             calibrated.importance = imatrix.entries.iter().map(|(name, e)| (name.clone(), e.mean_squares())).collect();
+            if let Some(path) = &self.imatrix {
+                check_importance(checkpoint, &calibrated.importance).with_context(|| path.display().to_string())?;
+            }
         }
         Ok(calibrated)
     }

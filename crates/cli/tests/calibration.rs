@@ -3,7 +3,7 @@
 mod common;
 
 use bantam_checkpoint::imatrix::{Entry, Imatrix};
-use common::Folder;
+use common::{Folder, Model};
 
 const QUICK: &str = "--calibration-length 32 --calibration-tokens 600";
 
@@ -83,10 +83,24 @@ fn what_cannot_be_learned_from_is_refused() {
         ("--method nearest --calibrate text.txt", "leave out"),
         ("--imatrix model.gguf", "model.gguf"),
         ("--imatrix broken.gguf", "broken.gguf"),
-        ("--imatrix other.gguf", "of another model: it has no tensor blk.7.attn_q.weight"),
+        (
+            "--imatrix other.gguf",
+            "other.gguf: the importance is of another model than model.gguf, which has no tensor blk.7.attn_q.weight",
+        ),
         ("--method gptq --imatrix im.gguf", "gptq"),
         ("--save-imatrix im.gguf", "leave out"),
     ] {
         folder.refuses(&format!("quantize model.gguf --to Q4_0 {options} -o out.gguf"), &[reason]);
     }
+}
+
+#[test]
+fn a_weight_beyond_half_precision_is_named() {
+    let folder = Folder::new();
+    Model { broken: Some(("blk.0.ffn_up.weight", 7e4)), ..Model::default() }.write(&folder.path("model.gguf"));
+    let said =
+        ["model.gguf", "`blk.0.ffn_up.weight`, row 0, column 0 is 70000", "F16 holds at most 65504", "BF16 or F32"];
+    folder.refuses(&format!("quantize model.gguf --bits 5 {QUICK} -o out.gguf"), &said);
+    folder.refuses("quantize model.gguf --to F16 -o out.gguf", &said);
+    folder.succeeds("quantize model.gguf --to BF16 -o out.gguf");
 }

@@ -80,7 +80,7 @@ pub enum Error {
     /// A weight is too large for the target format.
     #[error(
         "{path}: tensor `{tensor}`, row {row}, column {col} is {value}, but {format} holds at most {}; choose BF16 or \
-         F32 for it", .format.largest
+         F32 for it, by `--to` a file of formats if for it alone", .format.largest
     )]
     OutOfRange {
         /// The file.
@@ -110,7 +110,7 @@ pub enum Error {
         channel: usize,
     },
     /// Importance that is not this model's.
-    #[error("{path}: the importance is of another model: {problem}")]
+    #[error("the importance is of another model than {path}, which {problem}")]
     Importance {
         /// The model.
         path: PathBuf,

@@ -81,7 +81,7 @@ pub fn tensors(checkpoint: &Checkpoint) -> u64 {
 /// the logits of a few dozen tokens.
 ///
 /// # Errors
-/// If the model cannot be run, or what it computes is not finite.
+/// If the model cannot be run, what it computes is not finite, or half precision does not hold a weight.
 pub fn measure(
     checkpoint: &Checkpoint,
     sequences: &[Vec<u32>],
@@ -151,7 +151,8 @@ impl Measurement<'_> {
     fn tensor(&mut self, name: &str, rounding: &Rounding, model: &mut Model, probe: &Probe<'_>) -> Result<(), Error> {
         let tensor = self.checkpoint.tensor(name).expect("the model's weights are the checkpoint's tensors");
         let weights = students::values(self.checkpoint, tensor)?;
-        quantize::check(self.checkpoint.path(), tensor, tensor.format, 0, &weights)?;
+        // The tensor takes its place in the model in half precision.
+        quantize::check(self.checkpoint.path(), tensor, probe::f16(), 0, &weights)?;
         let sample = rounding.sample(&weights);
         let mut errors = errors(tensor, tensor.cols(), rounding, &sample);
         // What stays as it is costs nothing.

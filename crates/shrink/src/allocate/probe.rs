@@ -175,7 +175,8 @@ fn blocks(data: TensorData, rows: usize, cols: usize) -> Weight {
     Weight::Blocks(Blocks { format: f16(), data, rows, cols })
 }
 
-fn f16() -> &'static Format {
+/// Half precision, in which a tensor that is replaced is put into the model.
+pub(super) fn f16() -> &'static Format {
     Format::by_name("F16").expect("F16 is a format")
 }
 

@@ -150,7 +150,7 @@ impl<'a> Plan<'a> {
     pub fn write(&self, output: &Path, method: Method<'_>, progress: &mut dyn FnMut(u64)) -> Result<(), Error> {
         self.checkpoint.refuse_overwriting(output)?;
         if let Method::Importance(importance) = method {
-            self.check(importance)?;
+            check_importance(self.checkpoint, importance)?;
         }
         let mut writer = self.writer(output, &self.metadata(method.name()))?;
         let nothing = Importance::new();
@@ -303,21 +303,24 @@ impl<'a> Plan<'a> {
         let at = at.expect("the model's layers are the checkpoint's tensors");
         (&self.checkpoint.tensors()[at], &self.targets[at])
     }
+}
 
-    /// Refuses importance of another model.
-    fn check(&self, importance: &Importance) -> Result<(), Error> {
-        let error = |problem: String| Err(Error::Importance { path: self.checkpoint.path().to_owned(), problem });
-        for (name, values) in importance {
-            match self.checkpoint.tensor(name) {
-                None => return error(format!("it has no tensor {name}")),
-                Some(tensor) if tensor.cols() != values.len() => {
-                    return error(format!("{name} has {} input channels, not {}", tensor.cols(), values.len()));
-                }
-                Some(_) => {}
+/// Refuses importance of another model.
+///
+/// # Errors
+/// If it names a tensor that this model does not have, or one with other input channels.
+pub fn check_importance(model: &Checkpoint, importance: &Importance) -> Result<(), Error> {
+    let error = |problem: String| Err(Error::Importance { path: model.path().to_owned(), problem });
+    for (name, values) in importance {
+        match model.tensor(name) {
+            None => return error(format!("has no tensor {name}")),
+            Some(tensor) if tensor.cols() != values.len() => {
+                return error(format!("has {} input channels in {name}, not {}", tensor.cols(), values.len()));
             }
+            Some(_) => {}
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// Inputs in an order in which layers that share one, and so its factors, are beside each other.
