@@ -104,3 +104,17 @@ fn a_weight_beyond_half_precision_is_named() {
     folder.refuses("quantize model.gguf --to F16 -o out.gguf", &said);
     folder.succeeds("quantize model.gguf --to BF16 -o out.gguf");
 }
+
+#[test]
+fn code_books_without_calibration_are_warned_of() {
+    let folder = Folder::with_model();
+    let said = |options: &str| common::stderr(&folder.run(&format!("quantize model.gguf {options} -o out.gguf")));
+    let warned = said("--to IQ2_XS");
+    assert!(warned.contains("warning: IQ2_XS") && warned.contains("--calibrate"), "{warned}");
+    folder.succeeds(&format!(
+        "quantize model.gguf --to IQ2_XS --calibrate --method importance {QUICK} --save-imatrix im.gguf -o out.gguf"
+    ));
+    for options in ["--to IQ4_XS", "--to IQ2_XS --imatrix im.gguf", &format!("--to IQ2_XS --calibrate {QUICK}")] {
+        assert!(!said(options).contains("warning"), "{options}");
+    }
+}

@@ -16,6 +16,7 @@ use bantam_shrink::{
 };
 use clap::Args;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -310,6 +311,9 @@ fn quantize_by(
             unfinished.display()
         ));
     }
+    if matches!(method, Method::Nearest) {
+        warn_of_code_books(checkpoint, &plan);
+    }
     let bar = progress::bar(global, &format!("quantize {}", mix.name), plan.weights(), "weights");
     plan.write(output, method, &mut |weights| bar.inc(weights))?;
     bar.finish_and_clear();
@@ -325,6 +329,20 @@ fn quantize_by(
         chosen: None,
         tuned: None,
     })
+}
+
+/// Says so where nothing tells which errors matter, and neighbouring weights have to choose a point together: some of them lose much then.
+fn warn_of_code_books(checkpoint: &Checkpoint, plan: &Plan<'_>) {
+    let outputs = plan.outputs();
+    let rounded = checkpoint.tensors().iter().zip(&outputs).filter(|(from, to)| from.format != to.format);
+    let of_books = rounded.map(|(_, to)| to.format).filter(|f| f.grid.as_ref().is_some_and(|grid| grid.vector > 1));
+    let names: BTreeSet<&str> = of_books.map(|format| format.name).collect();
+    if !names.is_empty() {
+        output::say(format_args!(
+            "warning: {} round by code books and lose a lot without calibration: `bantam quantize --calibrate` loses less",
+            names.into_iter().collect::<Vec<_>>().join(", ")
+        ));
+    }
 }
 
 /// One line for each kind of fall-back: `Q4_K → Q5_0 in 120 tensors: their rows of 576 are no multiple of 256`.
