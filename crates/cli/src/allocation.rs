@@ -115,11 +115,11 @@ pub fn allocate(
     /// A wider model is slower: it has to be better by this much.
     const WORTH: f64 = 0.9;
     let widening = widening(checkpoint, when)?;
-    let bar = progress::bar(global, "measure tensors", tensors(checkpoint), "tensors");
     let kept = match kept {
         Some(path) => Kept::open(path, checkpoint, &calibrated.text)?,
         None => Kept::nothing(),
     };
+    let bar = progress::bar(global, "measure tensors", tensors(checkpoint), "tensors");
     let measured = measure(checkpoint, &calibrated.text, kept, &mut || bar.inc(1))?;
     bar.finish_and_clear();
     let weights = checkpoint.tensors().iter().map(|t| t.len()).sum();
@@ -132,8 +132,9 @@ pub fn allocate(
     };
     let plain = within(checkpoint, &measured.plain);
     if let Some((of_wider, widening)) = measured.widened.zip(widening) {
+        let allocation = within(&widening.planned(checkpoint), &of_wider);
         // What is too little for the one may be enough for the other; if for neither, the plain one says so.
-        let allocation = within(&widening.planned(checkpoint), &of_wider).ok();
+        let allocation = if when == Widen::Always { Some(allocation?) } else { allocation.ok() };
         let instead_of = plain.as_ref().ok().map(Allocation::divergence);
         let better =
             |a: &Allocation| when == Widen::Always || instead_of.is_none_or(|plain| a.divergence() < WORTH * plain);

@@ -11,6 +11,7 @@ use bantam_nn::Model;
 use bantam_shrink::calibrate::{Moments, Overlap, Walk, default_text};
 use bantam_shrink::quantize::{Importance, Method, check_importance};
 use bantam_shrink::text::{Mixture, Source, SourceSpec};
+use bantam_shrink::widen::Widening;
 use clap::{Args, ValueEnum};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -88,6 +89,14 @@ impl Calibrated {
             MethodName::Importance => Method::Importance(&self.importance),
             MethodName::Gptq => Method::Gptq(&self.text),
         }
+    }
+
+    /// What was learned, for the wider model that this one becomes.
+    pub fn widen(&mut self, checkpoint: &Checkpoint) -> anyhow::Result<()> {
+        if let Some(widening) = Widening::of(checkpoint)? {
+            self.importance = widening.importance(checkpoint, &self.importance);
+        }
+        Ok(())
     }
 }
 

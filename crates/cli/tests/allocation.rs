@@ -94,6 +94,9 @@ fn rows_are_made_longer_where_that_is_asked_for() {
     folder.succeeds(&encoder);
     folder.refuses(&format!("{encoder} --widen always"), &["cannot be made longer", "leave out --widen"]);
 
+    // What is known of the model's channels holds for the wider one's.
+    assert_eq!(made(&format!("--to Q3_K_M --widen always --calibrate --method importance {QUICK}")).1, 256);
+
     // A mix of one's own says that it is for the wider model.
     folder.write("own.toml", "widen = true\ndefault = \"Q3_K\"\nhead = \"Q6_K\"\n");
     assert_eq!(made("--to own.toml").1, 256);
@@ -107,13 +110,16 @@ fn a_wider_model_that_is_no_better_is_not_written() {
     let folder = Folder::new();
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures/llama");
     let command = |options: &str| {
-        let options = format!("quantize {} --bits 8 {options} {QUICK} -o out.gguf", model.display());
+        let options = format!("quantize {} --bits 32 {options} {QUICK} -o out.gguf", model.display());
         folder.shell(&format!("trap '' XFSZ; ulimit -f 1000; exec bantam {options}"))
     };
     let output = command("");
     assert!(output.status.success(), "{}", common::stderr(&output));
     let written = command("--widen always");
     common::assert_refusal(&written, "quantize --widen always", &["cannot write"]);
+    // Always is always, though there are not bytes enough.
+    let little = format!("quantize {} --bits 4 --widen always {QUICK} -o none.gguf", model.display());
+    folder.refuses(&little, &["4 bits per weight are too few"]);
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //! more of them, of which nothing is read either.
 
 use crate::Error;
+use crate::quantize::Importance;
 use crate::students::{layer_of, values};
 use bantam_checkpoint::{Checkpoint, Config, GgufWriter, TensorInfo, Value, provenance};
 use bantam_formats::Format;
@@ -81,6 +82,19 @@ impl Widening {
     /// Where the channels of a matrix's rows come from. `None` if they stay.
     pub fn columns(&self, tensor: &TensorInfo) -> Option<Origin> {
         sides(&tensor.name).and_then(|[_, columns]| self.origin(columns)).filter(|o| o.contains(&None))
+    }
+
+    /// How much errors in the wider model's input channels matter, by that in the model's. New channels carry nothing, but those of new heads
+    /// the mean of values: there weights are zero and have to stay so, as much as the average one matters.
+    pub fn importance(&self, model: &Checkpoint, importance: &Importance) -> Importance {
+        let wider = |(name, values): (&String, &Vec<f32>)| {
+            let columns = model.tensor(name).and_then(|tensor| self.columns(tensor));
+            let of_heads = sides(name).is_some_and(|[_, columns]| columns == Side::Heads);
+            let new = if of_heads { values.iter().sum::<f32>() / values.len() as f32 } else { 0.0 };
+            let spread = columns.map(|origin| origin.iter().map(|from| from.map_or(new, |i| values[i])).collect());
+            (name.clone(), spread.unwrap_or_else(|| values.clone()))
+        };
+        importance.iter().map(wider).collect()
     }
 
     fn origin(&self, side: Side) -> Option<Origin> {

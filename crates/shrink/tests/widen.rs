@@ -5,7 +5,8 @@ use bantam_nn::Model;
 use bantam_nn::random::SplitMix64;
 use bantam_nn::softmax::compare;
 use bantam_shrink::Mix;
-use bantam_shrink::quantize::{Method, Plan};
+use bantam_shrink::calibrate::Walk;
+use bantam_shrink::quantize::{Importance, Method, Plan};
 use bantam_shrink::widen::Widening;
 use std::path::Path;
 
@@ -31,6 +32,12 @@ fn is_as_planned(wide: &Checkpoint, planned: &Checkpoint) {
     assert_eq!((wide.outputs(), wide.fall_backs()), (planned.outputs(), planned.fall_backs()));
 }
 
+/// What the linear layers of the first layer see of some text.
+fn importance(model: &Model) -> Importance {
+    let inputs = Walk::new(model, &[[3, 1, 4, 1, 5, 9, 2, 6]]).unwrap().look(model, false).unwrap();
+    inputs.iter().map(|(name, moments)| (name.clone(), moments.mean_squares())).collect()
+}
+
 #[test]
 fn a_wider_model_predicts_the_same() {
     for name in ["llama", "qwen2", "qwen3", "gemma3"] {
@@ -54,6 +61,16 @@ fn a_wider_model_predicts_the_same() {
         }
 
         let models = [&narrow, &wide].map(|checkpoint| Model::load(checkpoint).unwrap());
+        let [seen, seen_wide] = models.each_ref().map(importance);
+        for (tensor, values) in widening.importance(&narrow, &seen) {
+            let origin = widening.columns(narrow.tensor(&tensor).unwrap());
+            for (i, (value, found)) in values.iter().zip(&seen_wide[&tensor]).enumerate() {
+                let is_new = origin.as_ref().is_some_and(|origin| origin[i].is_none());
+                let alike = (value - found).abs() <= 1e-4 * found.abs().max(1e-3);
+                assert!(if is_new { (*value > 0.0) == (*found > 0.0) } else { alike }, "{name}: {tensor}, channel {i}");
+            }
+            assert_eq!(values.len(), seen_wide[&tensor].len());
+        }
         let vocab = models[0].config().vocab_size;
         let mut random = SplitMix64::new(1);
         let tokens: Vec<u32> = (0..48).map(|_| random.below(vocab) as u32).collect();

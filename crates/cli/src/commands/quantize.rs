@@ -114,11 +114,14 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
         .tunes(named.as_ref())
         .then(|| tuning::Text::read(args.calibration.files(), &checkpoint, &tuning))
         .transpose()?;
-    let calibrated = args.calibration.calibrate(&checkpoint, choosing, global)?;
+    let mut calibrated = args.calibration.calibrate(&checkpoint, choosing, global)?;
     let Formats { mix, chosen, widened } = args.formats(&checkpoint, named, &calibrated, output, global)?;
     if let Some(mut file) = saved {
         file.write_all(mix.to_toml().as_bytes()).context("cannot write the mix")?;
         file.finish()?;
+    }
+    if widened.is_some() {
+        calibrated.widen(&checkpoint)?;
     }
     let smoothed = smoothed(&checkpoint, &mix, &calibrated, output, global)?;
     let source = widened.as_ref().or(smoothed.as_ref()).map_or(&checkpoint, |made| &made.checkpoint);
