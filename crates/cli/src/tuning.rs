@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 pub struct TuningArgs {
     /// Steps to make
     #[arg(long, default_value_t = Self::DEFAULT.steps, value_name = "N", value_parser = at_least_one())]
-    pub steps: usize,
+    steps: usize,
     /// Sequences a step
     #[arg(long, default_value_t = Self::DEFAULT.batch, value_name = "N", value_parser = at_least_one())]
     batch: usize,
@@ -43,7 +43,15 @@ pub struct TuningArgs {
 
 impl TuningArgs {
     /// What is done unless something else is asked for.
-    pub const DEFAULT: Self = Self { steps: 100, batch: 4, length: 256, learning_rate: 1e-3, seed: 0, save_every: 300 };
+    const DEFAULT: Self = Self { steps: 100, batch: 4, length: 256, learning_rate: 1e-3, seed: 0, save_every: 300 };
+
+    /// How many steps unless something else is asked for.
+    pub const DEFAULT_STEPS: usize = Self::DEFAULT.steps;
+
+    /// So many steps, all else as by default.
+    pub fn of_steps(steps: usize) -> Self {
+        Self { steps, ..Self::DEFAULT }
+    }
 
     /// Refuses rates that are none.
     pub fn check(&self) -> anyhow::Result<()> {

@@ -58,7 +58,7 @@ pub struct QuantizeArgs {
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Widen::Auto)]
     widen: Widen,
     /// Steps in which --effort best trains scales, as `bantam tune` does; 0 for none
-    #[arg(long, default_value_t = TuningArgs::DEFAULT.steps, value_name = "N")]
+    #[arg(long, default_value_t = TuningArgs::DEFAULT_STEPS, value_name = "N")]
     tune_steps: usize,
     /// The GGUF file to write; for W4A16, W8A8 and GPTQ a Hugging Face directory
     #[arg(long, short, value_name = "FILE", required_unless_present = "list")]
@@ -109,7 +109,7 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
         choosing || (args.sensitivity.is_none() && args.save_mix.is_none()),
         "--sensitivity and --save-mix are for formats that are chosen: give --bits, --fit, or --effort best"
     );
-    let tuning = TuningArgs { steps: args.tune_steps, ..TuningArgs::DEFAULT };
+    let tuning = TuningArgs::of_steps(args.tune_steps);
     let tuning_text = args
         .tunes(named.as_ref())
         .then(|| tuning::Text::read(args.calibration.files(), &checkpoint, &tuning))
