@@ -8,7 +8,7 @@
 //! The second form encodes a file of little-endian f32 to the format's bytes and prints the seconds it took;
 //! `scripts/bench/encode_against_ggml.py` compares that with ggml.
 
-use bantam_formats::{FORMATS, Format};
+use bantam_formats::{FORMATS, Format, Grid};
 use std::error::Error;
 use std::time::Instant;
 
@@ -18,7 +18,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         return encode_file(&args[1..]);
     }
     let weights = gaussian(1 << 21);
-    println!("{:8} {:>14} {:>14}   (million weights per second)", "format", "encode", "decode");
+    let title = "(million weights per second; together: error feedback's rounding, of weights that choose together)";
+    println!("{:8} {:>14} {:>14} {:>14}   {title}", "format", "encode", "decode", "together");
     for format in FORMATS.iter().filter(|f| args.is_empty() || args.iter().any(|a| a.eq_ignore_ascii_case(f.name))) {
         let mut bytes = vec![0; format.bytes_of(weights.len()).ok_or("the format does not divide the data")?];
         let encode = match format.encode {
@@ -27,9 +28,24 @@ fn main() -> Result<(), Box<dyn Error>> {
         };
         let mut decoded = vec![0.0; weights.len()];
         let decode = rate(weights.len(), || (format.decode)(&bytes, &mut decoded));
-        println!("{:8} {encode:>14} {decode:>14.1}", format.name);
+        let together = format
+            .grid
+            .as_ref()
+            .filter(|grid| grid.vector > 1)
+            .map_or(String::new(), |grid| format!("{:.1}", rate(weights.len(), || round_together(grid, &weights))));
+        println!("{:8} {encode:>14} {decode:>14.1} {together:>14}", format.name);
     }
     Ok(())
+}
+
+/// Rounds weights as error feedback does, at a scale that brings most of them within the levels.
+fn round_together(grid: &Grid, weights: &[f32]) {
+    let scale = 0.05 / f32::from(grid.levels[grid.levels.len() - 1] - grid.levels[grid.levels.len() / 2 - 1]);
+    let (mut positions, mut quants, counts) = (vec![0.0; grid.vector], vec![0; grid.vector], vec![1.0; grid.vector]);
+    for weights in weights.chunks_exact(grid.vector) {
+        positions.iter_mut().zip(weights).for_each(|(p, w)| *p = grid.position(*w, scale, 0.0));
+        grid.nearest_together(&positions, &counts, &mut quants);
+    }
 }
 
 /// Million weights per second, the best of five.

@@ -23,8 +23,6 @@ pub(crate) struct Eight {
 pub(crate) trait Book {
     /// Coordinates of a point: 4 or 8.
     const WIDTH: usize;
-    /// How many points there are, a power of two.
-    const COUNT: usize;
     /// The coordinates, nearly, that the greatest weight of a group is tried at: beyond the greatest magnitude, to clip it, and below, and
     /// last at the least, for weights that are all alike.
     const TARGETS: [f32; 16];
@@ -34,8 +32,35 @@ pub(crate) trait Book {
     /// The magnitudes of eight weights. Points beyond the last are taken from the first on.
     fn magnitudes(points: [u16; 2]) -> [u8; 8];
 
-    /// Coordinate `j` of all points.
-    fn coordinate(j: usize) -> &'static [f32];
+    /// The points by halves.
+    fn halves() -> &'static Halves;
+}
+
+/// Room for the first or second halves that differ, a power of two: 3^4 or 8^2 could.
+pub(crate) const HALVES: usize = 128;
+
+/// The most points of a book.
+const MOST: usize = 1024;
+
+/// A book's points by halves, of which few differ: those with the same second half follow each other in the file.
+pub(crate) struct Halves {
+    /// How many first halves there are, and how many second ones.
+    pub counts: [usize; 2],
+    /// Their coordinates, two or four, of all first halves and of all second ones; beyond the last of them zeros.
+    pub coordinates: [[[f32; HALVES]; 4]; 2],
+    /// The points with the second half `i` are those from `starts[i]` to `starts[i + 1]`.
+    pub starts: [u16; HALVES + 1],
+    /// The first half of each point.
+    pub first: [u8; MOST],
+}
+
+impl Halves {
+    /// The first halves of the points with a second half, and the place of the first of these points.
+    #[inline(always)]
+    pub fn before(&self, second: usize) -> (&[u8], u16) {
+        let (start, end) = (self.starts[second], self.starts[second + 1]);
+        (&self.first[usize::from(start)..usize::from(end)], start)
+    }
 }
 
 /// The signs of eight weights, given seven of them and that an even number is negative.
@@ -76,19 +101,40 @@ const fn unpacked<const WIDTH: usize, const COUNT: usize>(packed: &[u8], magnitu
     points
 }
 
-/// The same points, coordinate by coordinate.
-const fn by_coordinate<const WIDTH: usize, const COUNT: usize>(points: &[[u8; WIDTH]; COUNT]) -> [[f32; COUNT]; WIDTH] {
-    let mut coordinates = [[0.0; COUNT]; WIDTH];
+/// Takes the points of a code book apart.
+const fn halves<const WIDTH: usize>(packed: &[u8], magnitudes: &[u8]) -> Halves {
+    let bits = if WIDTH == 8 { 2 } else { 3 };
+    let size = bits * WIDTH / 2;
+    let mut halves =
+        Halves { counts: [0; 2], coordinates: [[[0.0; HALVES]; 4]; 2], starts: [0; HALVES + 1], first: [0; MOST] };
+    // The place of each half as packed.
+    let mut places = [[HALVES; 256]; 2];
     let mut k = 0;
-    while k < COUNT {
-        let mut j = 0;
-        while j < WIDTH {
-            coordinates[j][k] = points[k][j] as f32;
-            j += 1;
+    while 2 * k < packed.len() {
+        let word = u16::from_le_bytes([packed[2 * k], packed[2 * k + 1]]) as usize;
+        let codes = [word & ((1 << size) - 1), word >> size];
+        let mut part = 0;
+        while part < 2 {
+            let at = halves.counts[part];
+            if places[part][codes[part]] == HALVES {
+                places[part][codes[part]] = at;
+                halves.counts[part] += 1;
+                let mut j = 0;
+                while j < WIDTH / 2 {
+                    let magnitude = magnitudes[codes[part] >> (bits * j) & ((1 << bits) - 1)];
+                    halves.coordinates[part][j][at] = magnitude as f32;
+                    j += 1;
+                }
+            }
+            part += 1;
         }
+        let second = places[1][codes[1]];
+        halves.first[k] = places[0][codes[0]] as u8;
+        halves.starts[second + 1] = k as u16 + 1;
+        assert!(second + 1 == halves.counts[1], "points with the same second half follow each other");
         k += 1;
     }
-    coordinates
+    halves
 }
 
 /// Declares a code book: its name, file, magnitudes, coordinates of a point, number of points, and whether signs are even.
@@ -99,7 +145,6 @@ macro_rules! book {
 
         impl Book for $name {
             const WIDTH: usize = $width;
-            const COUNT: usize = $count;
             const TARGETS: [f32; 16] = targets(&$magnitudes);
             const EVEN: bool = $even;
 
@@ -114,10 +159,9 @@ macro_rules! book {
             }
 
             #[inline(always)]
-            fn coordinate(j: usize) -> &'static [f32] {
-                static COORDINATES: [[f32; $count]; $width] =
-                    by_coordinate(&unpacked(include_bytes!($file), &$magnitudes));
-                &COORDINATES[j]
+            fn halves() -> &'static Halves {
+                static HALVES: Halves = halves::<$width>(include_bytes!($file), &$magnitudes);
+                &HALVES
             }
         }
     };
@@ -137,11 +181,21 @@ mod tests {
     #[test]
     fn points_differ_and_signs_are_even() {
         fn count<B: Book>() -> usize {
-            let point = |k: usize| (0..B::WIDTH).map(|j| B::coordinate(j)[k] as u8).collect::<Vec<_>>();
-            for k in 0..B::COUNT {
-                assert_eq!(point(k), B::magnitudes([k as u16, 0])[..B::WIDTH]);
+            let halves = B::halves();
+            let half = |part: usize, k: usize| halves.coordinates[part][..B::WIDTH / 2].iter().map(move |y| y[k] as u8);
+            let mut points = Vec::new();
+            for second in 0..halves.counts[1] {
+                let (before, start) = halves.before(second);
+                assert_eq!(usize::from(start), points.len());
+                for first in before {
+                    let point: Vec<u8> = half(0, usize::from(*first)).chain(half(1, second)).collect();
+                    assert_eq!(point, B::magnitudes([points.len() as u16, 0])[..B::WIDTH]);
+                    points.push(point);
+                }
             }
-            (0..B::COUNT).map(point).collect::<HashSet<_>>().len()
+            let all = points.len();
+            assert_eq!(points.into_iter().collect::<HashSet<_>>().len(), all);
+            all
         }
         let counts = [count::<Iq2Xxs>(), count::<Iq2Xs>(), count::<Iq2S>(), count::<Iq3Xxs>(), count::<Iq3S>()];
         assert_eq!(counts, [256, 512, 1024, 256, 512]);

@@ -293,6 +293,11 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn any_greater(self, a: __m512, b: __m512) -> bool {
+        simd!(_mm512_cmp_ps_mask::<_CMP_GT_OQ>(a, b) != 0)
+    }
+
+    #[inline(always)]
     fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
         simd!(_mm512_fmadd_ps(a, b, c))
     }

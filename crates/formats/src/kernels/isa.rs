@@ -109,6 +109,8 @@ pub(crate) trait Isa: Copy {
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     /// `then` in the lanes where `a > b`, else `otherwise`.
     fn if_greater(self, a: Self::F, b: Self::F, then: Self::F, otherwise: Self::F) -> Self::F;
+    /// Whether `a > b` in any lane.
+    fn any_greater(self, a: Self::F, b: Self::F) -> bool;
     /// `a * b + c`, fused where the machine can.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// Lane `l` of the result is lane `4 chunk + l / 4` of `v`: brings one scale per 16 weights to the 64 weights of

@@ -352,6 +352,14 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
+    fn any_greater(self, a: Self::F, b: Self::F) -> bool {
+        simd! {
+            let [p, q, r, s] = four!(|I| vcgtq_f32(a[I], b[I]));
+            vmaxvq_u32(vorrq_u32(vorrq_u32(p, q), vorrq_u32(r, s))) != 0
+        }
+    }
+
+    #[inline(always)]
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         simd!(four!(|I| vfmaq_f32(c[I], a[I], b[I])))
     }

@@ -210,6 +210,11 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn any_greater(self, a: [f32; 16], b: [f32; 16]) -> bool {
+        (0..16).any(|i| a[i] > b[i])
+    }
+
+    #[inline(always)]
     fn fma(self, a: [f32; 16], b: [f32; 16], c: [f32; 16]) -> [f32; 16] {
         from_fn(|i| a[i] * b[i] + c[i])
     }

@@ -115,7 +115,25 @@ impl<S: Isa> Lanes<S> {
     /// `then` where a lane exceeds `threshold`, else `otherwise`.
     #[inline(always)]
     pub fn if_above(self, threshold: f32, then: Self, otherwise: Self) -> Self {
-        Lanes { v: self.s.if_greater(self.v, self.s.splat_f(threshold), then.v, otherwise.v), ..self }
+        self.if_exceeds(Self::splat(self.s, threshold), then, otherwise)
+    }
+
+    /// `then` where a lane exceeds that of `other`, else `otherwise`.
+    #[inline(always)]
+    pub fn if_exceeds(self, other: Self, then: Self, otherwise: Self) -> Self {
+        Lanes { v: self.s.if_greater(self.v, other.v, then.v, otherwise.v), ..self }
+    }
+
+    /// Whether any lane exceeds that of `other`.
+    #[inline(always)]
+    pub fn any_exceeds(self, other: Self) -> bool {
+        self.s.any_greater(self.v, other.v)
+    }
+
+    /// The least lane; NaN counts as the greatest.
+    #[inline(always)]
+    pub fn least(self) -> f32 {
+        reduce(self.at_most(f32::MAX).array(), |a, b| if b < a { b } else { a })
     }
 
     /// To the nearest integer, ties to even; for magnitudes below 2^22.

@@ -7,11 +7,13 @@
 //!
 //! [`symmetric`] and [`affine`] find the scale of one group; [`superblock`] the two levels of scales of a K-quant;
 //! [`together`] the scales of sixteen small blocks at once, one block a lane. [`ternary`] finds the best scale of all. [`units`] stores given scales in two levels.
+//! [`points`] finds scales and points of a code book, [`halves`] which points are the best for some weights.
 //!
 //! Where ggml tries about twenty scales one after the other, weight by weight, here a pass over the weights tries
 //! sixteen; that buys refinement at two levels and is still faster.
 
 pub mod affine;
+pub mod halves;
 pub mod lanes;
 pub mod points;
 pub mod superblock;

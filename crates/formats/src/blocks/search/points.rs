@@ -1,13 +1,14 @@
 //! Blocks of points of a code book: eight weights with one scale are one point of eight coordinates or two of four, and signs.
 //!
-//! At a scale `s` the weighted error of a point `y` is `sum w x² - 2 s sum(w x y) + s² sum(w y²)`, `x` the weights' magnitudes. Both
-//! sums are computed once for each point, and all points are looked at for each of sixteen scales, one a lane: none is missed, as it
-//! would be by rounding first. Few points are the best at any scale, so that from there on only those found count. Where an even
+//! At a scale `s` the weighted error of a point `y` is `sum w x² - 2 s sum(w x y) + s² sum(w y²)`, `x` the weights' magnitudes. The
+//! points for which it is least are found at sixteen scales, one a lane (`halves.rs`): none is missed, as it would be by rounding
+//! first. Few points are the best at any scale, so that from there on only those found count. Where an even
 //! number of signs must be negative and is not, one of the weights gets the other sign: the one whose `w x y` is least.
 //!
 //! As in `superblock.rs` the groups' ideal scales choose the f16, then each group its code, here among all sixteen that there are,
 //! and the f16 is fitted again.
 
+use super::halves::{Sums, Work};
 use super::lanes::{LANES, Lanes, round_to_f16};
 use super::symmetric::{NEGLIGIBLE, Odd, Scale};
 use super::units;
@@ -15,9 +16,6 @@ use crate::blocks::books::{Book, Eight};
 use crate::kernels::Isa;
 use half::f16;
 use std::array::from_fn;
-
-/// The most points of a code book.
-const MOST: usize = 1024;
 
 /// How often the f16 is fitted again, if that keeps gaining.
 const ROUNDS: usize = 4;
@@ -35,12 +33,12 @@ pub struct Fit {
 /// Encodes groups of `group` weights (16 or 32), their scales in units of `1 / units` of the f16.
 #[inline(always)]
 pub fn superblock<S: Isa, B: Book>(s: S, x: &[f32; 256], w: &[f32; 256], group: usize, units: f32) -> Fit {
-    let mut sums = Sums::new();
+    let (mut sums, mut work) = (Sums::new(), Work::new());
     let mut eights = [Candidates::default(); 32];
     let (mut scales, mut curvatures) = ([0f32; 16], [0f32; 16]);
     for (g, eights) in eights.chunks_exact_mut(group / 8).enumerate() {
         let (x, w) = (&x[g * group..][..group], &w[g * group..][..group]);
-        let ideal = ideal::<S, B>(s, x, w, eights, &mut sums);
+        let ideal = ideal::<S, B>(s, x, w, eights, &mut sums, &mut work);
         (scales[g], curvatures[g]) = (ideal.scale * units, ideal.curvature);
     }
     let scale = match group {
@@ -62,7 +60,7 @@ pub fn superblock<S: Isa, B: Book>(s: S, x: &[f32; 256], w: &[f32; 256], group: 
 #[inline(always)]
 pub fn nearest<S: Isa, B: Book>(s: S, x: &[f32; 8], w: &[f32; 8]) -> Eight {
     let mut candidates = Candidates::default();
-    candidates.find::<S, B>(s, x, w, Lanes::splat(s, 1.0), &mut Sums::new());
+    candidates.find::<S, B>(s, x, w, None, &mut Sums::new(), &mut Work::new());
     candidates.best::<B>(1.0).eight
 }
 
@@ -107,14 +105,21 @@ fn choose<S: Isa, B: Book>(s: S, eights: &[Candidates; 32], group: usize, units:
 
 /// The best scale of one group, as [`super::symmetric::best_scale`], and the points that count from here on.
 #[inline(always)]
-fn ideal<S: Isa, B: Book>(s: S, x: &[f32], w: &[f32], eights: &mut [Candidates], sums: &mut Sums) -> Scale {
+fn ideal<S: Isa, B: Book>(
+    s: S,
+    x: &[f32],
+    w: &[f32],
+    eights: &mut [Candidates],
+    sums: &mut Sums,
+    work: &mut Work,
+) -> Scale {
     let extreme = x.iter().fold(0f32, |a, b| if b.abs() > a { b.abs() } else { a });
     if extreme < NEGLIGIBLE {
         return Scale::default();
     }
     let scales = Lanes::load(s, &B::TARGETS).reciprocal() * extreme;
     for (i, eight) in eights.iter_mut().enumerate() {
-        eight.find::<S, B>(s, eight_of(x, i), eight_of(w, i), scales, sums);
+        eight.find::<S, B>(s, eight_of(x, i), eight_of(w, i), Some(scales), sums, work);
     }
     // Among these scales, then around the best of them.
     let coarse = scales.array()[costs::<S, B>(s, eights, scales).argmin()];
@@ -144,64 +149,48 @@ fn eight_of(v: &[f32], i: usize) -> &[f32; 8] {
     v[8 * i..].first_chunk().expect("groups are eights")
 }
 
-/// The sums of a run of weights with every point.
-struct Sums {
-    /// `sum(w x y)`.
-    xy: [f32; MOST],
-    /// The same with the sign of one weight turned, whichever costs least.
-    turned: [f32; MOST],
-    /// `sum(w y²)`.
-    yy: [f32; MOST],
-}
-
-impl Sums {
-    const fn new() -> Self {
-        Sums { xy: [0.0; MOST], turned: [0.0; MOST], yy: [0.0; MOST] }
-    }
-
-    #[inline(always)]
-    fn fill<S: Isa, B: Book>(&mut self, s: S, x: &[f32], w: &[f32]) {
-        for k in (0..B::COUNT).step_by(LANES) {
-            let zero = Lanes::splat(s, 0.0);
-            let (mut xy, mut yy, mut least) = (zero, zero, Lanes::splat(s, f32::MAX));
-            for j in 0..B::WIDTH {
-                let y = Lanes::load(s, B::coordinate(j)[k..].first_chunk().expect("sixteen points"));
-                let wy = y * w[j];
-                let wxy = wy * x[j].abs();
-                xy = xy + wxy;
-                yy = yy + wy * y;
-                least = wxy.min(least);
-            }
-            self.xy[k..k + LANES].copy_from_slice(&xy.array());
-            self.turned[k..k + LANES].copy_from_slice(&(xy - least * 2.0).array());
-            self.yy[k..k + LANES].copy_from_slice(&yy.array());
-        }
-    }
-}
-
-/// The best points at sixteen scales.
-#[derive(Clone, Copy, Default)]
+/// The points that are the best at one of sixteen scales.
+#[derive(Clone, Copy)]
 struct Found {
+    count: usize,
     points: [u16; LANES],
+    /// `sum(w x y)`.
     xy: [f32; LANES],
+    /// `sum(w y²)`.
     yy: [f32; LANES],
 }
 
-impl Found {
-    /// The best at each lane's scale, given twice its inverse; of several the first.
+impl Default for Found {
+    /// The first point, for weights of nothing.
     #[inline(always)]
-    fn among<S: Isa>(s: S, xy: &[f32], yy: &[f32], twice: Lanes<S>) -> Self {
-        // `yy - 2 / s xy`, which is the error over s².
-        let (mut least, mut place) = (Lanes::splat(s, f32::MAX), Lanes::splat(s, 0.0));
-        for (k, (xy, yy)) in xy.iter().zip(yy).enumerate() {
-            let cost = Lanes::splat(s, *yy) - twice * *xy;
-            place = (least - cost).if_above(0.0, Lanes::splat(s, k as f32), place);
-            least = cost.min(least);
-        }
-        let mut found = Found::default();
-        for (i, place) in place.array().into_iter().enumerate() {
-            let k = place as usize;
-            (found.points[i], found.xy[i], found.yy[i]) = (k as u16, xy[k], yy[k]);
+    fn default() -> Self {
+        Found { count: 1, points: [0; LANES], xy: [0.0; LANES], yy: [0.0; LANES] }
+    }
+}
+
+impl Found {
+    /// The points at these places, of equal neighbours one; `turn` says that one sign is turned.
+    #[inline(always)]
+    fn of<B: Book>(points: &[u16], x: &[f32], w: &[f32], turn: bool) -> Self {
+        let mut found = Found { count: 0, ..Found::default() };
+        for (i, k) in points.iter().enumerate() {
+            if i > 0 && points[i - 1] == *k {
+                continue;
+            }
+            let (mut xy, mut yy, mut least) = (0f32, 0f32, f32::MAX);
+            let y = B::magnitudes([*k, 0]);
+            for j in 0..B::WIDTH {
+                let y = f32::from(y[j]);
+                let wy = y * w[j];
+                let wxy = wy * x[j].abs();
+                xy += wxy;
+                yy += wy * y;
+                least = if wxy < least { wxy } else { least };
+            }
+            let at = found.count;
+            (found.points[at], found.yy[at]) = (*k, yy);
+            found.xy[at] = if turn { xy - least * 2.0 } else { xy };
+            found.count += 1;
         }
         found
     }
@@ -210,7 +199,7 @@ impl Found {
     #[inline(always)]
     fn costs<S: Isa>(&self, s: S, scale: Lanes<S>) -> Lanes<S> {
         let mut least = Lanes::splat(s, f32::MAX);
-        for i in 0..LANES {
+        for i in 0..self.count {
             least = ((scale * self.yy[i] - 2.0 * self.xy[i]) * scale).min(least);
         }
         least
@@ -220,7 +209,7 @@ impl Found {
     #[inline(always)]
     fn best(&self, scale: f32) -> (usize, f32) {
         let mut best = (0, f32::MAX);
-        for i in 0..LANES {
+        for i in 0..self.count {
             let cost = (scale * self.yy[i] - 2.0 * self.xy[i]) * scale;
             if cost < best.1 {
                 best = (i, cost);
@@ -252,18 +241,27 @@ struct Best {
 }
 
 impl Candidates {
-    /// Takes eight weights, and looks at all points.
+    /// Takes eight weights, and finds the best points for them; at the scale 1 if no others are given.
     #[inline(always)]
-    fn find<S: Isa, B: Book>(&mut self, s: S, x: &[f32; 8], w: &[f32; 8], scales: Lanes<S>, sums: &mut Sums) {
+    fn find<S: Isa, B: Book>(
+        &mut self,
+        s: S,
+        x: &[f32; 8],
+        w: &[f32; 8],
+        scales: Option<Lanes<S>>,
+        sums: &mut Sums,
+        work: &mut Work,
+    ) {
         (self.x, self.w) = (*x, *w);
         self.turn = B::EVEN && x.iter().filter(|x| **x < 0.0).count() % 2 == 1;
-        let twice = scales.reciprocal() * 2.0;
         for part in 0..8 / B::WIDTH {
-            let first = part * B::WIDTH;
-            sums.fill::<S, B>(s, &x[first..], &w[first..]);
-            self.plain[part] = Found::among(s, &sums.xy[..B::COUNT], &sums.yy[..B::COUNT], twice);
+            let (x, w) = (&x[part * B::WIDTH..][..B::WIDTH], &w[part * B::WIDTH..][..B::WIDTH]);
+            sums.fill::<S, B>(s, x, w, self.turn);
+            if B::WIDTH == 4 || !self.turn {
+                self.plain[part] = Found::of::<B>(&sums.best::<S, B, false>(s, scales, work), x, w, false);
+            }
             if self.turn {
-                self.turned[part] = Found::among(s, &sums.turned[..B::COUNT], &sums.yy[..B::COUNT], twice);
+                self.turned[part] = Found::of::<B>(&sums.best::<S, B, true>(s, scales, work), x, w, true);
             }
         }
     }
@@ -309,9 +307,10 @@ impl Candidates {
     #[inline(always)]
     fn turning<B: Book>(&self, part: usize, k: usize) -> usize {
         let first = part * B::WIDTH;
+        let y = B::magnitudes([k as u16, 0]);
         let (mut at, mut least) = (first, f32::MAX);
-        for j in 0..B::WIDTH {
-            let wxy = B::coordinate(j)[k] * self.w[first + j] * self.x[first + j].abs();
+        for (j, y) in y.iter().enumerate().take(B::WIDTH) {
+            let wxy = f32::from(*y) * self.w[first + j] * self.x[first + j].abs();
             if wxy < least {
                 (at, least) = (first + j, wxy);
             }

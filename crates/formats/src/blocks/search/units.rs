@@ -29,19 +29,13 @@ pub fn nearest<S: Isa, L: Levels, const GROUPS: usize>(s: S, values: &[f32], wei
     let weights: [f32; GROUPS] = usable(weights.as_array().expect("a weight for each group"));
     let extreme = extreme(&from_fn::<f32, GROUPS, _>(|g| if weights[g] > 0.0 { values[g] } else { 0.0 }));
 
-    let better = |best: (f32, f32), units: [f32; LANES]| {
-        let costs = symmetric::cost::<S, L, GROUPS>(s, &values, &weights, Lanes::load(s, &units));
-        let lane = costs.argmin();
-        let cost = costs.array()[lane];
-        if cost < best.0 { (cost, units[lane]) } else { best }
-    };
     let mut best = (f32::MAX, 0.0);
     for first in (L::LOW as i32..=L::HIGH as i32).step_by(LANES) {
         let units = Lanes::from_fn(s, |i| round_to_f16(extreme / (first + i as i32) as f32));
         let units = fitted::<S, L, GROUPS>(s, &values, &weights, units);
-        best = better(best, units.array().map(round_to_f16));
+        best = better::<S, L, GROUPS>(s, &values, &weights, best, units.array().map(round_to_f16));
     }
-    let (_, unit) = better(best, around(best.1));
+    let (_, unit) = better::<S, L, GROUPS>(s, &values, &weights, best, around(best.1));
     let mut codes = [0; GROUPS];
     for (code, value) in codes.iter_mut().zip(values) {
         let place = if unit == 0.0 { 0.0 } else { value / unit };
@@ -49,6 +43,21 @@ pub fn nearest<S: Isa, L: Levels, const GROUPS: usize>(s: S, values: &[f32], wei
     }
     // Not -0.
     Coded { unit: f16::from_f32(unit + 0.0), codes }
+}
+
+/// The cost and the unit of the best of these units, or of one that is given with its cost.
+#[inline(always)]
+fn better<S: Isa, L: Levels, const GROUPS: usize>(
+    s: S,
+    values: &[f32; GROUPS],
+    weights: &[f32; GROUPS],
+    best: (f32, f32),
+    units: [f32; LANES],
+) -> (f32, f32) {
+    let costs = symmetric::cost::<S, L, GROUPS>(s, values, weights, Lanes::load(s, &units));
+    let lane = costs.argmin();
+    let cost = costs.array()[lane];
+    if cost < best.0 { (cost, units[lane]) } else { best }
 }
 
 /// The units that fit best the codes nearest with these; 0 if all codes are 0.
