@@ -110,7 +110,7 @@ fn code_books_without_calibration_are_warned_of() {
     let folder = Folder::with_model();
     let said = |options: &str| common::stderr(&folder.run(&format!("quantize model.gguf {options} -o out.gguf")));
     let warned = said("--to IQ2_XS");
-    assert!(warned.contains("warning: IQ2_XS") && warned.contains("--calibrate"), "{warned}");
+    assert!(warned.contains("warning: formats with code books (IQ2_XS)") && warned.contains("--calibrate"), "{warned}");
     folder.succeeds(&format!(
         "quantize model.gguf --to IQ2_XS --calibrate --method importance {QUICK} --save-imatrix im.gguf -o out.gguf"
     ));

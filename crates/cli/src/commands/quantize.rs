@@ -342,7 +342,7 @@ fn warn_of_code_books(checkpoint: &Checkpoint, plan: &Plan<'_>) {
     let names: BTreeSet<&str> = of_books.map(|format| format.name).collect();
     if !names.is_empty() {
         output::say(format_args!(
-            "warning: {} round by code books and lose a lot without calibration: `bantam quantize --calibrate` loses less",
+            "warning: formats with code books ({}) lose a lot without calibration; `bantam quantize --calibrate` loses less",
             names.into_iter().collect::<Vec<_>>().join(", ")
         ));
     }
