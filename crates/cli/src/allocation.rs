@@ -3,13 +3,14 @@
 use crate::args::Global;
 use crate::calibration::Calibrated;
 use crate::intermediate::Intermediate;
-use crate::{output, progress};
+use crate::{forecast, output, progress};
 use anyhow::{bail, ensure};
 use bantam_checkpoint::{Checkpoint, Config};
 use bantam_formats::Format;
 use bantam_shrink::Mix;
 use bantam_shrink::allocate::{Allocation, Budget, Kept, Sensitivity, measure, tensors};
-use bantam_shrink::quantize::Plan;
+use bantam_shrink::estimate::Rates;
+use bantam_shrink::quantize::{Method, Plan};
 use bantam_shrink::widen::Widening;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -119,6 +120,16 @@ pub fn allocate(
         Some(path) => Kept::open(path, checkpoint, &calibrated.text)?,
         None => Kept::nothing(),
     };
+    if forecast::is_wanted(global) {
+        let rates = Rates::of(checkpoint, &calibrated.text)?;
+        let left = 1.0 - kept.count() as f64 / tensors(checkpoint).max(1) as f64;
+        let rounding = if let Method::Gptq(_) = calibrated.method() {
+            rates.rounding_to_bits(budget.bits(checkpoint))
+        } else {
+            0.0
+        };
+        forecast::say(&[(left * rates.measuring()?, "measure"), (rounding, "round")]);
+    }
     let bar = progress::bar(global, "measure tensors", tensors(checkpoint), "tensors");
     let measured = measure(checkpoint, &calibrated.text, kept, &mut || bar.inc(1))?;
     bar.finish_and_clear();

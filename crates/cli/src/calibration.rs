@@ -1,7 +1,7 @@
 //! What quantizing learns about a model beforehand: text that is run through it, or importance from a file.
 
 use crate::args::{Global, at_least_one};
-use crate::{output, progress};
+use crate::{forecast, output, progress};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::chat_template::ChatTemplate;
@@ -9,6 +9,7 @@ use bantam_checkpoint::imatrix::{Entry, Imatrix};
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_nn::Model;
 use bantam_shrink::calibrate::{Moments, Overlap, Walk, default_text};
+use bantam_shrink::estimate::Rates;
 use bantam_shrink::quantize::{Importance, Method, check_importance};
 use bantam_shrink::text::{Mixture, Source, SourceSpec};
 use bantam_shrink::widen::Widening;
@@ -291,6 +292,9 @@ fn observe(
     global: &Global,
 ) -> anyhow::Result<Imatrix> {
     let model = Model::load(checkpoint)?;
+    if forecast::is_wanted(global) {
+        forecast::say(&[(Rates::of(checkpoint, text)?.observing(), "calibrate")]);
+    }
     let mut walk = Walk::new(&model, text)?;
     let (layers, tokens) = (model.config().block_count, walk.tokens());
     let bar = progress::bar(global, "calibrate", tokens * (layers as u64 + 1), "tokens");

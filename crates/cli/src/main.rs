@@ -6,6 +6,7 @@ mod calibration;
 mod commands;
 mod embeddings;
 mod evaluation;
+mod forecast;
 mod intermediate;
 mod interrupt;
 mod output;

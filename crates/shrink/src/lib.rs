@@ -9,6 +9,7 @@ pub mod allocate;
 pub mod calibrate;
 pub mod distill;
 pub mod error;
+pub mod estimate;
 pub mod generate;
 mod identity;
 pub mod images;

@@ -4,11 +4,13 @@ use crate::allocation::{Allocated, BudgetArgs, Chosen, Widen, Widened, allocate,
 use crate::calibration::{Calibrated, CalibrationArgs, Effort};
 use crate::intermediate::Intermediate;
 use crate::tuning::{self, Tuned, TuningArgs};
-use crate::{args::Global, output, progress, training};
+use crate::{args::Global, forecast, output, progress, training};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::output::{OutputDir, OutputFile};
 use bantam_checkpoint::{Checkpoint, Config};
+use bantam_formats::Format;
 use bantam_measure::machine;
+use bantam_shrink::estimate::Rates;
 use bantam_shrink::{
     Mix,
     allocate::Budget,
@@ -16,7 +18,7 @@ use bantam_shrink::{
 };
 use clap::Args;
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -125,7 +127,8 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     }
     let smoothed = smoothed(&checkpoint, &mix, &calibrated, output, global)?;
     let source = widened.as_ref().or(smoothed.as_ref()).map_or(&checkpoint, |made| &made.checkpoint);
-    let mut quantized = quantize_by(source, &mix, &calibrated, output, global)?;
+    // Where formats were chosen, how long rounding takes was said with that.
+    let mut quantized = quantize_by(source, &mix, &calibrated, chosen.is_some(), output, global)?;
     // Channels that carry nothing are no weights of the model.
     let weights = |checkpoint: &Checkpoint| checkpoint.tensors().iter().map(|t| t.len()).sum::<usize>() as f64;
     quantized.bits_per_weight *= weights(source) / weights(&checkpoint);
@@ -267,7 +270,7 @@ fn show(quantized: &Quantized, model: &Path) -> anyhow::Result<()> {
 
 /// Quantizes to the nearest with a progress bar.
 pub fn quantize(checkpoint: &Checkpoint, mix: &Mix, output: &Path, global: &Global) -> anyhow::Result<Quantized> {
-    quantize_by(checkpoint, mix, &Calibrated::default(), output, global)
+    quantize_by(checkpoint, mix, &Calibrated::default(), true, output, global)
 }
 
 /// The model with its inputs smoothed, where the mix rounds activations and there is text to see them on.
@@ -301,6 +304,7 @@ fn quantize_by(
     checkpoint: &Checkpoint,
     mix: &Mix,
     calibrated: &Calibrated,
+    foretold: bool,
     output: &Path,
     global: &Global,
 ) -> anyhow::Result<Quantized> {
@@ -316,6 +320,13 @@ fn quantize_by(
     }
     if matches!(method, Method::Nearest) {
         warn_of_code_books(checkpoint, &plan);
+    }
+    if let Method::Gptq(text) = method
+        && !foretold
+        && forecast::is_wanted(global)
+    {
+        let formats: BTreeMap<String, &Format> = plan.outputs().into_iter().map(|t| (t.name, t.format)).collect();
+        forecast::say(&[(Rates::of(checkpoint, text)?.rounding(|tensor| formats[&tensor.name]), "round")]);
     }
     let bar = progress::bar(global, &format!("quantize {}", mix.name), plan.weights(), "weights");
     plan.write(output, method, &mut |weights| bar.inc(weights))?;

@@ -32,6 +32,14 @@ impl Allocation {
 }
 
 impl Budget {
+    /// About how many bits a weight of this model has within it.
+    pub fn bits(self, checkpoint: &Checkpoint) -> f64 {
+        match self {
+            Budget::Bits(bits) => bits,
+            Budget::File(bytes) => 8.0 * bytes as f64 / checkpoint.parameters().max(1) as f64,
+        }
+    }
+
     /// The best mix for the tensors measured, those of `checkpoint`; `weights` is how many there were before it was widened, and `file_bytes`
     /// says how large a mix makes the file.
     ///

@@ -50,6 +50,11 @@ impl Kept {
         Ok(Self { tensors, file: Some(file) })
     }
 
+    /// Tensors measured.
+    pub fn count(&self) -> usize {
+        self.tensors.len()
+    }
+
     /// Whether this tensor was measured.
     pub(super) fn has(&self, tensor: &str) -> bool {
         self.tensors.iter().any(|line| line.tensor == tensor)

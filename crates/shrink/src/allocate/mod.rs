@@ -74,6 +74,21 @@ pub fn tensors(checkpoint: &Checkpoint) -> u64 {
     checkpoint.tensors().iter().filter(|t| quantizable_role(t).is_some()).count() as u64
 }
 
+/// How much of the text and of the tensors is looked at, for what it will take.
+pub(crate) struct MeasuredOn {
+    /// Tokens that inputs are seen of.
+    pub inputs: usize,
+    /// Tokens that go through the layers ahead of a tensor that is replaced.
+    pub tokens: usize,
+    /// Rows of so many weights of a tensor that are rounded to each format.
+    pub rows: fn(usize) -> usize,
+}
+
+/// That of this model.
+pub(crate) fn measured_on(checkpoint: &Checkpoint) -> MeasuredOn {
+    MeasuredOn { inputs: TOKENS, tokens: probe::tokens(checkpoint), rows: rounding::rows }
+}
+
 /// Measures what each tensor that may be quantized costs in each format, on these sequences of tokens, unless `kept` has it. Calls `progress`
 /// after each tensor.
 ///
@@ -193,7 +208,7 @@ fn errors(tensor: &TensorInfo, cols: usize, rounding: &Rounding, rows: &[f32]) -
 }
 
 /// Formats to choose from: grids that divide the rows, half precision, and what the tensor has.
-fn candidates(tensor: &TensorInfo, cols: usize) -> Vec<&'static Format> {
+pub(crate) fn candidates(tensor: &TensorInfo, cols: usize) -> Vec<&'static Format> {
     let wanted = |f: &&Format| *f == tensor.format || f.encode.is_some() && (f.grid.is_some() || f.name == "F16");
     FORMATS.iter().copied().filter(|f| f.divides(cols)).filter(wanted).collect()
 }

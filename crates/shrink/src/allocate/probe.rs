@@ -23,6 +23,12 @@ const SHORTEST: usize = 32;
 /// Predictions whose logits are there at a time.
 const TOGETHER: usize = 32;
 
+/// Tokens that predictions of this model are compared on, at most.
+pub(super) fn tokens(checkpoint: &Checkpoint) -> usize {
+    let weights: usize = checkpoint.tensors().iter().map(|t| t.len()).sum();
+    (WORK / weights.max(1)).clamp(TOKENS[1], TOKENS[0])
+}
+
 /// The residual stream of a few sequences before a layer, and what the unchanged model predicts of them.
 pub(super) struct Probe<'a> {
     checkpoint: &'a Checkpoint,
@@ -40,8 +46,7 @@ impl<'a> Probe<'a> {
     /// # Errors
     /// If the model cannot be run.
     pub fn new(checkpoint: &'a Checkpoint, model: &Model, sequences: &'a [Vec<u32>]) -> Result<Self, Error> {
-        let weights: usize = checkpoint.tensors().iter().map(|t| t.len()).sum();
-        let tokens = (WORK / weights.max(1)).clamp(TOKENS[1], TOKENS[0]);
+        let tokens = tokens(checkpoint);
         let length = (tokens / SEQUENCES).max(SHORTEST);
         let beginnings = sequences.iter().map(|s| &s[..s.len().min(length)]);
         let sequences: Vec<&[u32]> = beginnings.take(tokens / length).collect();

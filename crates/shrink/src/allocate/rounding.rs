@@ -11,6 +11,11 @@ use rayon::prelude::*;
 const WEIGHTS: usize = 1 << 17;
 const ROWS: usize = 32;
 
+/// Rows of so many weights on which errors are measured, at most.
+pub(super) fn rows(cols: usize) -> usize {
+    ROWS.max(WEIGHTS / cols)
+}
+
 /// Rounding with error feedback, for layers that see the same inputs.
 pub(super) struct Rounding {
     cols: usize,
@@ -53,7 +58,7 @@ impl Rounding {
 
     /// Some of the rows, in even steps.
     pub fn sample(&self, weights: &[f32]) -> Vec<f32> {
-        let step = (weights.len() / self.cols).div_ceil(ROWS.max(WEIGHTS / self.cols));
+        let step = (weights.len() / self.cols).div_ceil(rows(self.cols));
         weights.chunks_exact(self.cols).step_by(step).flatten().copied().collect()
     }
 

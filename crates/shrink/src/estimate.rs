@@ -1,0 +1,259 @@
+//! How long quantizing with calibration will take on this machine: its work is counted, and small pieces of it are timed.
+//!
+//! Where to start: [`Rates::of`] times the pieces (seconds), [`Rates::measuring`] and [`Rates::rounding`] say what all of it takes at these
+//! rates.
+
+use crate::allocate::{self, measured_on};
+use crate::calibrate::{Moments, Walk};
+use crate::mix::quantizable_role;
+use crate::quantize::Feedback;
+use crate::widen::Widening;
+use crate::{Error, students};
+use bantam_checkpoint::{Checkpoint, Config, TensorInfo};
+use bantam_formats::{Activation, FORMATS, Format};
+use bantam_nn::{Model, together};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Tokens that go through a layer to be timed.
+const TOKENS: usize = 1024;
+
+/// Seconds that a piece is timed for: those that all depends on, and formats, of which there are many.
+const LONG: f64 = 0.5;
+const SHORT: f64 = 0.1;
+
+/// Rows for each thread that are rounded to be timed, of as many weights; the blocks of all formats divide them.
+const ROWS: usize = 128;
+const COLS: usize = 512;
+
+/// What small pieces of the work took here, in seconds.
+pub struct Rates<'a> {
+    checkpoint: &'a Checkpoint,
+    config: Config,
+    /// Tokens of the calibration text.
+    tokens: f64,
+    /// For a token to go through a layer as it is.
+    pass: f64,
+    /// For the same in half precision.
+    sharp_pass: f64,
+    /// For a product and its sum, in full precision.
+    product: f64,
+    /// For the factors of inputs, by the cube of their channels.
+    factors: f64,
+    /// Channels of a layer's inputs, each counted once.
+    inputs: Vec<f64>,
+    /// Weights that are rounded to be timed.
+    sample: Vec<f32>,
+}
+
+impl<'a> Rates<'a> {
+    /// Those of this model and the beginning of these sequences of tokens.
+    ///
+    /// # Errors
+    /// If the model cannot be run.
+    pub fn of(checkpoint: &'a Checkpoint, sequences: &[Vec<u32>]) -> Result<Self, Error> {
+        let model = Model::load(checkpoint)?;
+        let few = together(sequences, TOKENS).next().unwrap_or_default();
+        let mut walk = Walk::new(&model, few)?;
+        let inputs = walk.look(&model, false)?;
+        let tokens = walk.tokens().max(1) as f64;
+        let pass = seconds(LONG, || Walk::new(&model, few)?.go_on(&model))?;
+        let mut shared: Vec<&Arc<Moments>> = inputs.values().collect();
+        shared.sort_by_key(|moments| (moments.cols(), Arc::as_ptr(moments)));
+        shared.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        let narrowest = shared[0].cols();
+        let x = vec![1.0; TOKENS * narrowest];
+        let mut moments = Moments::new(narrowest);
+        let product = seconds(LONG, || {
+            moments.add(&x);
+            Ok(())
+        })?;
+        let factors = seconds(LONG, || {
+            Feedback::of(shared[0]);
+            Ok(())
+        })?;
+        let product = product / (x.len() * narrowest) as f64;
+        let layer = || checkpoint.tensors().iter().filter(|t| inputs.contains_key(&t.name));
+        let weights_of_layer = layer().map(|t| t.len()).sum::<usize>() as f64;
+        let is_packed = layer().any(|t| t.format.product.activation != Activation::F32);
+        let (name, _) = inputs.first_key_value().expect("a layer has inputs");
+        let weights = students::values(checkpoint, checkpoint.tensor(name).expect("it was loaded"))?;
+        Ok(Self {
+            checkpoint,
+            config: model.config().clone(),
+            tokens: sequences.iter().map(|s| s.len() as f64).sum(),
+            pass: pass / tokens,
+            sharp_pass: if is_packed { product * weights_of_layer } else { pass / tokens },
+            product,
+            factors: factors / (narrowest as f64).powi(3),
+            inputs: shared.iter().map(|moments| moments.cols() as f64).collect(),
+            sample: weights.into_iter().cycle().take(ROWS * rayon::current_num_threads() * COLS).collect(),
+        })
+    }
+
+    /// What going through the model once takes, to see what its layers see.
+    pub fn observing(&self) -> f64 {
+        let layers = self.config.block_count as f64;
+        layers * self.tokens * self.pass + self.seeing(self.tokens, layers)
+    }
+
+    /// What rounding with error feedback takes, if tensors become of these formats.
+    pub fn rounding(&self, becomes: impl Fn(&TensorInfo) -> &'static Format) -> f64 {
+        let mut rates = Rounding::new(self);
+        let tensors = self.checkpoint.tensors().iter().map(|tensor| (tensor, becomes(tensor)));
+        let rounded = tensors.filter(|(tensor, format)| tensor.format != *format);
+        let rounded: f64 = rounded.map(|(tensor, format)| rates.of(tensor.rows(), tensor.cols(), format)).sum();
+        let layers = self.config.block_count as f64;
+        // Each layer is gone through twice: looked at, and gone on from when it is rounded.
+        let passes = layers * self.tokens * self.pass * 2.0;
+        rounded + passes + self.looking(self.tokens, layers)
+    }
+
+    /// The same where formats are yet to be chosen, of so many bits.
+    pub fn rounding_to_bits(&self, bits: f64) -> f64 {
+        let near = |format: &Format| (format.bits() - bits).abs();
+        let formats = FORMATS.iter().copied().filter(|f| f.encode.is_some() && f.grid.is_some() && f.divides(COLS));
+        let nearest = formats.min_by(|a, b| near(a).total_cmp(&near(b))).expect("there are formats");
+        self.rounding(|tensor| if quantizable_role(tensor).is_some() { nearest } else { tensor.format })
+    }
+
+    /// What [measuring](allocate::measure) what tensors cost takes.
+    ///
+    /// # Errors
+    /// If the model's hyperparameters make no sense.
+    pub fn measuring(&self) -> Result<f64, Error> {
+        let mut rates = Rounding::new(self);
+        let widening = Widening::of(self.checkpoint)?;
+        let layers = self.config.block_count;
+        let on = measured_on(self.checkpoint);
+        let mut seconds = self.looking(self.tokens.min(on.inputs as f64), layers as f64);
+        seconds += layers as f64 * self.tokens.min(on.inputs as f64) * self.sharp_pass;
+        for tensor in self.checkpoint.tensors().iter().filter(|t| quantizable_role(t).is_some()) {
+            let ahead = students::layer_of(&tensor.name).map_or(layers, |(layer, _)| layers - layer);
+            seconds += ahead as f64 * on.tokens as f64 * self.sharp_pass;
+            let cols = [Some(tensor.cols()), widening.as_ref().map(|w| w.shape(tensor)[1])];
+            for cols in cols.into_iter().flatten() {
+                let rows = tensor.rows().min((on.rows)(tensor.cols()));
+                for format in allocate::candidates(tensor, cols) {
+                    seconds += rates.of(rows, cols, format) + self.product * (rows * cols * cols) as f64;
+                }
+            }
+            // Once as a whole.
+            seconds += rates.of(tensor.rows(), tensor.cols(), Format::by_name("Q4_0").expect("it is a format"));
+        }
+        Ok(seconds)
+    }
+
+    /// What the moments of the inputs of so many layers take, and of those of the head.
+    fn seeing(&self, tokens: f64, layers: f64) -> f64 {
+        tokens * self.product * self.inputs(layers, 2)
+    }
+
+    /// The same with their factors.
+    fn looking(&self, tokens: f64, layers: f64) -> f64 {
+        self.seeing(tokens, layers) + self.factors * self.inputs(layers, 3)
+    }
+
+    /// The sum of this power of the channels of all inputs of so many layers, and of the head's.
+    fn inputs(&self, layers: f64, power: i32) -> f64 {
+        let of_layer: f64 = self.inputs.iter().map(|cols| cols.powi(power)).sum();
+        layers * of_layer + (self.config.embedding_length as f64).powi(power)
+    }
+}
+
+/// Seconds for a weight to be rounded, by formats.
+struct Rounding<'a> {
+    rates: &'a Rates<'a>,
+    feedback: Feedback,
+    known: Vec<(&'static Format, f64)>,
+}
+
+impl<'a> Rounding<'a> {
+    fn new(rates: &'a Rates<'a>) -> Self {
+        Self { rates, feedback: Feedback::of(&Moments::new(COLS)), known: Vec::new() }
+    }
+
+    /// For so many rows of so many weights.
+    fn of(&mut self, rows: usize, cols: usize, format: &'static Format) -> f64 {
+        let rate = match self.known.iter().find(|(known, _)| *known == format) {
+            Some((_, rate)) => *rate,
+            None => {
+                let sample = &self.rates.sample;
+                let mut blocks = vec![0; sample.len() / COLS * format.bytes_of(COLS).expect("all blocks divide it")];
+                let round = || {
+                    self.feedback.round(sample, format, &mut blocks);
+                    Ok(())
+                };
+                let rate = seconds(SHORT, round).expect("nothing goes wrong") / sample.len() as f64;
+                self.known.push((format, rate));
+                rate
+            }
+        };
+        // Errors of half the weights before it, on average, are fed back to a weight.
+        let fed_back = self.rates.product * (cols as f64 - COLS as f64) / 2.0;
+        (rows * cols) as f64 * (rate + fed_back).max(0.0)
+    }
+}
+
+/// What this work takes, on average over at least `during` seconds: a machine that does other things too is slow at times.
+fn seconds(during: f64, mut work: impl FnMut() -> Result<(), Error>) -> Result<f64, Error> {
+    // Not timed: what it reads may still be on the disk.
+    work()?;
+    let (start, mut times) = (Instant::now(), 0.0);
+    loop {
+        work()?;
+        times += 1.0;
+        let elapsed = start.elapsed().as_secs_f64();
+        if elapsed >= during {
+            return Ok(elapsed / times);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn checkpoint() -> Checkpoint {
+        Checkpoint::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures/llama")).unwrap()
+    }
+
+    #[test]
+    fn work_is_counted() {
+        let checkpoint = checkpoint();
+        let config = Config::of(&checkpoint).unwrap();
+        let (layers, width) = (config.block_count as f64, config.embedding_length as f64);
+        let none = Rates {
+            checkpoint: &checkpoint,
+            config,
+            tokens: 100.0,
+            pass: 0.0,
+            sharp_pass: 0.0,
+            product: 0.0,
+            factors: 0.0,
+            inputs: vec![width; 4],
+            sample: vec![1.0; COLS],
+        };
+        let as_it_is = |tensor: &TensorInfo| tensor.format;
+        let passes =
+            Rates { pass: 1.0, config: none.config.clone(), inputs: vec![width; 4], sample: Vec::new(), ..none };
+        assert_eq!(passes.observing(), 100.0 * layers);
+        assert_eq!(passes.rounding(as_it_is), 100.0 * layers * 2.0);
+        let products = Rates { product: 1.0, pass: 0.0, ..passes };
+        assert_eq!(products.observing(), 100.0 * (4.0 * layers + 1.0) * width * width);
+        let factors = Rates { factors: 1.0, product: 0.0, ..products };
+        assert_eq!((factors.observing(), factors.rounding(as_it_is)), (0.0, (4.0 * layers + 1.0) * width.powi(3)));
+        assert!(none.rounding_to_bits(4.0) > 0.0, "rounding takes time");
+    }
+
+    #[test]
+    fn pieces_are_timed() {
+        let checkpoint = checkpoint();
+        let sequences = vec![(0..32).collect(); 4];
+        let rates = Rates::of(&checkpoint, &sequences).unwrap();
+        for seconds in [rates.observing(), rates.rounding_to_bits(3.0), rates.measuring().unwrap()] {
+            assert!(seconds > 0.0 && seconds < 60.0, "{seconds}");
+        }
+    }
+}
