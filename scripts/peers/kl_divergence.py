@@ -31,7 +31,7 @@ def run(*command):
 
 def llama(tool, model, logits, args):
     """Perplexity, mean KL divergence and share of equal likeliest tokens."""
-    out = "".join(run(tool, "-m", model, "-c", args.context, "-b", args.context, "-t", args.threads,
+    out = "".join(run(tool, "--no-repack", "-m", model, "-c", args.context, "-b", args.context, "-t", args.threads,
                       "--kl-divergence-base", logits, "--kl-divergence"))
     number = lambda label: float(re.search(label + r"\s*:\s*(-?[\d.]+)", out).group(1))
     return number(r"Mean PPL\(Q\)"), number(r"Mean\s+KLD"), number("Same top p") / 100
@@ -64,7 +64,7 @@ def main():
         text = pathlib.Path(folder) / args.text.name
         text.write_bytes(args.text.read_bytes().rstrip(b"\n"))
         logits = pathlib.Path(folder) / "base.logits"
-        run(tools / "llama-perplexity", "-m", args.base, "-f", text, "-c", args.context, "-b", args.context,
+        run(tools / "llama-perplexity", "--no-repack", "-m", args.base, "-f", text, "-c", args.context, "-b", args.context,
             "-t", args.threads, "--kl-divergence-base", logits, *(["--chunks", args.chunks] if args.chunks else []))
         print(HEADER + "\n|---" + "|--:" * 8 + "|")
         for candidate in args.candidates:

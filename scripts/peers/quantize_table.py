@@ -45,7 +45,7 @@ def suite_text(path, excerpt=1700):
 
 def kl_of(tools, model, base_logits, args):
     """The mean KL divergence, its standard error, and how often the likeliest token is the same (percent)."""
-    out = run(tools / "llama-perplexity", "-m", model, "--kl-divergence", "--kl-divergence-base", base_logits, "-t", args.threads)
+    out = run(tools / "llama-perplexity", "--no-repack", "-m", model, "--kl-divergence", "--kl-divergence-base", base_logits, "-t", args.threads)
     number = lambda label: float(re.search(label + r"\s*(-?[\d.]+)", out).group(1))
     return number(r"Mean\s+KLD:"), number(r"Mean\s+KLD:\s*-?[\d.]+\s*±"), number(r"Same top p:")
 
@@ -69,7 +69,7 @@ def main():
     base = args.work / f"{args.model.stem}-F16.gguf"
     run(tools / "llama-quantize", "--allow-requantize", args.model, base, "F16", args.threads)
     logits = args.work / f"{args.model.stem}.logits"
-    run(tools / "llama-perplexity", "-m", base, "-f", args.text, "-c", 512, "--chunks", args.chunks, "-t", args.threads,
+    run(tools / "llama-perplexity", "--no-repack", "-m", base, "-f", args.text, "-c", 512, "--chunks", args.chunks, "-t", args.threads,
         "--save-all-logits", logits)
 
     print(f"{args.model.stem}, base F16 {base.stat().st_size} bytes, {args.chunks} chunks of 512 of {args.text.name}\n")

@@ -83,7 +83,8 @@ impl<'a> Rates<'a> {
             config: model.config().clone(),
             tokens: sequences.iter().map(|s| s.len() as f64).sum(),
             pass: pass / tokens,
-            sharp_pass: if is_packed { product * weights_of_layer } else { pass / tokens },
+            // Moments are half of a product.
+            sharp_pass: if is_packed { 2.0 * product * weights_of_layer } else { pass / tokens },
             product,
             factors: factors / (narrowest as f64).powi(3),
             inputs: shared.iter().map(|moments| moments.cols() as f64).collect(),
