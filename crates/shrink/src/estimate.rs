@@ -72,7 +72,8 @@ impl<'a> Rates<'a> {
             Feedback::of(shared[0]);
             Ok(())
         })?;
-        let product = product / (x.len() * narrowest) as f64;
+        // Moments are half of a product.
+        let product = 2.0 * product / (x.len() * narrowest) as f64;
         let layer = || checkpoint.tensors().iter().filter(|t| inputs.contains_key(&t.name));
         let weights_of_layer = layer().map(|t| t.len()).sum::<usize>() as f64;
         let is_packed = layer().any(|t| t.format.product.activation != Activation::F32);
@@ -83,8 +84,7 @@ impl<'a> Rates<'a> {
             config: model.config().clone(),
             tokens: sequences.iter().map(|s| s.len() as f64).sum(),
             pass: pass / tokens,
-            // Moments are half of a product.
-            sharp_pass: if is_packed { 2.0 * product * weights_of_layer } else { pass / tokens },
+            sharp_pass: if is_packed { product * weights_of_layer } else { pass / tokens },
             product,
             factors: factors / (narrowest as f64).powi(3),
             inputs: shared.iter().map(|moments| moments.cols() as f64).collect(),
@@ -147,7 +147,7 @@ impl<'a> Rates<'a> {
 
     /// What the moments of the inputs of so many layers take, and of those of the head.
     fn seeing(&self, tokens: f64, layers: f64) -> f64 {
-        tokens * self.product * self.inputs(layers, 2)
+        tokens * self.product / 2.0 * self.inputs(layers, 2)
     }
 
     /// The same with their factors.
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(passes.observing(), 100.0 * layers);
         assert_eq!(passes.rounding(as_it_is), 100.0 * layers * 2.0);
         let products = Rates { product: 1.0, pass: 0.0, ..passes };
-        assert_eq!(products.observing(), 100.0 * (4.0 * layers + 1.0) * width * width);
+        assert_eq!(products.observing(), 100.0 * (4.0 * layers + 1.0) * width * width / 2.0);
         let factors = Rates { factors: 1.0, product: 0.0, ..products };
         assert_eq!((factors.observing(), factors.rounding(as_it_is)), (0.0, (4.0 * layers + 1.0) * width.powi(3)));
         assert!(none.rounding_to_bits(4.0) > 0.0, "rounding takes time");
