@@ -11,13 +11,30 @@ use bantam_checkpoint::Config;
 use bantam_checkpoint::config::Pooling;
 use bantam_formats::Format;
 
-/// What is shown an input: the linear layers that take it, and its rows, `[tokens, inputs]`.
-pub type Listener<'l> = dyn FnMut(&[&Linear], &[f32]) + 'l;
+/// What is shown the inputs of linear layers. A closure that takes inputs is one.
+pub trait Listener {
+    /// The linear layers that take an input, and its rows, `[tokens, inputs]`.
+    fn input(&mut self, layers: &[&Linear], x: &[f32]);
+
+    /// The output of the layer whose input came last was added to the residual stream. `counts[t]` is what a squared error of token `t`
+    /// counts from there on: what follows is normalized, so that errors are felt by their share of what they are added to.
+    fn added(&mut self, counts: &[f32]) {
+        let _ = counts;
+    }
+}
+
+impl<F: FnMut(&[&Linear], &[f32])> Listener for F {
+    fn input(&mut self, layers: &[&Linear], x: &[f32]) {
+        self(layers, x);
+    }
+}
 
 /// Runs whole sequences, side by side, and shows what goes into linear layers.
 pub struct Observe<'l> {
     run: Run<'static>,
-    listener: &'l mut Listener<'l>,
+    listener: &'l mut dyn Listener,
+    /// If the last operation's result is a linear layer's output, or that normalized: what a squared error of each of its rows counts.
+    output: Option<Vec<f32>>,
 }
 
 impl<'l> Observe<'l> {
@@ -25,10 +42,10 @@ impl<'l> Observe<'l> {
     ///
     /// # Errors
     /// If the model's heads are none that can be cached.
-    pub fn new(config: &Config, lengths: &[usize], listener: &'l mut Listener<'l>) -> Result<Self> {
+    pub fn new(config: &Config, lengths: &[usize], listener: &'l mut dyn Listener) -> Result<Self> {
         let mut run = Run::new(config, 0, Format::by_name("F16").expect("F16 is a format"), None)?;
         run.set_sequences(lengths);
-        Ok(Self { run, listener })
+        Ok(Self { run, listener, output: None })
     }
 
     /// Values from outside, `[rows, cols]`: a residual stream that was kept.
@@ -49,40 +66,66 @@ impl Backend for Observe<'_> {
     }
 
     fn linear(&mut self, layer: &Linear, x: &Tensor) -> Tensor {
-        (self.listener)(&[layer], x);
+        self.listener.input(&[layer], x);
+        self.output = Some(vec![1.0; x.rows()]);
         self.run.linear(layer, x)
     }
 
     fn linears<const N: usize>(&mut self, layers: [&Linear; N], x: &Tensor) -> [Tensor; N] {
-        (self.listener)(&layers, x);
+        self.listener.input(&layers, x);
+        self.output = None;
         self.run.linears(layers, x)
     }
 
     fn rms_norm(&mut self, norm: &RmsNorm, x: &Tensor) -> Tensor {
+        if let Some(counts) = &mut self.output {
+            by_share(counts, x, norm.eps);
+        }
         self.run.rms_norm(norm, x)
     }
 
     fn layer_norm(&mut self, norm: &LayerNorm, x: &Tensor) -> Tensor {
+        self.output = None;
         self.run.layer_norm(norm, x)
     }
 
     fn attention(&mut self, spec: &AttentionSpec, q: Tensor, k: Tensor, v: Tensor) -> Tensor {
+        self.output = None;
         self.run.attention(spec, q, k, v)
     }
 
     fn pool(&mut self, pooling: Pooling, x: &Tensor) -> Tensor {
+        self.output = None;
         self.run.pool(pooling, x)
     }
 
     fn activate(&mut self, activation: Activation, x: Tensor) -> Tensor {
+        self.output = None;
         self.run.activate(activation, x)
     }
 
     fn gated(&mut self, activation: Activation, gate: Tensor, up: Tensor) -> Tensor {
+        self.output = None;
         self.run.gated(activation, gate, up)
     }
 
     fn add(&mut self, x: Tensor, y: Tensor) -> Tensor {
-        self.run.add(x, y)
+        let sum = self.run.add(x, y);
+        if let Some(mut counts) = self.output.take() {
+            by_share(&mut counts, &sum, EPS);
+            self.listener.added(&counts);
+        }
+        sum
+    }
+}
+
+/// What norms add to a mean square: that of the next one is not known where the stream is added to, and matters to rows of zeros only.
+const EPS: f32 = 1e-6;
+
+/// Counts errors of each row as shares of the row: by the inverse of its mean square.
+fn by_share(counts: &mut [f32], rows: &Tensor, eps: f32) {
+    for (count, row) in counts.iter_mut().zip(rows.chunks_exact(rows.cols())) {
+        let squares: f32 = row.iter().map(|v| v * v).sum();
+        *count /= squares / row.len() as f32 + eps;
     }
 }

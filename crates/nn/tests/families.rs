@@ -4,7 +4,7 @@ use bantam_checkpoint::{Checkpoint, TensorInfo};
 use bantam_formats::Format;
 use bantam_nn::layers::Linear;
 use bantam_nn::models::planned_tensors;
-use bantam_nn::observe::Observe;
+use bantam_nn::observe::{Listener, Observe};
 use bantam_nn::{Backend, Model, Session};
 use std::path::{Path, PathBuf};
 
@@ -73,6 +73,55 @@ fn prefill_agrees_with_transformers() {
         let error = relative_error(&logits(&model, &mut session(&model), &tokens, tokens.len()), &expected);
         println!("{name}: {error:.1e}");
         assert!(error <= 1e-4, "{name}: relative error {error}");
+    }
+}
+
+/// What was said of outputs that were added to the residual stream.
+#[derive(Default)]
+struct Added {
+    last: String,
+    /// The layer whose output it was, and what errors of each token count.
+    events: Vec<(String, Vec<f32>)>,
+}
+
+impl Listener for Added {
+    fn input(&mut self, layers: &[&Linear], _: &[f32]) {
+        self.last = layers[0].path.clone();
+    }
+
+    fn added(&mut self, counts: &[f32]) {
+        self.events.push((self.last.clone(), counts.to_vec()));
+    }
+}
+
+#[test]
+fn errors_of_what_is_added_to_the_stream_count_by_their_share_of_it() {
+    for name in FAMILIES {
+        let Reference { model, tokens, .. } = load(name);
+        let (config, definition) = (model.config(), model.definition());
+        let mut nobody = |_: &[&Linear], _: &[f32]| ();
+        let mut observe = Observe::new(config, &[tokens.len()], &mut nobody).unwrap();
+        let mut x = definition.embed(&mut observe, &tokens).to_vec();
+        for layer in 0..config.block_count {
+            let mut added = Added::default();
+            let mut observe = Observe::new(config, &[tokens.len()], &mut added).unwrap();
+            let input = observe.input(&x, config.embedding_length);
+            x = definition.layer(&mut observe, layer, input).to_vec();
+            let [(attention, before), (feed_forward, counts)] = &added.events[..] else {
+                panic!("{name}: {} outputs are added", added.events.len());
+            };
+            assert_eq!(*attention, format!("blk.{layer}.attn_output.weight"), "{name}");
+            assert_eq!(*feed_forward, format!("blk.{layer}.ffn_down.weight"), "{name}");
+            assert!(before.iter().chain(counts).all(|c| c.is_finite() && *c > 0.0), "{name}");
+            assert_eq!((before.len(), counts.len()), (tokens.len(), tokens.len()), "{name}");
+            // Gemma normalizes the output itself too.
+            if name != "gemma3" {
+                for (row, count) in x.chunks_exact(config.embedding_length).zip(counts) {
+                    let mean = row.iter().map(|v| v * v).sum::<f32>() / row.len() as f32 + 1e-6;
+                    assert!((mean * count - 1.0).abs() < 1e-4, "{name}: {mean} times {count}");
+                }
+            }
+        }
     }
 }
 

@@ -3,8 +3,10 @@
 use bantam_checkpoint::Checkpoint;
 use bantam_formats::Format;
 use bantam_nn::Model;
+use bantam_nn::layers::Linear;
+use bantam_nn::observe::{Listener, Observe};
 use bantam_nn::random::SplitMix64;
-use bantam_shrink::calibrate::{Inputs, Walk};
+use bantam_shrink::calibrate::{Inputs, Tokens, Walk};
 use bantam_shrink::quantize::{Importance, Method, Plan, unfinished};
 use bantam_shrink::{Error, Mix};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,7 +27,7 @@ fn walked(model: &Model, sequences: &[&[u32]]) -> Inputs {
     let mut walk = Walk::new(model, sequences).unwrap();
     let mut inputs = Inputs::new();
     for _ in 0..model.config().block_count {
-        inputs.extend(walk.look(model, true).unwrap());
+        inputs.extend(walk.look(model, Tokens::Alike, true).unwrap());
     }
     inputs.extend(walk.look_at_head(model).unwrap());
     inputs
@@ -73,6 +75,45 @@ fn sequences_that_do_not_fit_together_are_seen_apart() {
         assert!((moments.mean_squares()[0] - mean).abs() <= 1e-4 * mean, "{path}");
     }
     assert!(matches!(Walk::new(&model, &[[9999]]), Err(Error::Model(_))));
+}
+
+/// What the feed-forward output of layer 0 sees, and the residual stream behind that layer.
+#[derive(Default)]
+struct FeedForward {
+    x: Vec<f32>,
+    cols: usize,
+}
+
+impl Listener for FeedForward {
+    fn input(&mut self, layers: &[&Linear], x: &[f32]) {
+        (self.x, self.cols) = (x.to_vec(), layers[0].weight.cols());
+    }
+}
+
+#[test]
+fn tokens_count_by_the_stream_that_their_outputs_are_added_to() {
+    let model = Model::load(&checkpoint("llama")).unwrap();
+    let (config, definition) = (model.config(), model.definition());
+    let tokens = [3, 1, 4, 1, 5, 9, 2, 6];
+    let mut last = FeedForward::default();
+    let mut observe = Observe::new(config, &[tokens.len()], &mut last).unwrap();
+    let embedded = definition.embed(&mut observe, &tokens);
+    let stream = definition.layer(&mut observe, 0, embedded).to_vec();
+    let mut expected = vec![0.0; last.cols];
+    for (x, row) in last.x.chunks_exact(last.cols).zip(stream.chunks_exact(config.embedding_length)) {
+        let mean = row.iter().map(|v| v * v).sum::<f32>() / row.len() as f32 + 1e-6;
+        expected.iter_mut().zip(x).for_each(|(e, x)| *e += x * x / mean / tokens.len() as f32);
+    }
+    let look = |counted| Walk::new(&model, &[tokens]).unwrap().look(&model, counted, false).unwrap();
+    let (alike, by_what_follows) = (look(Tokens::Alike), look(Tokens::ByWhatFollows));
+    for (found, expected) in by_what_follows["blk.0.ffn_down.weight"].mean_squares().iter().zip(&expected) {
+        assert!((found - expected).abs() <= 1e-4 * expected, "{found} is not {expected}");
+    }
+    // What is not added to the stream counts as it did.
+    for path in ["blk.0.attn_q.weight", "blk.0.ffn_up.weight"] {
+        assert_eq!(alike[path], by_what_follows[path], "{path}");
+    }
+    assert_ne!(alike["blk.0.attn_output.weight"], by_what_follows["blk.0.attn_output.weight"]);
 }
 
 fn write(checkpoint: &Checkpoint, level: &str, method: Method<'_>, threads: usize) -> Vec<u8> {

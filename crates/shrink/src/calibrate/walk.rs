@@ -3,13 +3,24 @@
 use super::{Inputs, Moments};
 use crate::Error;
 use bantam_nn::layers::Linear;
-use bantam_nn::observe::Observe;
+use bantam_nn::observe::{Listener, Observe};
 use bantam_nn::run::Tensor;
 use bantam_nn::{Model, together};
 use std::sync::Arc;
 
 /// Tokens that go through a layer together: bounds the memory for activations.
 const TOGETHER: usize = 2048;
+
+/// What tokens count in moments.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tokens {
+    /// Each as much as any other, as in llama.cpp's importance matrices.
+    Alike,
+    /// By how an error is felt behind the layer. Few tokens (the first, delimiters) have residual streams of a thousand times the usual
+    /// size (Sun et al. 2024, massive activations); their squares would drown those of all others, though what follows normalizes
+    /// them.
+    ByWhatFollows,
+}
 
 /// The residual stream of all calibration text between two layers.
 ///
@@ -55,15 +66,16 @@ impl Walk {
         self.batches.iter().flat_map(|b| &b.lengths).map(|&len| len as u64).sum()
     }
 
-    /// What the linear layers of the layer ahead see. With `go_on` the walk is behind the layer afterwards.
+    /// What the linear layers of the layer ahead see, with tokens counted so. With `go_on` the walk is behind the layer afterwards.
     ///
     /// # Errors
     /// If what they see is not finite.
-    pub fn look(&mut self, model: &Model, go_on: bool) -> Result<Inputs, Error> {
-        let mut inputs = Inputs::new();
-        self.pass(model, go_on, &mut |layers, x| note(&mut inputs, layers, x))?;
-        check(&inputs, model)?;
-        Ok(inputs)
+    pub fn look(&mut self, model: &Model, tokens: Tokens, go_on: bool) -> Result<Inputs, Error> {
+        let mut seen = Seen { tokens, inputs: Inputs::new(), last: None };
+        self.pass(model, go_on, &mut seen)?;
+        seen.take_in(None);
+        check(&seen.inputs, model)?;
+        Ok(seen.inputs)
     }
 
     /// Goes through the layer ahead.
@@ -71,14 +83,14 @@ impl Walk {
     /// # Errors
     /// If the model cannot be run.
     pub fn go_on(&mut self, model: &Model) -> Result<(), Error> {
-        self.pass(model, true, &mut |_, _| ())
+        self.pass(model, true, &mut |_: &[&Linear], _: &[f32]| ())
     }
 
     /// Goes through the layer ahead, and shows what its linear layers see: some of the rows at a time, in the order of execution.
     ///
     /// # Errors
     /// If the model cannot be run.
-    pub fn show(&mut self, model: &Model, listener: &mut dyn FnMut(&[&Linear], &[f32])) -> Result<(), Error> {
+    pub fn show(&mut self, model: &Model, listener: &mut dyn Listener) -> Result<(), Error> {
         self.pass(model, true, listener)
     }
 
@@ -93,16 +105,15 @@ impl Walk {
             let mut observe = Observe::new(model.config(), &batch.lengths, &mut nobody)?;
             let x = batch.input(&observe, model);
             let hidden = model.definition().norm(&mut observe, &x);
-            note(&mut inputs, &[model.definition().head()], &hidden);
+            note(&mut inputs, &[model.definition().head().path.clone()], &hidden, model.config().embedding_length);
         }
         check(&inputs, model)?;
         Ok(inputs)
     }
 
-    fn pass(&mut self, model: &Model, go_on: bool, listener: &mut dyn FnMut(&[&Linear], &[f32])) -> Result<(), Error> {
+    fn pass(&mut self, model: &Model, go_on: bool, listener: &mut dyn Listener) -> Result<(), Error> {
         for batch in &mut self.batches {
-            let mut listener = |layers: &[&Linear], x: &[f32]| listener(layers, x);
-            let mut observe = Observe::new(model.config(), &batch.lengths, &mut listener)?;
+            let mut observe = Observe::new(model.config(), &batch.lengths, listener)?;
             let x = batch.input(&observe, model);
             let x = model.definition().layer(&mut observe, self.layer, x);
             if go_on {
@@ -120,18 +131,60 @@ impl Batch {
     }
 }
 
+/// What the linear layers of a layer saw so far.
+struct Seen {
+    tokens: Tokens,
+    inputs: Inputs,
+    /// What came last, whose tokens' counts are not known yet.
+    last: Option<Last>,
+}
+
+struct Last {
+    layers: Vec<String>,
+    cols: usize,
+    /// `[tokens, cols]`.
+    x: Vec<f32>,
+}
+
+impl Seen {
+    /// Takes in what came last, with these counts of its tokens.
+    fn take_in(&mut self, counts: Option<&[f32]>) {
+        let Some(Last { layers, cols, mut x }) = self.last.take() else { return };
+        if let Some(counts) = counts {
+            for (row, count) in x.chunks_exact_mut(cols).zip(counts) {
+                row.iter_mut().for_each(|v| *v *= count.sqrt());
+            }
+        }
+        note(&mut self.inputs, &layers, &x, cols);
+    }
+}
+
+impl Listener for Seen {
+    fn input(&mut self, layers: &[&Linear], x: &[f32]) {
+        self.take_in(None);
+        let paths = layers.iter().map(|layer| layer.path.clone()).collect();
+        self.last = Some(Last { layers: paths, cols: layers[0].weight.cols(), x: x.to_vec() });
+    }
+
+    fn added(&mut self, counts: &[f32]) {
+        if self.tokens == Tokens::ByWhatFollows {
+            self.take_in(Some(counts));
+        }
+    }
+}
+
 /// Adds an input to the moments that these layers share.
-fn note(inputs: &mut Inputs, layers: &[&Linear], x: &[f32]) {
+fn note(inputs: &mut Inputs, layers: &[String], x: &[f32], cols: usize) {
     // Taken out, so that nothing else shares them while they change.
-    let taken: Vec<_> = layers.iter().map(|l| inputs.remove(&l.path)).collect();
+    let taken: Vec<_> = layers.iter().map(|path| inputs.remove(path)).collect();
     let mut moments = match taken.into_iter().flatten().next_back().map(Arc::try_unwrap) {
         Some(Ok(moments)) => moments,
         Some(Err(shared)) => (*shared).clone(),
-        None => Moments::new(layers[0].weight.cols()),
+        None => Moments::new(cols),
     };
     moments.add(x);
     let moments = Arc::new(moments);
-    inputs.extend(layers.iter().map(|l| (l.path.clone(), moments.clone())));
+    inputs.extend(layers.iter().map(|path| (path.clone(), moments.clone())));
 }
 
 /// Refuses inputs that are not finite: the model is broken, or its weights are.

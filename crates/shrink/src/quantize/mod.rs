@@ -9,7 +9,7 @@ mod rows;
 mod smooth;
 mod unfinished;
 
-use crate::calibrate::{Inputs, Moments, Walk};
+use crate::calibrate::{Inputs, Moments, Tokens, Walk};
 use crate::{Error, Mix, mix::Target, students};
 use bantam_checkpoint::hf::integers::IntegerWriter;
 use bantam_checkpoint::{
@@ -242,7 +242,11 @@ impl<'a> Plan<'a> {
                     tensors
                 }
                 None => {
-                    let inputs = if layer < layers { walk.look(&model, false)? } else { walk.look_at_head(&model)? };
+                    let inputs = if layer < layers {
+                        walk.look(&model, Tokens::ByWhatFollows, false)?
+                    } else {
+                        walk.look_at_head(&model)?
+                    };
                     let tensors = self.round_layer(&inputs, progress)?;
                     rounded.keep(layer, &tensors)?;
                     tensors

@@ -10,6 +10,7 @@ use crate::{Error, students};
 use bantam_checkpoint::{Checkpoint, GgufWriter, TensorInfo, provenance};
 use bantam_formats::{Format, Matrix, Scratch, matmul};
 use bantam_nn::Model;
+use bantam_nn::layers::Linear;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -69,7 +70,7 @@ pub fn smooth(
     let every = (walk.tokens() as usize).div_ceil(SAMPLE).max(1);
     for _ in 0..loaded.config().block_count {
         let mut inputs: Vec<Input> = Vec::new();
-        walk.show(&loaded, &mut |layers, x| {
+        walk.show(&loaded, &mut |layers: &[&Linear], x: &[f32]| {
             let paths: Vec<String> = layers.iter().map(|l| l.path.clone()).collect();
             let at = inputs.iter().position(|i| i.layers == paths).unwrap_or_else(|| {
                 inputs.push(Input { layers: paths, ..Input::default() });
