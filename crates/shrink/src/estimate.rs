@@ -72,8 +72,7 @@ impl<'a> Rates<'a> {
             Feedback::of(shared[0]);
             Ok(())
         })?;
-        // Moments are half of a product.
-        let product = 2.0 * product / (x.len() * narrowest) as f64;
+        let product = product / (TOKENS as f64 * Moments::work(narrowest as f64));
         let layer = || checkpoint.tensors().iter().filter(|t| inputs.contains_key(&t.name));
         let weights_of_layer = layer().map(|t| t.len()).sum::<usize>() as f64;
         let is_packed = layer().any(|t| t.format.product.activation != Activation::F32);
@@ -147,18 +146,18 @@ impl<'a> Rates<'a> {
 
     /// What the moments of the inputs of so many layers take, and of those of the head.
     fn seeing(&self, tokens: f64, layers: f64) -> f64 {
-        tokens * self.product / 2.0 * self.inputs(layers, 2)
+        tokens * self.product * self.inputs(layers, Moments::work)
     }
 
     /// The same with their factors.
     fn looking(&self, tokens: f64, layers: f64) -> f64 {
-        self.seeing(tokens, layers) + self.factors * self.inputs(layers, 3)
+        self.seeing(tokens, layers) + self.factors * self.inputs(layers, |cols| cols.powi(3))
     }
 
-    /// The sum of this power of the channels of all inputs of so many layers, and of the head's.
-    fn inputs(&self, layers: f64, power: i32) -> f64 {
-        let of_layer: f64 = self.inputs.iter().map(|cols| cols.powi(power)).sum();
-        layers * of_layer + (self.config.embedding_length as f64).powi(power)
+    /// The work for all inputs of so many layers, and for the head's, by their channels.
+    fn inputs(&self, layers: f64, work: impl Fn(f64) -> f64) -> f64 {
+        let of_layer: f64 = self.inputs.iter().map(|&cols| work(cols)).sum();
+        layers * of_layer + work(self.config.embedding_length as f64)
     }
 }
 
@@ -242,7 +241,7 @@ mod tests {
         assert_eq!(passes.observing(), 100.0 * layers);
         assert_eq!(passes.rounding(as_it_is), 100.0 * layers * 2.0);
         let products = Rates { product: 1.0, pass: 0.0, ..passes };
-        assert_eq!(products.observing(), 100.0 * (4.0 * layers + 1.0) * width * width / 2.0);
+        assert_eq!(products.observing(), 100.0 * (4.0 * layers + 1.0) * Moments::work(width));
         let factors = Rates { factors: 1.0, product: 0.0, ..products };
         assert_eq!((factors.observing(), factors.rounding(as_it_is)), (0.0, (4.0 * layers + 1.0) * width.powi(3)));
         assert!(none.rounding_to_bits(4.0) > 0.0, "rounding takes time");

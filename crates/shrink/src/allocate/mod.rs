@@ -6,8 +6,8 @@
 //! the allocation.
 //!
 //! The divergence is measured with each tensor rounded, by error feedback, to about 4½ bits; for other formats it is scaled by the
-//! squared error of the layer's output, to which a small divergence is proportional (its second-order term). That errors of
-//! different tensors add up is the one thing assumed.
+//! squared error of the layer's output, to which a small divergence is proportional (its second-order term). Both are taken on other text
+//! than errors were fed back by. That errors of different tensors add up is the one thing assumed.
 
 mod budget;
 mod choose;
@@ -32,7 +32,7 @@ use rounding::Rounding;
 use serde::{Deserialize, Serialize, Serializer};
 use std::sync::Arc;
 
-/// Tokens that the statistics of inputs are taken over.
+/// Tokens that errors are fed back by, and other ones that the result is judged by.
 const TOKENS: usize = 4096;
 
 /// What a tensor costs in one format.
@@ -86,7 +86,7 @@ pub(crate) struct MeasuredOn {
 
 /// That of this model.
 pub(crate) fn measured_on(checkpoint: &Checkpoint) -> MeasuredOn {
-    MeasuredOn { inputs: TOKENS, tokens: probe::tokens(checkpoint), rows: rounding::rows }
+    MeasuredOn { inputs: 2 * TOKENS, tokens: probe::tokens(checkpoint), rows: rounding::rows }
 }
 
 /// Measures what each tensor that may be quantized costs in each format, on these sequences of tokens, unless `kept` has it. Calls `progress`
@@ -108,16 +108,17 @@ pub fn measure(
     }
     let mut model = Model::load(checkpoint)?;
     probe::sharpen(&mut model);
-    let mut probe = Probe::new(checkpoint, &model, sequences)?;
-    let seen = bantam_nn::together(sequences, TOKENS).next().unwrap_or_default();
-    let mut walk = Walk::new(&model, seen)?;
+    let [seen, held_out] = parted(sequences);
+    let mut probe = Probe::new(checkpoint, &model, held_out)?;
+    let (mut walk, mut walk_held_out) = (Walk::new(&model, seen)?, Walk::new(&model, held_out)?);
     let widening = Widening::of(checkpoint)?;
     let mut measurement = Measurement { checkpoint, widening, kept: &mut kept, progress };
     let embedding = model.embedding_mut().path.clone();
     let tied = model.definition().head().path == embedding;
     for _ in 0..model.config().block_count {
         let inputs = walk.look(&model, Tokens::ByWhatFollows, true)?;
-        measurement.layers(&inputs, &mut model, &probe)?;
+        let held_out = walk_held_out.look(&model, Tokens::ByWhatFollows, true)?;
+        measurement.layers(&inputs, &held_out, &mut model, &probe)?;
         probe.go_on(&model)?;
     }
     let head = walk.look_at_head(&model)?;
@@ -125,7 +126,7 @@ pub fn measure(
     if tied {
         probe.go_back();
     }
-    measurement.layers(&head, &mut model, &probe)?;
+    measurement.layers(&head, &walk_held_out.look_at_head(&model)?, &mut model, &probe)?;
     if !tied {
         probe.go_back();
         if !measurement.kept.has(&embedding) {
@@ -134,6 +135,15 @@ pub fn measure(
         }
     }
     Ok(kept.measured())
+}
+
+/// The beginning of these sequences and what follows it, no more than a half each; the same again of a single one.
+fn parted(sequences: &[Vec<u32>]) -> [&[Vec<u32>]; 2] {
+    let half = sequences.iter().map(Vec::len).sum::<usize>() / 2;
+    let first = |sequences| bantam_nn::together(sequences, TOKENS.min(half)).next().unwrap_or_default();
+    let seen = first(sequences);
+    let rest = first(&sequences[seen.len()..]);
+    [seen, if rest.is_empty() { seen } else { rest }]
 }
 
 /// What was measured so far.
@@ -145,8 +155,14 @@ struct Measurement<'a> {
 }
 
 impl Measurement<'_> {
-    /// Measures these linear layers, one by one.
-    fn layers(&mut self, inputs: &Inputs, model: &mut Model, probe: &Probe<'_>) -> Result<(), Error> {
+    /// Measures these linear layers, one by one, by what they saw of two texts.
+    fn layers(
+        &mut self,
+        inputs: &Inputs,
+        held_out: &Inputs,
+        model: &mut Model,
+        probe: &Probe<'_>,
+    ) -> Result<(), Error> {
         let mut shared: Option<(&Arc<Moments>, Rounding)> = None;
         for (name, moments) in beside(inputs) {
             if self.kept.has(name) {
@@ -154,7 +170,7 @@ impl Measurement<'_> {
                 continue;
             }
             if shared.as_ref().is_none_or(|(of, _)| !Arc::ptr_eq(of, moments)) {
-                shared = Some((moments, Rounding::of(moments)));
+                shared = Some((moments, Rounding::of(moments, &held_out[name])));
             }
             let (_, rounding) = shared.as_ref().expect("it was made");
             self.tensor(name, rounding, model, probe)?;

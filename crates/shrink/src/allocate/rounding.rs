@@ -20,14 +20,15 @@ pub(super) fn rows(cols: usize) -> usize {
 pub(super) struct Rounding {
     cols: usize,
     feedback: Feedback,
-    /// The mean of `x xᵀ`, `[cols, cols]`.
+    /// The mean of `x xᵀ` over other text, `[cols, cols]`.
     h: Vec<f32>,
 }
 
 impl Rounding {
-    /// For inputs of these moments.
-    pub fn of(moments: &Moments) -> Self {
-        Self { cols: moments.cols(), feedback: Feedback::of(moments), h: moments.mean() }
+    /// By inputs of these moments, judged by those of other text: on the text that errors are fed back by they look smaller than they are,
+    /// several times with more channels than tokens.
+    pub fn of(moments: &Moments, held_out: &Moments) -> Self {
+        Self { cols: moments.cols(), feedback: Feedback::of(moments), h: held_out.mean() }
     }
 
     /// For what sees no inputs: all columns count alike.
@@ -36,7 +37,7 @@ impl Rounding {
         let mut identity = vec![0.0; cols * cols];
         identity.iter_mut().step_by(cols + 1).for_each(|d| *d = 1.0);
         moments.add(&identity);
-        Self::of(&moments)
+        Self::of(&moments, &moments)
     }
 
     /// The same for layers that see more channels, which are always zero.
@@ -72,5 +73,24 @@ impl Rounding {
         let sum: f64 = errors.iter().zip(&weighed).map(|(e, w)| f64::from(e * w)).sum();
         // Rounding may leave what is zero below it; NaN stays.
         if sum < 0.0 { 0.0 } else { sum }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bantam_nn::random::SplitMix64;
+
+    #[test]
+    fn errors_are_those_on_other_text() {
+        let (cols, mut random) = (256, SplitMix64::new(6));
+        let mut normal = |len: usize| (0..len).map(|_| random.normal() as f32).collect::<Vec<f32>>();
+        let [mut seen, mut held_out] = [0; 2].map(|_| Moments::new(cols));
+        // No more tokens than channels to feed errors back by: some of what they have in common is chance.
+        seen.add(&normal(cols * cols));
+        held_out.add(&normal(64 * cols * cols));
+        let (rows, format) = (normal(16 * cols), Format::by_name("Q4_0").unwrap());
+        let [seen_again, other] = [&seen, &held_out].map(|judge| Rounding::of(&seen, judge).error(&rows, format));
+        assert!(other > 1.3 * seen_again, "{other} on other text, {seen_again} on the same");
     }
 }

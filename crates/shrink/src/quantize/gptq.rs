@@ -10,11 +10,18 @@ use bantam_formats::{Format, Grid};
 use bantam_nn::matrix::{Threads, View, multiply};
 use rayon::prelude::*;
 
-/// What is added to the diagonal, as a share of its mean, so that channels which are hardly ever active stay determined.
-const DAMPING: f32 = 0.01;
+/// What is added to the diagonal, as a share of its mean, at least and at most. How much of `H` is chance says how much: feeding
+/// errors back along what only the calibration text has in common makes them larger on any other. More than the mean was of no use.
+const DAMPING: [f32; 2] = [0.01, 1.0];
 
 /// Rows that a thread takes at a time, of few rows an eighth.
 const ROWS: usize = 64;
+
+/// What suits these moments: with `H` and so much of its mean diagonal, the share of chance is the identity's.
+fn damping(moments: &Moments) -> f32 {
+    let chance = moments.shrinkage() as f32;
+    (chance / (1.0 - chance)).clamp(DAMPING[0], DAMPING[1])
+}
 
 /// How errors of one column bear on the next, for all rows of a layer.
 pub(crate) struct Feedback {
@@ -33,6 +40,7 @@ impl Feedback {
     pub fn of(moments: &Moments) -> Self {
         let (cols, importance) = (moments.cols(), moments.mean_squares());
         let mean = importance.iter().sum::<f32>() / cols as f32;
+        let damping = damping(moments);
         let damped = |damping: f32| {
             let mut h = moments.mean();
             // What was never active counts alike everywhere.
@@ -41,7 +49,7 @@ impl Feedback {
             unit_upper(h, cols)
         };
         // Beyond all measure there is nothing to feed back.
-        let factors = [1.0, 10.0, 100.0, 1e4].into_iter().find_map(|more| damped(more * DAMPING));
+        let factors = [1.0, 10.0, 100.0, 1e4].into_iter().find_map(|more| damped(more * damping));
         let (upper, left) = factors.unwrap_or_else(|| {
             let mut identity = vec![0.0; cols * cols];
             identity.iter_mut().step_by(cols + 1).for_each(|d| *d = 1.0);
@@ -253,7 +261,7 @@ mod tests {
         let feedback = Feedback::of(&moments);
         let mut h = moments.mean();
         let mean = moments.mean_squares().iter().sum::<f32>() / cols as f32;
-        h.iter_mut().step_by(cols + 1).for_each(|d| *d += DAMPING * mean);
+        h.iter_mut().step_by(cols + 1).for_each(|d| *d += damping(&moments) * mean);
         let mut blocks = vec![0; rows * format.bytes];
         feedback.round(&weights, format, &mut blocks);
         let mut differing = 0;
@@ -324,6 +332,25 @@ mod tests {
             let [fed, alone] = [fed, alone].map(|blocks| lost(&weights, format, &blocks, &moments.mean(), cols));
             assert!(fed < 0.9 * alone, "{name}: {fed} with feedback, {alone} without");
         }
+    }
+
+    #[test]
+    fn what_little_text_has_in_common_by_chance_is_not_made_up_for() {
+        // Channels that have nothing in common, and no more tokens than channels.
+        let cols = 1024;
+        let mut random = SplitMix64::new(5);
+        let x: Vec<f32> = (0..cols * cols).map(|_| random.normal() as f32).collect();
+        let mut moments = Moments::new(cols);
+        moments.add(&x);
+        let mut identity = vec![0.0; cols * cols];
+        identity.iter_mut().step_by(cols + 1).for_each(|d| *d = 1.0);
+        let (format, weights) = (Format::by_name("Q4_0").unwrap(), weights(4 * cols));
+        let mut fed = vec![0; 4 * format.bytes_of(cols).unwrap()];
+        let mut alone = fed.clone();
+        Feedback::of(&moments).round(&weights, format, &mut fed);
+        (format.encode.unwrap())(&weights, Some(&moments.mean_squares().repeat(4)), &mut alone);
+        let [fed, alone] = [fed, alone].map(|blocks| lost(&weights, format, &blocks, &identity, cols));
+        assert!(fed < 1.3 * alone, "on other text {fed} with feedback, {alone} without");
     }
 
     #[test]
