@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Calibrated quantization by bantam and by unmodified llama.cpp, from the same base, calibration text and format.
 
-    scripts/peers/calibrated.py BASE.gguf --calibrate FILE --text FILE [--levels Q4_0,Q3_K_M] [--bits 4.5,3.5] [--methods gptq,best]
+    scripts/peers/calibrated.py BASE.gguf --calibrate FILE --text FILE [--levels Q4_0,Q3_K_M] [--bits 4.5,3.5] [--methods descent,best]
         [--chunks N] [--sensitivity FILE] [--keep FOLDER] [--threads 2]
 
-llama.cpp: llama-imatrix on the text, llama-quantize with it. bantam, on the same text: nearest, importance, gptq; tuned, gptq and then its
-scales trained; mixed, formats chosen to fit the size of llama.cpp's file, and gptq; best, that with scales trained. --bits adds mixed
-files with so many bits per weight, for sizes that llama-quantize does not reach. All are judged by llama-perplexity's KL divergence from
+llama.cpp: llama-imatrix on the text, llama-quantize with it. bantam, on the same text: nearest, importance, gptq, descent; mixed,
+formats chosen to fit the size of llama.cpp's file, and descent; tuned, descent and then its scales trained; best, mixed with scales trained.
+--bits adds mixed files with so many bits per weight, for sizes that llama-quantize does not reach. All are judged by llama-perplexity's KL divergence from
 the base on --text.
 Prints a Markdown table, with the seconds and the peak memory of each; sensitivities are measured in the time of the first file that needs
 them, or not at all if --sensitivity has them. Exits with 1 if a file of bantam's is larger than llama.cpp's by more than a thousandth.
@@ -61,8 +61,9 @@ def candidates(level, args, work, tools):
     plans = {
         "nearest": [*bantam, "--to", level],
         "importance": [*bantam, "--to", level, *calibrate, "--method", "importance"],
-        "gptq": [*bantam, "--to", level, *calibrate],
-        "tuned": [args.bantam, "tune", work / f"{level}-gptq.gguf", "--base", args.base, "--data", args.calibrate,
+        "gptq": [*bantam, "--to", level, *calibrate, "--method", "gptq"],
+        "descent": [*bantam, "--to", level, *calibrate],
+        "tuned": [args.bantam, "tune", work / f"{level}-descent.gguf", "--base", args.base, "--data", args.calibrate,
                   "--threads", args.threads, "--quiet", "-o", None],
         "mixed": mixed,
         "best": [*mixed, "--effort", "best"],
@@ -85,7 +86,7 @@ def main():
     parser.add_argument("--text", type=pathlib.Path, required=True)
     parser.add_argument("--levels", default="Q4_0,Q3_K_M")
     parser.add_argument("--bits", default="")
-    parser.add_argument("--methods", default="nearest,importance,gptq,tuned,mixed,best")
+    parser.add_argument("--methods", default="nearest,importance,gptq,descent,tuned,mixed,best")
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--chunks", type=int)
     parser.add_argument("--sensitivity", type=pathlib.Path, help="file that keeps the sensitivities")

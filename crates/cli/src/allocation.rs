@@ -10,7 +10,7 @@ use bantam_formats::Format;
 use bantam_shrink::Mix;
 use bantam_shrink::allocate::{Allocation, Budget, Kept, Sensitivity, measure, tensors};
 use bantam_shrink::estimate::Rates;
-use bantam_shrink::quantize::{Method, Plan};
+use bantam_shrink::quantize::Plan;
 use bantam_shrink::widen::Widening;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -123,7 +123,7 @@ pub fn allocate(
     if forecast::is_wanted(global) {
         let rates = Rates::of(checkpoint, &calibrated.text)?;
         let left = 1.0 - kept.count() as f64 / tensors(checkpoint).max(1) as f64;
-        let rounding = if let Method::Gptq(_) = calibrated.method() {
+        let rounding = if calibrated.method().text().is_some() {
             rates.rounding_to_bits(budget.bits(checkpoint))
         } else {
             0.0

@@ -30,7 +30,7 @@ pub struct CalibrationArgs {
     /// Write what was learned as an importance matrix for llama.cpp
     #[arg(long, value_name = "FILE")]
     save_imatrix: Option<PathBuf>,
-    /// How to round [default: by --effort; without it gptq with --calibrate, importance with --imatrix, else nearest]
+    /// How to round [default: by --effort; without it descent with --calibrate, importance with --imatrix, else nearest]
     #[arg(long, value_name = "METHOD")]
     method: Option<MethodName>,
     /// How much time to take for it
@@ -64,6 +64,8 @@ enum MethodName {
     Importance,
     /// Later weights make up for the errors of earlier ones
     Gptq,
+    /// The same, and then each weight and scale is chosen again beside all others
+    Descent,
 }
 
 /// What was learned.
@@ -89,6 +91,7 @@ impl Calibrated {
             MethodName::Nearest => Method::Nearest,
             MethodName::Importance => Method::Importance(&self.importance),
             MethodName::Gptq => Method::Gptq(&self.text),
+            MethodName::Descent => Method::Descent(&self.text),
         }
     }
 
@@ -106,18 +109,18 @@ impl CalibrationArgs {
     /// bantam is taken if none is given.
     pub fn calibrate(&self, checkpoint: &Checkpoint, choosing: bool, global: &Global) -> anyhow::Result<Calibrated> {
         let method = self.method.unwrap_or(match (self.effort, &self.imatrix) {
-            (Some(Effort::Balanced | Effort::Best), _) => MethodName::Gptq,
+            (Some(Effort::Balanced | Effort::Best), _) => MethodName::Descent,
             (_, Some(_)) => MethodName::Importance,
             (Some(Effort::Fast), None) if self.calibrate.is_some() => MethodName::Importance,
             (Some(Effort::Fast), None) => MethodName::Nearest,
-            (None, None) if self.calibrate.is_some() || choosing => MethodName::Gptq,
+            (None, None) if self.calibrate.is_some() || choosing => MethodName::Descent,
             (None, None) => MethodName::Nearest,
         });
         self.check(method, choosing)?;
         let needs_text = match method {
             MethodName::Nearest => choosing,
             MethodName::Importance => choosing || self.imatrix.is_none(),
-            MethodName::Gptq => true,
+            MethodName::Gptq | MethodName::Descent => true,
         };
         let mut calibrated = Calibrated { method, ..Calibrated::default() };
         let mut names = Vec::new();
@@ -167,10 +170,11 @@ impl CalibrationArgs {
                 !saves || self.imatrix.is_none(),
                 "--save-imatrix needs --calibrate: with --imatrix there is a file already"
             ),
-            MethodName::Gptq => {
+            MethodName::Gptq | MethodName::Descent => {
                 ensure!(
                     self.imatrix.is_none(),
-                    "--method gptq needs text, of which an importance matrix keeps too little: give --calibrate"
+                    "--method {} needs text, of which an importance matrix keeps too little: give --calibrate",
+                    method.to_possible_value().expect("none is hidden").get_name()
                 );
                 ensure!(!saves, "--save-imatrix needs --method importance");
             }

@@ -42,9 +42,9 @@ fn text_and_the_matrix_made_of_it_give_the_same_file() {
 fn calibrating_needs_no_text_of_the_users() {
     let folder = folder();
     let json = folder.json(&format!("quantize model.gguf --to Q4_0 --calibrate {QUICK} -o out.gguf"));
-    assert_eq!(json["method"], "gptq");
+    assert_eq!(json["method"], "descent");
     let text = folder.succeeds("inspect out.gguf --json");
-    for part in ["gptq", "the text that comes with bantam", "calibration_tokens"] {
+    for part in ["descent", "the text that comes with bantam", "calibration_tokens"] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let threads = |n: usize| {
@@ -88,6 +88,7 @@ fn what_cannot_be_learned_from_is_refused() {
             "other.gguf: the importance is of another model than model.gguf, which has no tensor blk.7.attn_q.weight",
         ),
         ("--method gptq --imatrix im.gguf", "gptq"),
+        ("--method descent --imatrix im.gguf", "descent"),
         ("--save-imatrix im.gguf", "leave out"),
     ] {
         folder.refuses(&format!("quantize model.gguf --to Q4_0 {options} -o out.gguf"), &[reason]);

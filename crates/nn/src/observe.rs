@@ -16,6 +16,12 @@ pub trait Listener {
     /// The linear layers that take an input, and its rows, `[tokens, inputs]`.
     fn input(&mut self, layers: &[&Linear], x: &[f32]);
 
+    /// Tokens attended to each other, by keys and values of the input that came last. `received` computes how much of the attention of all
+    /// queries each token got, in the mean over heads: over a sequence it sums to the sequence's length.
+    fn attended(&mut self, received: &dyn Fn() -> Vec<f32>) {
+        let _ = received;
+    }
+
     /// The output of the layer whose input came last was added to the residual stream. `counts[t]` is what a squared error of token `t`
     /// counts from there on: what follows is normalized, so that errors are felt by their share of what they are added to.
     fn added(&mut self, counts: &[f32]) {
@@ -91,7 +97,7 @@ impl Backend for Observe<'_> {
 
     fn attention(&mut self, spec: &AttentionSpec, q: Tensor, k: Tensor, v: Tensor) -> Tensor {
         self.output = None;
-        self.run.attention(spec, q, k, v)
+        self.run.attention_shown(spec, [q, k, v], &mut |received| self.listener.attended(received))
     }
 
     fn pool(&mut self, pooling: Pooling, x: &Tensor) -> Tensor {

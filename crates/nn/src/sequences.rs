@@ -99,6 +99,22 @@ impl ByHeads {
         });
         (layout.by_tokens(&by_heads, spec.heads, None, pool), log_sums)
     }
+
+    /// The attention that each token gets from all queries, in the mean over heads: `[tokens]`. `log_sums` are what [`attend`](Self::attend) gave.
+    pub fn received(&self, spec: &AttentionSpec, log_sums: &[f32]) -> Vec<f32> {
+        let Self { layout, q, k, v } = self;
+        let keys = layout.cut(k, spec.kv_heads * spec.key_length, spec.kv_heads);
+        let values = layout.cut(v, spec.kv_heads * spec.value_length, spec.kv_heads);
+        let queries = layout.cut(q, spec.heads * spec.key_length, spec.heads);
+        let heads = queries.into_par_iter().zip(layout.cut(log_sums, spec.heads, spec.heads)).enumerate();
+        let by_heads = heads.map(|(i, (q, log_sums))| {
+            let at = i / spec.group();
+            Head { spec, q, k: keys[at], v: values[at] }.received(log_sums)
+        });
+        let by_heads: Vec<Vec<f32>> = by_heads.collect();
+        let mean = |heads: &[Vec<f32>], token: usize| heads.iter().map(|h| h[token]).sum::<f32>() / spec.heads as f32;
+        by_heads.chunks_exact(spec.heads).flat_map(|heads| (0..heads[0].len()).map(|t| mean(heads, t))).collect()
+    }
 }
 
 /// One query head of one sequence: `q` `[len, key_length]`, `k` the same, `v` `[len, value_length]`.
@@ -136,6 +152,21 @@ impl Head<'_> {
         scores.resize(queries.len() * keys.len(), 0.0);
         let (q, k) = (View::new(part(self.q, queries, d), d), View::new(part(self.k, keys, d), d));
         multiply(scores, false, self.spec.scale, q, k.transposed(), Threads::One);
+    }
+
+    /// The attention that each key gets from all queries, whose softmax has these sums.
+    fn received(&self, log_sums: &[f32]) -> Vec<f32> {
+        let (mut received, mut scores) = (vec![0.0; self.len()], Vec::new());
+        for (queries, keys) in self.blocks() {
+            self.scores(&queries, &keys, &mut scores);
+            for (query, row) in queries.zip(scores.chunks_exact_mut(keys.len())) {
+                let visible = self.visible(query);
+                let row = only(row, visible.clone(), keys.start);
+                vector::exp_minus(row, log_sums[query]);
+                vector::add_rows(&mut received[visible], row);
+            }
+        }
+        received
     }
 
     fn forward(&self, out: &mut [f32], log_sums: &mut [f32]) {

@@ -6,7 +6,7 @@
 use crate::allocate::{self, measured_on};
 use crate::calibrate::{Moments, Tokens, Walk};
 use crate::mix::quantizable_role;
-use crate::quantize::Feedback;
+use crate::quantize::{Feedback, PASSES};
 use crate::widen::Widening;
 use crate::{Error, students};
 use bantam_checkpoint::{Checkpoint, Config, TensorInfo};
@@ -69,7 +69,7 @@ impl<'a> Rates<'a> {
             Ok(())
         })?;
         let factors = seconds(LONG, || {
-            Feedback::of(shared[0]);
+            Feedback::of(shared[0], PASSES);
             Ok(())
         })?;
         let product = product / (TOKENS as f64 * Moments::work(narrowest as f64));
@@ -170,7 +170,7 @@ struct Rounding<'a> {
 
 impl<'a> Rounding<'a> {
     fn new(rates: &'a Rates<'a>) -> Self {
-        Self { rates, feedback: Feedback::of(&Moments::new(COLS)), known: Vec::new() }
+        Self { rates, feedback: Feedback::of(&Moments::new(COLS), PASSES), known: Vec::new() }
     }
 
     /// For so many rows of so many weights.
@@ -189,9 +189,9 @@ impl<'a> Rounding<'a> {
                 rate
             }
         };
-        // Errors of half the weights before it, on average, are fed back to a weight.
-        let fed_back = self.rates.product * (cols as f64 - COLS as f64) / 2.0;
-        (rows * cols) as f64 * (rate + fed_back).max(0.0)
+        // Errors of half the weights, on average, are fed back to a weight, and each time that it is gone over those of all.
+        let others = (0.5 + PASSES as f64) * (cols as f64 - COLS as f64);
+        (rows * cols) as f64 * (rate + self.rates.product * others).max(0.0)
     }
 }
 

@@ -281,7 +281,7 @@ fn smoothed(
     output: &Path,
     global: &Global,
 ) -> anyhow::Result<Option<Intermediate>> {
-    let Method::Gptq(text) = calibrated.method() else { return Ok(None) };
+    let Some(text) = calibrated.method().text() else { return Ok(None) };
     if !mix.rounds_tokens() {
         return Ok(None);
     }
@@ -312,7 +312,7 @@ fn quantize_by(
     let method = calibrated.method();
     let plan = Plan::new(checkpoint, mix)?.with_settings(&calibrated.settings);
     let unfinished = unfinished(output);
-    if matches!(method, Method::Gptq(_)) && unfinished.exists() && !global.quiet && !global.json {
+    if method.text().is_some() && unfinished.exists() && !global.quiet && !global.json {
         output::say(format_args!(
             "going on with what a stopped run left in {}, if it is the same",
             unfinished.display()
@@ -321,7 +321,7 @@ fn quantize_by(
     if matches!(method, Method::Nearest) {
         warn_of_code_books(checkpoint, &plan);
     }
-    if let Method::Gptq(text) = method
+    if let Some(text) = method.text()
         && !foretold
         && forecast::is_wanted(global)
     {

@@ -10,7 +10,7 @@ pub use crate::tensor::Tensor;
 pub use cache::KvCache;
 
 use crate::layers::{Activation, AttentionSpec, Embedding, LayerNorm, Linear, RmsNorm};
-use crate::sequences::Layout;
+use crate::sequences::{ByHeads, Layout};
 use crate::tensor::Pool;
 use crate::train::Parameters;
 use crate::weights::{Parameter, Weight};
@@ -129,6 +129,21 @@ fn matrix<'a>(values: Option<&'a Parameters>, path: &str, weight: &'a Weight) ->
 /// A vector of parameters as it is executed.
 fn vector<'a>(values: Option<&'a Parameters>, parameter: &'a Parameter) -> &'a [f32] {
     values.map_or(&parameter.values, |values| values.values(&parameter.path))
+}
+
+impl Run<'_> {
+    /// Attention over whole sequences; shows a way to compute what of it each token [receives](ByHeads::received).
+    pub(crate) fn attention_shown(
+        &mut self,
+        spec: &AttentionSpec,
+        qkv: [Tensor; 3],
+        show: &mut dyn FnMut(&dyn Fn() -> Vec<f32>),
+    ) -> Tensor {
+        let by_heads = ByHeads::new(spec, self.lengths(), qkv, &self.pool);
+        let (out, log_sums) = by_heads.attend(spec, &self.pool);
+        show(&|| by_heads.received(spec, &log_sums));
+        out
+    }
 }
 
 impl Backend for Run<'_> {

@@ -16,9 +16,12 @@ const TOGETHER: usize = 2048;
 pub enum Tokens {
     /// Each as much as any other, as in llama.cpp's importance matrices.
     Alike,
-    /// By how an error is felt behind the layer. Few tokens (the first, delimiters) have residual streams of a thousand times the usual
-    /// size (Sun et al. 2024, massive activations); their squares would drown those of all others, though what follows normalizes
-    /// them.
+    /// By how an error is felt behind the layer.
+    ///
+    /// Few tokens (the first, delimiters) have residual streams of a thousand times the usual size (Sun et al. 2024, massive
+    /// activations); their squares would drown those of all others, though what follows normalizes them. So what is added to the stream counts by its share
+    /// of it. The same tokens get much of all attention (Xiao et al. 2023, attention sinks): an error of theirs is felt wherever they are
+    /// attended to. So a token counts once for itself, and once more for the attention that it gets in the layer (RSQ: Sung et al. 2025), over two.
     ByWhatFollows,
 }
 
@@ -71,7 +74,7 @@ impl Walk {
     /// # Errors
     /// If what they see is not finite.
     pub fn look(&mut self, model: &Model, tokens: Tokens, go_on: bool) -> Result<Inputs, Error> {
-        let mut seen = Seen { tokens, inputs: Inputs::new(), last: None };
+        let mut seen = Seen { tokens, inputs: Inputs::new(), last: None, attention: None };
         self.pass(model, go_on, &mut seen)?;
         seen.take_in(None);
         check(&seen.inputs, model)?;
@@ -137,6 +140,8 @@ struct Seen {
     inputs: Inputs,
     /// What came last, whose tokens' counts are not known yet.
     last: Option<Last>,
+    /// What tokens count for the attention that they got in the layer.
+    attention: Option<Vec<f32>>,
 }
 
 struct Last {
@@ -147,10 +152,10 @@ struct Last {
 }
 
 impl Seen {
-    /// Takes in what came last, with these counts of its tokens.
-    fn take_in(&mut self, counts: Option<&[f32]>) {
+    /// Takes in what came last; errors of its tokens are felt so much where they are added to the stream.
+    fn take_in(&mut self, felt: Option<&[f32]>) {
         let Some(Last { layers, cols, mut x }) = self.last.take() else { return };
-        if let Some(counts) = counts {
+        for counts in [self.attention.as_deref(), felt].into_iter().flatten() {
             for (row, count) in x.chunks_exact_mut(cols).zip(counts) {
                 row.iter_mut().for_each(|v| *v *= count.sqrt());
             }
@@ -164,6 +169,13 @@ impl Listener for Seen {
         self.take_in(None);
         let paths = layers.iter().map(|layer| layer.path.clone()).collect();
         self.last = Some(Last { layers: paths, cols: layers[0].weight.cols(), x: x.to_vec() });
+    }
+
+    fn attended(&mut self, received: &dyn Fn() -> Vec<f32>) {
+        if self.tokens == Tokens::ByWhatFollows {
+            self.attention = Some(received().into_iter().map(|share| (1.0 + share) / 2.0).collect());
+            self.take_in(None);
+        }
     }
 
     fn added(&mut self, counts: &[f32]) {

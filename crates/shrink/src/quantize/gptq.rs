@@ -4,7 +4,9 @@
 //! left to right, `w_k + Σ_{j<k} (w_j - v_j) U_jk` is rounded instead of `w_k`, with `H = U D Uᵀ`: then the error is that of rounding alone,
 //! weighed by `D`, which is smaller than the diagonal of `H` the more channels resemble each other. Weights that are points of a code
 //! book (IQ2, IQ3) are rounded together, and their errors are fed back to those after them (as GPTVQ does: van Baalen et al. 2024).
+//! Scales weigh errors by `D` too: by the diagonal of `H` they would spare what later weights make up for.
 
+use super::descent::descend;
 use crate::calibrate::{Moments, unit_upper};
 use bantam_formats::{Format, Grid};
 use bantam_nn::matrix::{Threads, View, multiply};
@@ -26,49 +28,53 @@ fn damping(moments: &Moments) -> f32 {
 /// How errors of one column bear on the next, for all rows of a layer.
 pub(crate) struct Feedback {
     cols: usize,
+    /// `H`, damped, `[cols, cols]`.
+    moments: Vec<f32>,
     /// `U`, `[cols, cols]`.
     upper: Vec<f32>,
-    /// The diagonal of `H`.
-    importance: Vec<f32>,
     /// `D`.
     left: Vec<f32>,
+    /// Times that rounded rows are gone over.
+    passes: usize,
 }
 
 impl Feedback {
-    /// For a layer whose inputs have these moments. Inputs that determine nothing (dead channels, less text than channels)
-    /// are damped until they do.
-    pub fn of(moments: &Moments) -> Self {
-        let (cols, importance) = (moments.cols(), moments.mean_squares());
-        let mean = importance.iter().sum::<f32>() / cols as f32;
+    /// For a layer whose inputs have these moments, whose rounded rows are gone over so many times. Inputs that determine nothing (dead
+    /// channels, less text than channels) are damped until they do.
+    pub fn of(moments: &Moments, passes: usize) -> Self {
+        let cols = moments.cols();
+        let mean = moments.mean_squares().iter().sum::<f32>() / cols as f32;
         let damping = damping(moments);
         let damped = |damping: f32| {
             let mut h = moments.mean();
             // What was never active counts alike everywhere.
             let add = if mean > 0.0 { damping * mean } else { 1.0 };
             h.iter_mut().step_by(cols + 1).for_each(|d| *d += add);
-            unit_upper(h, cols)
+            unit_upper(h.clone(), cols).map(|(upper, left)| (h, upper, left))
         };
         // Beyond all measure there is nothing to feed back.
         let factors = [1.0, 10.0, 100.0, 1e4].into_iter().find_map(|more| damped(more * damping));
-        let (upper, left) = factors.unwrap_or_else(|| {
+        let (moments, upper, left) = factors.unwrap_or_else(|| {
             let mut identity = vec![0.0; cols * cols];
             identity.iter_mut().step_by(cols + 1).for_each(|d| *d = 1.0);
-            (identity, vec![1.0; cols])
+            (identity.clone(), identity, vec![1.0; cols])
         });
-        Self { cols, upper, importance, left }
+        Self { cols, moments, upper, left, passes }
     }
 
     /// The same for a layer that sees more channels, which are always zero; `origin` says where each channel comes from.
     pub fn spread(&self, origin: &[Option<usize>]) -> Self {
         let cols = origin.len();
         let least = self.left.iter().copied().fold(f32::INFINITY, f32::min);
-        let of = |values: &[f32], new: f32| origin.iter().map(|from| from.map_or(new, |i| values[i])).collect();
-        let (importance, left) = (of(&self.importance, 0.0), of(&self.left, least));
-        let mut upper = spread(&self.upper, self.cols, origin);
-        for (i, _) in origin.iter().enumerate().filter(|(_, from)| from.is_none()) {
-            upper[i * cols + i] = 1.0;
-        }
-        Self { cols, upper, importance, left }
+        let left = origin.iter().map(|from| from.map_or(least, |i| self.left[i])).collect();
+        let spread = |matrix: &[f32], diagonal: f32| {
+            let mut wider = spread(matrix, self.cols, origin);
+            for (i, _) in origin.iter().enumerate().filter(|(_, from)| from.is_none()) {
+                wider[i * cols + i] = diagonal;
+            }
+            wider
+        };
+        Self { cols, moments: spread(&self.moments, least), upper: spread(&self.upper, 1.0), left, passes: self.passes }
     }
 
     /// What the error of each weight counts beside those of the `vector` weights that are rounded with it, their neighbours; errors
@@ -88,7 +94,12 @@ impl Feedback {
         let together = ROWS.min((weights.len() / self.cols).div_ceil(8));
         let parts = weights.par_chunks(together * self.cols).zip(out.par_chunks_mut(together * row_bytes));
         match &format.grid {
-            Some(grid) => parts.for_each(|(weights, out)| self.round_rows(weights, format, grid, out)),
+            Some(grid) => parts.for_each(|(weights, out)| {
+                let mut errors = self.feed_back(weights, format, grid, out);
+                if self.passes > 0 {
+                    descend(&self.moments, format, grid, self.passes, &mut errors, out);
+                }
+            }),
             None => {
                 let encode = format.encode.expect("mixes name formats that can be written");
                 parts.for_each(|(weights, out)| encode(weights, None, out));
@@ -96,7 +107,8 @@ impl Feedback {
         }
     }
 
-    fn round_rows(&self, weights: &[f32], format: &Format, grid: &Grid, out: &mut [u8]) {
+    /// Rounds rows with error feedback; returns their errors.
+    fn feed_back(&self, weights: &[f32], format: &Format, grid: &Grid, out: &mut [u8]) -> Vec<f32> {
         let (cols, n) = (self.cols, format.block);
         let rows = weights.len() / cols;
         let encode = format.encode.expect("a grid can be written");
@@ -106,7 +118,7 @@ impl Feedback {
         // Scales of whole rows are those that suit the weights.
         let given = format.per_row.then(|| {
             let mut given = vec![0; rows * format.bytes_of(cols).expect("it divides the rows")];
-            format.encode_rows(cols, weights, Some(&self.importance.repeat(rows)), &mut given);
+            format.encode_rows(cols, weights, Some(&self.left.repeat(rows)), &mut given);
             given
         });
         for first in (0..cols).step_by(n) {
@@ -118,8 +130,8 @@ impl Feedback {
             }
             match &given {
                 Some(given) => blocks.copy_from_slice(&column_of_blocks(given, cols / n, first / n, format.bytes)),
-                // Scales are those that suit what is rounded now.
-                None => encode(&target, Some(&self.importance[first..first + n].repeat(rows)), &mut blocks),
+                // Scales are those that suit what is rounded now, and what of its errors later weights will not make up for.
+                None => encode(&target, Some(&self.left[first..first + n].repeat(rows)), &mut blocks),
             }
             for (r, block) in blocks.chunks_exact_mut(format.bytes).enumerate() {
                 let at = r * cols + first;
@@ -130,6 +142,7 @@ impl Feedback {
                 out[at / n * format.bytes..][..format.bytes].copy_from_slice(block);
             }
         }
+        errors
     }
 
     /// Chooses the quants of one block, whose columns begin at `first`, with the scales that it has; notes their errors.
@@ -258,7 +271,7 @@ mod tests {
         let format = Format::by_name("Q4_0").unwrap();
         let (cols, rows) = (format.block, 70);
         let (moments, weights) = (moments(cols, 400), weights(rows * cols));
-        let feedback = Feedback::of(&moments);
+        let feedback = Feedback::of(&moments, 0);
         let mut h = moments.mean();
         let mean = moments.mean_squares().iter().sum::<f32>() / cols as f32;
         h.iter_mut().step_by(cols + 1).for_each(|d| *d += damping(&moments) * mean);
@@ -295,7 +308,7 @@ mod tests {
             let format = Format::by_name(name).unwrap();
             let (mut found, mut expected) = (vec![0; 3 * format.bytes_of(cols).unwrap()], Vec::new());
             expected.resize(found.len(), 0);
-            Feedback::of(&moments).round(&weights, format, &mut found);
+            Feedback::of(&moments, 0).round(&weights, format, &mut found);
             (format.encode.unwrap())(&weights, Some(&moments.mean_squares().repeat(3)), &mut expected);
             let decoded = |bytes: &[u8]| {
                 let mut values = vec![0.0; weights.len()];
@@ -327,7 +340,7 @@ mod tests {
             let format = Format::by_name(name).unwrap();
             let (mut fed, mut alone) = (vec![0; rows * format.bytes_of(cols).unwrap()], Vec::new());
             alone.resize(fed.len(), 0);
-            Feedback::of(&moments).round(&weights, format, &mut fed);
+            Feedback::of(&moments, 0).round(&weights, format, &mut fed);
             (format.encode.unwrap())(&weights, Some(&moments.mean_squares().repeat(rows)), &mut alone);
             let [fed, alone] = [fed, alone].map(|blocks| lost(&weights, format, &blocks, &moments.mean(), cols));
             assert!(fed < 0.9 * alone, "{name}: {fed} with feedback, {alone} without");
@@ -347,7 +360,7 @@ mod tests {
         let (format, weights) = (Format::by_name("Q4_0").unwrap(), weights(4 * cols));
         let mut fed = vec![0; 4 * format.bytes_of(cols).unwrap()];
         let mut alone = fed.clone();
-        Feedback::of(&moments).round(&weights, format, &mut fed);
+        Feedback::of(&moments, 0).round(&weights, format, &mut fed);
         (format.encode.unwrap())(&weights, Some(&moments.mean_squares().repeat(4)), &mut alone);
         let [fed, alone] = [fed, alone].map(|blocks| lost(&weights, format, &blocks, &identity, cols));
         assert!(fed < 1.3 * alone, "on other text {fed} with feedback, {alone} without");
@@ -359,7 +372,7 @@ mod tests {
         let weights = weights(64);
         for moments in [Moments::new(32), moments(32, 1), moments(32, 5)] {
             let mut blocks = vec![0; 2 * format.bytes];
-            Feedback::of(&moments).round(&weights, format, &mut blocks);
+            Feedback::of(&moments, 0).round(&weights, format, &mut blocks);
             let mut decoded = vec![f32::NAN; 64];
             (format.decode)(&blocks, &mut decoded);
             let error: f32 = weights.iter().zip(&decoded).map(|(w, d)| (w - d) * (w - d)).sum();

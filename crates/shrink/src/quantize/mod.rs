@@ -2,8 +2,9 @@
 //!
 //! Where to start: [`Plan`] decides every tensor's format and writes the file by a [`Method`]. `rows.rs` takes each weight by
 //! itself (to the nearest, or as calibration says which errors matter), `gptq.rs` lets later weights make up for the errors
-//! of earlier ones; what it did stands in a file until all is done (`unfinished.rs`). `smooth.rs` prepares a model for activations of 8 bits.
+//! of earlier ones, `descent.rs` goes over the result; what they did stands in a file until all is done (`unfinished.rs`). `smooth.rs` prepares a model for activations of 8 bits.
 
+mod descent;
 mod gptq;
 mod rows;
 mod smooth;
@@ -18,6 +19,7 @@ use bantam_checkpoint::{
 use bantam_formats::Format;
 use bantam_nn::Model;
 use bantam_nn::weights::{Blocks, Weight};
+pub(crate) use descent::PASSES;
 pub(crate) use gptq::{Feedback, spread};
 use rows::Rows;
 pub(crate) use rows::check;
@@ -30,6 +32,9 @@ use unfinished::{Layer, Rounded};
 
 /// Weights encoded before they are written: bounds the memory of the step, and gives threads enough to do.
 const CHUNK: usize = 1 << 20;
+
+/// How layers are rounded with error feedback: another number where that changes, so that a run that was stopped is not gone on with otherwise.
+const ROUNDING: u32 = 2;
 
 /// How much the errors of each input channel matter, by the path of the weight: the mean squares of what the channels carry.
 pub type Importance = BTreeMap<String, Vec<f32>>;
@@ -44,15 +49,34 @@ pub enum Method<'a> {
     /// Error feedback: weights that are rounded later make up for what earlier ones lost, on these sequences of tokens, layer by
     /// layer on what the layers before give when quantized.
     Gptq(&'a [Vec<u32>]),
+    /// The same, and rounded weights and their scales are gone over again, each beside all others.
+    Descent(&'a [Vec<u32>]),
 }
 
-impl Method<'_> {
+impl<'a> Method<'a> {
     /// Its name on the command line and in the record.
     pub fn name(&self) -> &'static str {
         match self {
             Method::Nearest => "nearest",
             Method::Importance(_) => "importance",
             Method::Gptq(_) => "gptq",
+            Method::Descent(_) => "descent",
+        }
+    }
+
+    /// The text that errors are fed back by, if they are.
+    pub fn text(&self) -> Option<&'a [Vec<u32>]> {
+        match self {
+            Method::Gptq(text) | Method::Descent(text) => Some(text),
+            Method::Nearest | Method::Importance(_) => None,
+        }
+    }
+
+    /// Times that what error feedback rounded is gone over.
+    fn passes(&self) -> usize {
+        match self {
+            Method::Descent(_) => PASSES,
+            _ => 0,
         }
     }
 }
@@ -158,9 +182,10 @@ impl<'a> Plan<'a> {
         match method {
             Method::Nearest => self.stream(&mut *writer, &nothing, |_| true, progress)?,
             Method::Importance(importance) => self.stream(&mut *writer, importance, |_| true, progress)?,
-            Method::Gptq(sequences) => {
-                let rounded = rounded.insert(Rounded::open(output, &self.description(), self.checkpoint, sequences)?);
-                self.feed_back(&mut *writer, sequences, rounded, progress)?;
+            Method::Gptq(sequences) | Method::Descent(sequences) => {
+                let description = self.description(method);
+                let rounded = rounded.insert(Rounded::open(output, &description, self.checkpoint, sequences)?);
+                self.feed_back(&mut *writer, sequences, method.passes(), rounded, progress)?;
             }
         }
         writer.finish()?;
@@ -171,9 +196,10 @@ impl<'a> Plan<'a> {
     }
 
     /// What rounded layers depend on beside the model and the text.
-    fn description(&self) -> String {
+    fn description(&self, method: Method<'_>) -> String {
         let formats: Vec<&str> = self.targets.iter().map(|target| target.format.name).collect();
-        format!("layers rounded with error feedback by {} to {}", env!("CARGO_PKG_VERSION"), formats.join(" "))
+        let (version, method) = (env!("CARGO_PKG_VERSION"), method.name());
+        format!("layers rounded with error feedback {ROUNDING} ({method}) by {version} to {}", formats.join(" "))
     }
 
     /// What writes the mix's kind of output: a GGUF file, or a directory for other engines.
@@ -225,6 +251,7 @@ impl<'a> Plan<'a> {
         &self,
         writer: &mut dyn TensorWriter,
         sequences: &[Vec<u32>],
+        passes: usize,
         rounded: &mut Rounded,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), Error> {
@@ -247,7 +274,7 @@ impl<'a> Plan<'a> {
                     } else {
                         walk.look_at_head(&model)?
                     };
-                    let tensors = self.round_layer(&inputs, progress)?;
+                    let tensors = self.round_layer(&inputs, passes, progress)?;
                     rounded.keep(layer, &tensors)?;
                     tensors
                 }
@@ -265,7 +292,12 @@ impl<'a> Plan<'a> {
     }
 
     /// Rounds the weights of these linear layers.
-    fn round_layer(&self, inputs: &Inputs, progress: &mut dyn FnMut(u64)) -> Result<Layer, Error> {
+    fn round_layer(
+        &self,
+        inputs: &Inputs,
+        passes: usize,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Layer, Error> {
         let mut layer = Layer::new();
         let mut shared: Option<(&Arc<Moments>, Feedback)> = None;
         for (name, moments) in beside(inputs) {
@@ -277,7 +309,7 @@ impl<'a> Plan<'a> {
                 let weights = students::values(self.checkpoint, tensor)?;
                 check(self.checkpoint.path(), tensor, target.format, 0, &weights)?;
                 if shared.as_ref().is_none_or(|(of, _)| !Arc::ptr_eq(of, moments)) {
-                    shared = Some((moments, Feedback::of(moments)));
+                    shared = Some((moments, Feedback::of(moments, passes)));
                 }
                 let (_, feedback) = shared.as_ref().expect("it was made");
                 let mut data = vec![0; rows * target.format.bytes_of(cols).expect("it divides the rows")];

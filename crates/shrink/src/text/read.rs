@@ -85,7 +85,8 @@ pub(super) enum Entry {
 impl Source {
     /// Reads a file into sequences of up to `length` tokens. A file named `.jsonl` holds an object a line, one named `.parquet`
     /// a row of columns, with a `text`, with `messages` (`role` and `content`) or with a `prompt` and its `completion`; any other
-    /// file is one text. Texts follow each other, parted by the end of text, and fill sequences wholly; a conversation, and a
+    /// file is one text. Texts follow each other, parted by the end of text, and fill sequences wholly, which begin as the model
+    /// begins a text; a conversation, and a
     /// completion with its prompt, has a sequence of its own, cut off at `length`. A `finish_reason` of `length` says that an
     /// answer was cut off: then its end is not learned.
     ///
@@ -130,7 +131,7 @@ impl Source {
             Ok(())
         };
         entries(&spec.path, &mut take)?;
-        sequences.extend(cut(&stream, length));
+        sequences.extend(cut(&stream, tokenizer, length).0);
         sequences.retain(|s| s.learned.contains(&true));
         if sequences.is_empty() {
             return Err(error(format!("it has {} tokens of text, too few for a sequence of {length}", stream.len())));
@@ -151,8 +152,10 @@ impl Source {
     ) -> Result<Self, Error> {
         let mut stream = Vec::new();
         texts.into_iter().try_for_each(|text| push_document(text.as_ref(), tokenizer, &mut stream))?;
-        let rest = &stream[stream.len() - stream.len() % length..];
-        let sequences = cut(&stream, length).chain(cut(rest, rest.len().max(1))).collect();
+        let (mut sequences, rest) = cut(&stream, tokenizer, length);
+        if !rest.is_empty() {
+            sequences.push(running(rest, begin(rest, tokenizer, length)));
+        }
         Ok(Self { spec, sequences })
     }
 
@@ -162,13 +165,27 @@ impl Source {
     }
 }
 
-/// Whole sequences of running text.
-fn cut(stream: &[u32], length: usize) -> impl Iterator<Item = Sequence> {
-    stream.chunks_exact(length).map(|tokens| Sequence {
-        tokens: tokens.to_vec(),
-        learned: (0..tokens.len()).map(|i| i > 0).collect(),
-        told: Vec::new(),
-    })
+/// Whole sequences of running text, and what is left. Models that begin a text with a token of its own see it in every sequence: they attend
+/// to it as to no other.
+fn cut<'t>(mut stream: &'t [u32], tokenizer: &Tokenizer, length: usize) -> (Vec<Sequence>, &'t [u32]) {
+    let mut sequences = Vec::new();
+    loop {
+        let bos = begin(stream, tokenizer, length);
+        match stream.split_off(..length - usize::from(bos.is_some())) {
+            Some(tokens) => sequences.push(running(tokens, bos)),
+            None => return (sequences, stream),
+        }
+    }
+}
+
+/// What a sequence of this text lacks at its beginning.
+fn begin(tokens: &[u32], tokenizer: &Tokenizer, length: usize) -> Option<u32> {
+    tokenizer.bos().filter(|bos| tokenizer.add_bos() && length > 1 && tokens.first() != Some(bos))
+}
+
+fn running(tokens: &[u32], bos: Option<u32>) -> Sequence {
+    let tokens: Vec<u32> = bos.into_iter().chain(tokens.iter().copied()).collect();
+    Sequence { learned: (0..tokens.len()).map(|i| i > 0).collect(), tokens, told: Vec::new() }
 }
 
 const EXPECTED: &str = "expected a `text`, `messages` with `role` and `content`, or a `prompt` and its `completion`";
