@@ -123,11 +123,8 @@ pub fn allocate(
     if forecast::is_wanted(global) {
         let rates = Rates::of(checkpoint, &calibrated.text)?;
         let left = 1.0 - kept.count() as f64 / tensors(checkpoint).max(1) as f64;
-        let rounding = if calibrated.method().text().is_some() {
-            rates.rounding_to_bits(budget.bits(checkpoint))
-        } else {
-            0.0
-        };
+        let rounding =
+            if calibrated.method().text().is_some() { rates.rounding_to_bits(budget.bits(checkpoint)) } else { 0.0 };
         forecast::say(&[(left * rates.measuring()?, "measure"), (rounding, "round")]);
     }
     let bar = progress::bar(global, "measure tensors", tensors(checkpoint), "tensors");

@@ -8,7 +8,7 @@ use bantam_checkpoint::chat_template::ChatTemplate;
 use bantam_checkpoint::imatrix::{Entry, Imatrix};
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_nn::Model;
-use bantam_shrink::calibrate::{Moments, Overlap, Tokens, Walk, default_text};
+use bantam_shrink::calibrate::{Overlap, Walk, default_text};
 use bantam_shrink::estimate::Rates;
 use bantam_shrink::quantize::{Importance, Method, check_importance};
 use bantam_shrink::text::{Mixture, Source, SourceSpec};
@@ -304,11 +304,13 @@ fn observe(
     let bar = progress::bar(global, "calibrate", tokens * (layers as u64 + 1), "tokens");
     let mut entries = BTreeMap::new();
     for layer in 0..=layers {
-        let inputs = if layer < layers { walk.look(&model, Tokens::Alike, true)? } else { walk.look_at_head(&model)? };
-        let entry = |moments: &Moments| {
-            Entry::new(moments.mean_squares().iter().map(|v| v * tokens as f32).collect(), vec![tokens])
+        let means = if layer < layers {
+            walk.mean_squares(&model)?
+        } else {
+            walk.look_at_head(&model)?.into_iter().map(|(path, moments)| (path, moments.mean_squares())).collect()
         };
-        entries.extend(inputs.iter().map(|(path, moments)| (path.clone(), entry(moments))));
+        let entry = |means: Vec<f32>| Entry::new(means.iter().map(|v| v * tokens as f32).collect(), vec![tokens]);
+        entries.extend(means.into_iter().map(|(path, means)| (path, entry(means))));
         bar.inc(tokens);
     }
     bar.finish_and_clear();

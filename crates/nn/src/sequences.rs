@@ -278,3 +278,50 @@ impl Layout {
         y
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::SplitMix64;
+
+    /// Two query heads on one key and value head.
+    fn spec(causal: bool, window: Option<usize>) -> AttentionSpec {
+        let (heads, kv_heads, key_length, value_length) = (2, 1, 4, 4);
+        AttentionSpec { layer: 0, heads, kv_heads, key_length, value_length, scale: 0.7, rotary: None, causal, window }
+    }
+
+    #[test]
+    fn what_tokens_receive_is_the_softmax_summed_over_queries() {
+        let (pool, mut random) = (Pool::default(), SplitMix64::new(8));
+        let lengths = [70, 3];
+        let rows: usize = lengths.iter().sum();
+        let mut normal = |cols: usize| (0..rows * cols).map(|_| random.normal() as f32).collect::<Vec<f32>>();
+        let [q, k, v] = [normal(8), normal(4), normal(4)];
+        let tensor = |values: &[f32]| {
+            let mut tensor = pool.take(rows, values.len() / rows);
+            tensor.copy_from_slice(values);
+            tensor
+        };
+        for spec in [spec(true, None), spec(true, Some(5)), spec(false, None)] {
+            let by_heads = ByHeads::new(&spec, lengths.into(), [tensor(&q), tensor(&k), tensor(&v)], &pool);
+            let (_, log_sums) = by_heads.attend(&spec, &pool);
+            let received = by_heads.received(&spec, &log_sums);
+            let mut expected = vec![0.0; rows];
+            for (first, len) in [(0, lengths[0]), (lengths[0], lengths[1])] {
+                for (query, head) in (0..len).flat_map(|query| [(query, 0), (query, 1)]) {
+                    let seen =
+                        |key: usize| (!spec.causal || key <= query) && spec.window.is_none_or(|w| key + w > query);
+                    let score = |key: usize| {
+                        let (q, k) = (&q[(first + query) * 8 + head * 4..][..4], &k[(first + key) * 4..][..4]);
+                        f64::from(q.iter().zip(k).map(|(a, b)| a * b).sum::<f32>() * spec.scale).exp()
+                    };
+                    let sum: f64 = (0..len).filter(|&key| seen(key)).map(score).sum();
+                    (0..len).filter(|&key| seen(key)).for_each(|key| expected[first + key] += score(key) / sum / 2.0);
+                }
+            }
+            for (token, (found, expected)) in received.iter().zip(&expected).enumerate() {
+                assert!((f64::from(*found) - expected).abs() < 1e-4, "token {token}: {found} is not {expected}");
+            }
+        }
+    }
+}

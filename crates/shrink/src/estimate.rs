@@ -4,7 +4,7 @@
 //! rates.
 
 use crate::allocate::{self, measured_on};
-use crate::calibrate::{Moments, Tokens, Walk};
+use crate::calibrate::{Moments, Walk};
 use crate::mix::quantizable_role;
 use crate::quantize::{Feedback, PASSES};
 use crate::widen::Widening;
@@ -55,7 +55,7 @@ impl<'a> Rates<'a> {
         let model = Model::load(checkpoint)?;
         let few = together(sequences, TOKENS).next().unwrap_or_default();
         let mut walk = Walk::new(&model, few)?;
-        let inputs = walk.look(&model, Tokens::ByWhatFollows, false)?;
+        let inputs = walk.look(&model, false)?;
         let tokens = walk.tokens().max(1) as f64;
         let pass = seconds(LONG, || Walk::new(&model, few)?.go_on(&model))?;
         let mut shared: Vec<&Arc<Moments>> = inputs.values().collect();
@@ -94,7 +94,7 @@ impl<'a> Rates<'a> {
     /// What going through the model once takes, to see what its layers see.
     pub fn observing(&self) -> f64 {
         let layers = self.config.block_count as f64;
-        layers * self.tokens * self.pass + self.seeing(self.tokens, layers)
+        layers * self.tokens * self.pass
     }
 
     /// What rounding with error feedback takes, if tensors become of these formats.
@@ -144,14 +144,10 @@ impl<'a> Rates<'a> {
         Ok(seconds)
     }
 
-    /// What the moments of the inputs of so many layers take, and of those of the head.
-    fn seeing(&self, tokens: f64, layers: f64) -> f64 {
-        tokens * self.product * self.inputs(layers, Moments::work)
-    }
-
-    /// The same with their factors.
+    /// What the moments of the inputs of so many layers take, and of those of the head, with their factors.
     fn looking(&self, tokens: f64, layers: f64) -> f64 {
-        self.seeing(tokens, layers) + self.factors * self.inputs(layers, |cols| cols.powi(3))
+        tokens * self.product * self.inputs(layers, Moments::work)
+            + self.factors * self.inputs(layers, |cols| cols.powi(3))
     }
 
     /// The work for all inputs of so many layers, and for the head's, by their channels.
@@ -241,9 +237,10 @@ mod tests {
         assert_eq!(passes.observing(), 100.0 * layers);
         assert_eq!(passes.rounding(as_it_is), 100.0 * layers * 2.0);
         let products = Rates { product: 1.0, pass: 0.0, ..passes };
-        assert_eq!(products.observing(), 100.0 * (4.0 * layers + 1.0) * Moments::work(width));
+        assert_eq!(products.rounding(as_it_is), 100.0 * (4.0 * layers + 1.0) * Moments::work(width));
         let factors = Rates { factors: 1.0, product: 0.0, ..products };
-        assert_eq!((factors.observing(), factors.rounding(as_it_is)), (0.0, (4.0 * layers + 1.0) * width.powi(3)));
+        assert_eq!(factors.rounding(as_it_is), (4.0 * layers + 1.0) * width.powi(3));
+        assert_eq!((products.observing(), factors.observing()), (0.0, 0.0));
         assert!(none.rounding_to_bits(4.0) > 0.0, "rounding takes time");
     }
 

@@ -67,3 +67,36 @@ fn damaged_parquet_files_are_refused_and_nothing_panics() {
     std::fs::write(&other, "text\nmore\n").unwrap();
     assert!(read(&other, 8).unwrap_err().contains("no Parquet file"));
 }
+
+#[test]
+fn sequences_begin_as_the_model_begins_a_text() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures/llama");
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("model");
+    std::fs::create_dir(&model).unwrap();
+    for file in std::fs::read_dir(&fixture).unwrap().map(|file| file.unwrap()) {
+        std::fs::copy(file.path(), model.join(file.file_name())).unwrap();
+    }
+    let config = std::fs::read_to_string(fixture.join("tokenizer_config.json")).unwrap();
+    let text = folder.path().join("text.jsonl");
+    std::fs::write(&text, TEXTS).unwrap();
+    let tokenizer = |begins: bool| {
+        let config = config.replacen('{', &format!("{{\"add_bos_token\": {begins},"), 1);
+        std::fs::write(model.join("tokenizer_config.json"), config).unwrap();
+        Tokenizer::of(&Checkpoint::open(&model).unwrap()).unwrap()
+    };
+    let read = |tokenizer: &Tokenizer, length| {
+        Source::read(text.to_str().unwrap().parse().unwrap(), tokenizer, None, length).unwrap().sequences
+    };
+    let (plain, begins) = (tokenizer(false), tokenizer(true));
+    let bos = begins.bos().unwrap();
+    let stream: Vec<u32> = read(&plain, 2).into_iter().flat_map(|s| s.tokens).collect();
+    assert!(stream.len() > 20 && !stream.contains(&bos));
+    for length in [2, 5, 8] {
+        let sequences = read(&begins, length);
+        assert!(sequences.iter().all(|s| s.tokens.len() == length && s.tokens[0] == bos && !s.learned[0]), "{length}");
+        // Nothing is lost or said twice between sequences.
+        let said: Vec<u32> = sequences.into_iter().flat_map(|s| s.tokens).filter(|t| *t != bos).collect();
+        assert!(said[..stream.len() - length] == stream[..stream.len() - length], "{length}");
+    }
+}

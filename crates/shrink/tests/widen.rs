@@ -5,7 +5,7 @@ use bantam_nn::Model;
 use bantam_nn::random::SplitMix64;
 use bantam_nn::softmax::compare;
 use bantam_shrink::Mix;
-use bantam_shrink::calibrate::{Tokens, Walk};
+use bantam_shrink::calibrate::Walk;
 use bantam_shrink::quantize::{Importance, Method, Plan};
 use bantam_shrink::widen::Widening;
 use std::path::Path;
@@ -34,8 +34,7 @@ fn is_as_planned(wide: &Checkpoint, planned: &Checkpoint) {
 
 /// What the linear layers of the first layer see of some text.
 fn importance(model: &Model) -> Importance {
-    let inputs = Walk::new(model, &[[3, 1, 4, 1, 5, 9, 2, 6]]).unwrap().look(model, Tokens::Alike, false).unwrap();
-    inputs.iter().map(|(name, moments)| (name.clone(), moments.mean_squares())).collect()
+    Walk::new(model, &[[3, 1, 4, 1, 5, 9, 2, 6]]).unwrap().mean_squares(model).unwrap()
 }
 
 #[test]

@@ -19,7 +19,7 @@ mod rounding;
 pub use budget::{Allocation, Budget};
 pub use kept::Kept;
 
-use crate::calibrate::{Inputs, Moments, Tokens, Walk};
+use crate::calibrate::{Inputs, Moments, Walk};
 use crate::mix::{self, quantizable_role};
 use crate::quantize::{self, beside};
 use crate::widen::Widening;
@@ -116,8 +116,8 @@ pub fn measure(
     let embedding = model.embedding_mut().path.clone();
     let tied = model.definition().head().path == embedding;
     for _ in 0..model.config().block_count {
-        let inputs = walk.look(&model, Tokens::ByWhatFollows, true)?;
-        let held_out = walk_held_out.look(&model, Tokens::ByWhatFollows, true)?;
+        let inputs = walk.look(&model, true)?;
+        let held_out = walk_held_out.look(&model, true)?;
         measurement.layers(&inputs, &held_out, &mut model, &probe)?;
         probe.go_on(&model)?;
     }

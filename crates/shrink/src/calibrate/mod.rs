@@ -14,4 +14,4 @@ pub(crate) use cholesky::unit_upper;
 pub use moments::{Inputs, Moments};
 pub use overlap::{Overlap, RUN};
 pub use text::default_text;
-pub use walk::{Tokens, Walk};
+pub use walk::Walk;

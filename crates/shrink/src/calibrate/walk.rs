@@ -2,6 +2,7 @@
 
 use super::{Inputs, Moments};
 use crate::Error;
+use crate::quantize::Importance;
 use bantam_nn::layers::Linear;
 use bantam_nn::observe::{Listener, Observe};
 use bantam_nn::run::Tensor;
@@ -10,20 +11,6 @@ use std::sync::Arc;
 
 /// Tokens that go through a layer together: bounds the memory for activations.
 const TOGETHER: usize = 2048;
-
-/// What tokens count in moments.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tokens {
-    /// Each as much as any other, as in llama.cpp's importance matrices.
-    Alike,
-    /// By how an error is felt behind the layer.
-    ///
-    /// Few tokens (the first, delimiters) have residual streams of a thousand times the usual size (Sun et al. 2024, massive
-    /// activations); their squares would drown those of all others, though what follows normalizes them. So what is added to the stream counts by its share
-    /// of it. The same tokens get much of all attention (Xiao et al. 2023, attention sinks): an error of theirs is felt wherever they are
-    /// attended to. So a token counts once for itself, and once more for the attention that it gets in the layer (RSQ: Sung et al. 2025), over two.
-    ByWhatFollows,
-}
 
 /// The residual stream of all calibration text between two layers.
 ///
@@ -69,16 +56,44 @@ impl Walk {
         self.batches.iter().flat_map(|b| &b.lengths).map(|&len| len as u64).sum()
     }
 
-    /// What the linear layers of the layer ahead see, with tokens counted so. With `go_on` the walk is behind the layer afterwards.
+    /// What the linear layers of the layer ahead see, with tokens counted by how their errors are felt. With `go_on` the walk is behind the
+    /// layer afterwards.
+    ///
+    /// Few tokens (the first, delimiters) have residual streams of a thousand times the usual size (Sun et al. 2024, massive
+    /// activations); their squares would drown those of all others, though what follows normalizes them. So what is added to the
+    /// stream counts by its share of it. The same tokens get much of all attention (Xiao et al. 2023, attention sinks), and errors of
+    /// theirs are felt wherever they are attended to. So each counts half for itself and half for the attention that it gets in
+    /// the layer, of which the mean is one (RSQ: Sung et al. 2025, counts by that alone).
     ///
     /// # Errors
     /// If what they see is not finite.
-    pub fn look(&mut self, model: &Model, tokens: Tokens, go_on: bool) -> Result<Inputs, Error> {
-        let mut seen = Seen { tokens, inputs: Inputs::new(), last: None, attention: None };
+    pub fn look(&mut self, model: &Model, go_on: bool) -> Result<Inputs, Error> {
+        let mut seen = Seen { inputs: Inputs::new(), last: None, attention: None };
         self.pass(model, go_on, &mut seen)?;
         seen.take_in(None);
-        check(&seen.inputs, model)?;
+        check(model, seen.inputs.iter().map(|(path, moments)| (path, moments.mean_squares())))?;
         Ok(seen.inputs)
+    }
+
+    /// Goes through the layer ahead; returns the mean squares of what its linear layers see, all tokens counted alike as in llama.cpp's
+    /// importance matrices.
+    ///
+    /// # Errors
+    /// If what they see is not finite.
+    pub fn mean_squares(&mut self, model: &Model) -> Result<Importance, Error> {
+        let (mut means, share) = (Importance::new(), 1.0 / self.tokens().max(1) as f32);
+        let mut add = |layers: &[&Linear], x: &[f32]| {
+            let cols = layers[0].weight.cols();
+            let mut sums = vec![0.0; cols];
+            x.chunks_exact(cols).for_each(|x| sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x * x));
+            for layer in layers {
+                let mean = means.entry(layer.path.clone()).or_insert_with(|| vec![0.0; cols]);
+                mean.iter_mut().zip(&sums).for_each(|(mean, sum)| *mean += share * sum);
+            }
+        };
+        self.pass(model, true, &mut add)?;
+        check(model, means.iter().map(|(path, means)| (path, means.clone())))?;
+        Ok(means)
     }
 
     /// Goes through the layer ahead.
@@ -110,7 +125,7 @@ impl Walk {
             let hidden = model.definition().norm(&mut observe, &x);
             note(&mut inputs, &[model.definition().head().path.clone()], &hidden, model.config().embedding_length);
         }
-        check(&inputs, model)?;
+        check(model, inputs.iter().map(|(path, moments)| (path, moments.mean_squares())))?;
         Ok(inputs)
     }
 
@@ -136,7 +151,6 @@ impl Batch {
 
 /// What the linear layers of a layer saw so far.
 struct Seen {
-    tokens: Tokens,
     inputs: Inputs,
     /// What came last, whose tokens' counts are not known yet.
     last: Option<Last>,
@@ -172,16 +186,12 @@ impl Listener for Seen {
     }
 
     fn attended(&mut self, received: &dyn Fn() -> Vec<f32>) {
-        if self.tokens == Tokens::ByWhatFollows {
-            self.attention = Some(received().into_iter().map(|share| (1.0 + share) / 2.0).collect());
-            self.take_in(None);
-        }
+        self.attention = Some(received().into_iter().map(|share| (1.0 + share) / 2.0).collect());
+        self.take_in(None);
     }
 
     fn added(&mut self, counts: &[f32]) {
-        if self.tokens == Tokens::ByWhatFollows {
-            self.take_in(Some(counts));
-        }
+        self.take_in(Some(counts));
     }
 }
 
@@ -199,15 +209,13 @@ fn note(inputs: &mut Inputs, layers: &[String], x: &[f32], cols: usize) {
     inputs.extend(layers.iter().map(|path| (path.clone(), moments.clone())));
 }
 
-/// Refuses inputs that are not finite: the model is broken, or its weights are.
-fn check(inputs: &Inputs, model: &Model) -> Result<(), Error> {
-    let broken = |m: &Moments| m.mean_squares().iter().position(|v| !v.is_finite());
-    match inputs.iter().find_map(|(path, moments)| broken(moments).map(|channel| (path, channel))) {
-        None => Ok(()),
-        Some((tensor, channel)) => Err(Error::Activations {
-            architecture: model.config().architecture.clone(),
-            tensor: tensor.clone(),
-            channel,
-        }),
+/// Refuses inputs whose mean squares are not finite: the model is broken, or its weights are.
+fn check<'p>(model: &Model, inputs: impl Iterator<Item = (&'p String, Vec<f32>)>) -> Result<(), Error> {
+    for (path, means) in inputs {
+        if let Some(channel) = means.iter().position(|v| !v.is_finite()) {
+            let (architecture, tensor) = (model.config().architecture.clone(), path.clone());
+            return Err(Error::Activations { architecture, tensor, channel });
+        }
     }
+    Ok(())
 }

@@ -211,7 +211,9 @@ mod tests {
             for _ in 0..2 * COLS {
                 let common = random.normal();
                 let x: Vec<f32> = (0..COLS).map(|i| (common + random.normal() * (1 + i % 5) as f64) as f32).collect();
-                h.chunks_exact_mut(COLS).zip(&x).for_each(|(row, a)| row.iter_mut().zip(&x).for_each(|(h, b)| *h += a * b));
+                h.chunks_exact_mut(COLS)
+                    .zip(&x)
+                    .for_each(|(row, a)| row.iter_mut().zip(&x).for_each(|(h, b)| *h += a * b));
             }
             let mut blocks = vec![0; ROWS * format.bytes_of(COLS).unwrap()];
             format.encode_rows(COLS, &weights, None, &mut blocks);
@@ -295,7 +297,8 @@ mod tests {
             let off = case.error(format);
             descend(&case.h, format, grid, 1, &mut case.errors(format), &mut case.blocks);
             let found = case.error(format);
-            assert!(off > 1.5 * well && found < well, "{name}: {well} made {off}, and {found} again");
+            let (left, added) = (found - well, off - well);
+            assert!(added > 0.1 * well && left < 0.2 * added, "{name}: {well} made {off}, and {found} again");
         }
     }
 }

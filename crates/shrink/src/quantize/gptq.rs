@@ -308,8 +308,9 @@ mod tests {
             let format = Format::by_name(name).unwrap();
             let (mut found, mut expected) = (vec![0; 3 * format.bytes_of(cols).unwrap()], Vec::new());
             expected.resize(found.len(), 0);
-            Feedback::of(&moments, 0).round(&weights, format, &mut found);
-            (format.encode.unwrap())(&weights, Some(&moments.mean_squares().repeat(3)), &mut expected);
+            let feedback = Feedback::of(&moments, 0);
+            feedback.round(&weights, format, &mut found);
+            (format.encode.unwrap())(&weights, Some(&feedback.left.repeat(3)), &mut expected);
             let decoded = |bytes: &[u8]| {
                 let mut values = vec![0.0; weights.len()];
                 (format.decode)(bytes, &mut values);

@@ -10,7 +10,7 @@ mod rows;
 mod smooth;
 mod unfinished;
 
-use crate::calibrate::{Inputs, Moments, Tokens, Walk};
+use crate::calibrate::{Inputs, Moments, Walk};
 use crate::{Error, Mix, mix::Target, students};
 use bantam_checkpoint::hf::integers::IntegerWriter;
 use bantam_checkpoint::{
@@ -269,11 +269,7 @@ impl<'a> Plan<'a> {
                     tensors
                 }
                 None => {
-                    let inputs = if layer < layers {
-                        walk.look(&model, Tokens::ByWhatFollows, false)?
-                    } else {
-                        walk.look_at_head(&model)?
-                    };
+                    let inputs = if layer < layers { walk.look(&model, false)? } else { walk.look_at_head(&model)? };
                     let tensors = self.round_layer(&inputs, passes, progress)?;
                     rounded.keep(layer, &tensors)?;
                     tensors
@@ -292,12 +288,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Rounds the weights of these linear layers.
-    fn round_layer(
-        &self,
-        inputs: &Inputs,
-        passes: usize,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<Layer, Error> {
+    fn round_layer(&self, inputs: &Inputs, passes: usize, progress: &mut dyn FnMut(u64)) -> Result<Layer, Error> {
         let mut layer = Layer::new();
         let mut shared: Option<(&Arc<Moments>, Feedback)> = None;
         for (name, moments) in beside(inputs) {
