@@ -97,7 +97,9 @@ impl Backend for Observe<'_> {
 
     fn attention(&mut self, spec: &AttentionSpec, q: Tensor, k: Tensor, v: Tensor) -> Tensor {
         self.output = None;
-        self.run.attention_shown(spec, [q, k, v], &mut |received| self.listener.attended(received))
+        let (out, received) = self.run.attention_observed(spec, [q, k, v]);
+        self.listener.attended(&received);
+        out
     }
 
     fn pool(&mut self, pooling: Pooling, x: &Tensor) -> Tensor {

@@ -132,17 +132,15 @@ fn vector<'a>(values: Option<&'a Parameters>, parameter: &'a Parameter) -> &'a [
 }
 
 impl Run<'_> {
-    /// Attention over whole sequences; shows a way to compute what of it each token [receives](ByHeads::received).
-    pub(crate) fn attention_shown(
+    /// Attention over whole sequences, and a way to compute what of it each token [receives](ByHeads::received).
+    pub(crate) fn attention_observed<'s>(
         &mut self,
-        spec: &AttentionSpec,
+        spec: &'s AttentionSpec,
         qkv: [Tensor; 3],
-        show: &mut dyn FnMut(&dyn Fn() -> Vec<f32>),
-    ) -> Tensor {
+    ) -> (Tensor, impl Fn() -> Vec<f32> + use<'s>) {
         let by_heads = ByHeads::new(spec, self.lengths(), qkv, &self.pool);
         let (out, log_sums) = by_heads.attend(spec, &self.pool);
-        show(&|| by_heads.received(spec, &log_sums));
-        out
+        (out, move || by_heads.received(spec, &log_sums))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The error that rounding a tensor makes of its layer's output.
 
 use crate::calibrate::Moments;
-use crate::quantize::{Feedback, PASSES, spread};
+use crate::quantize::{Feedback, spread};
 use crate::widen::Origin;
 use bantam_formats::Format;
 use bantam_nn::matrix::{Threads, View, multiply};
@@ -26,9 +26,10 @@ pub(super) struct Rounding {
 
 impl Rounding {
     /// By inputs of these moments, judged by those of other text: on the text that errors are fed back by they look smaller than they are,
-    /// several times with more channels than tokens.
+    /// several times with more channels than tokens. Nothing is gone over again: that takes about a tenth off the errors of all formats, and
+    /// as much time as all else.
     pub fn of(moments: &Moments, held_out: &Moments) -> Self {
-        Self { cols: moments.cols(), feedback: Feedback::of(moments, PASSES), h: held_out.mean() }
+        Self { cols: moments.cols(), feedback: Feedback::of(moments, 0), h: held_out.mean() }
     }
 
     /// For what sees no inputs: all columns count alike.
