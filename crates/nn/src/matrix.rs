@@ -1,5 +1,6 @@
 //! Matrix products for training and calibration: views with strides over f32, multiplied by the `gemm` crate.
 
+use crate::vector::simd;
 use gemm::Parallelism;
 use std::ops::Range;
 
@@ -95,6 +96,21 @@ pub fn multiply(c: &mut [f32], add: bool, alpha: f32, a: View<'_>, b: View<'_>, 
             parallelism,
         );
     }
+}
+
+/// `y += x m`: of `m` only the first `x.len()` rows, each `stride` after the other, and the first `y.len()` columns. For products too small for
+/// [`multiply`].
+pub fn add_product(y: &mut [f32], x: &[f32], m: &[f32], stride: usize) {
+    simd(
+        #[inline(always)]
+        || {
+            for (i, x) in x.iter().enumerate() {
+                for (y, m) in y.iter_mut().zip(&m[i * stride..]) {
+                    *y += x * m;
+                }
+            }
+        },
+    )
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub(super) struct Rounding {
 impl Rounding {
     /// By inputs of these moments, judged by those of other text: on the text that errors are fed back by they look smaller than they are,
     /// several times with more channels than tokens. Nothing is gone over again: that takes about a tenth off the errors of all formats, and
-    /// as much time as all else.
+    /// its time with each of them.
     pub fn of(moments: &Moments, held_out: &Moments) -> Self {
         Self { cols: moments.cols(), feedback: Feedback::of(moments, 0), h: held_out.mean() }
     }

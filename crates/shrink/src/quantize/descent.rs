@@ -5,7 +5,7 @@
 //! quant that is best beside them. So do the scales, which were chosen before any quant was. No move makes the error larger.
 
 use bantam_formats::{Format, Grid};
-use bantam_nn::matrix::{Threads, View, multiply};
+use bantam_nn::matrix::{Threads, View, add_product, multiply};
 
 /// Times that rows are gone over, where nothing else is said: what two more gain is a sixth of what these do.
 pub(crate) const PASSES: usize = 2;
@@ -71,20 +71,24 @@ impl<'a> Block<'a> {
         self.grid.weight(self.quants[i], self.scales[group], self.mins[group])
     }
 
-    /// What moving the weights from `first` on would change of the error.
-    fn change(&self, first: usize, by: &[f32]) -> f32 {
+    /// `d H` of moving the weights from `first` on by `d`, over all columns.
+    fn curved(&self, first: usize, by: &[f32]) -> Vec<f32> {
         let n = self.gradient.len();
-        let curved = |i: usize| dot(by, &self.moments[(first + i) * n + first..]);
-        by.iter().enumerate().map(|(i, d)| d * (curved(i) - 2.0 * self.gradient[first + i])).sum()
+        let mut curved = vec![0.0; n];
+        add_product(&mut curved, by, &self.moments[first * n..], n);
+        curved
     }
 
-    /// Moves the weights from `first` on.
-    fn shift(&mut self, first: usize, by: &[f32]) {
-        let n = self.gradient.len();
-        for (i, d) in (first..).zip(by).filter(|(_, d)| **d != 0.0) {
-            self.moved[i] += d;
-            self.gradient.iter_mut().zip(&self.moments[i * n..]).for_each(|(g, h)| *g -= d * h);
+    /// Moves the weights from `first` on, if that makes the error smaller.
+    fn shift(&mut self, first: usize, by: &[f32]) -> bool {
+        let curved = self.curved(first, by);
+        let change: f32 = (first..).zip(by).map(|(i, d)| d * (curved[i] - 2.0 * self.gradient[i])).sum();
+        let gains = change < 0.0;
+        if gains {
+            self.moved[first..].iter_mut().zip(by).for_each(|(moved, d)| *moved += d);
+            self.gradient.iter_mut().zip(&curved).for_each(|(g, c)| *g -= c);
         }
+        gains
     }
 
     /// Gives each weight, or those together that choose together, the quant that is best beside all others.
@@ -107,8 +111,7 @@ impl<'a> Block<'a> {
             for i in 0..vector {
                 by[i] = self.grid.weight(wanted[i], scale, min) - self.weight(first + i);
             }
-            if self.change(first, &by) < 0.0 {
-                self.shift(first, &by);
+            if self.shift(first, &by) {
                 self.quants[first..first + vector].copy_from_slice(&wanted);
                 any = true;
             }
@@ -129,8 +132,7 @@ impl<'a> Block<'a> {
         let (scales, mins) = (self.scales.clone(), self.mins.clone());
         (self.grid.read)(&moved, &mut self.quants, &mut self.scales, &mut self.mins);
         let by: Vec<f32> = before.iter().enumerate().map(|(i, before)| self.weight(i) - before).collect();
-        if self.change(0, &by) < 0.0 {
-            self.shift(0, &by);
+        if self.shift(0, &by) {
             bytes.copy_from_slice(&moved);
         } else {
             (self.scales, self.mins) = (scales, mins);
@@ -144,35 +146,39 @@ impl<'a> Block<'a> {
         let mut of_group = |(g, quants): (usize, &[u8])| {
             let first = g * group;
             let quants: Vec<f32> = quants.iter().map(|q| self.grid.weight(*q, 1.0, 0.0)).collect();
-            let row = |i: usize| &self.moments[(first + i) * n + first..][..group];
-            let (mut scale, mut min) = self.best_move(&quants, row, &gradient[first..first + group]);
+            let (mut scale, mut min, curvature) = self.best_move(&quants, first, &gradient[first..first + group]);
             // Nothing to scale, or a min that does the same.
             if !(scale.is_finite() && min.is_finite()) {
                 (scale, min) = (0.0, 0.0);
             }
-            for (i, quant) in (first..).zip(&quants) {
-                let d = scale * quant - min;
-                gradient.iter_mut().zip(&self.moments[i * n..]).for_each(|(g, h)| *g -= d * h);
-            }
-            let curvature = (0..group).map(|i| quants[i] * dot(&quants, row(i))).sum();
+            // The groups behind it see what it does.
+            let away: Vec<f32> = quants.iter().map(|q| min - scale * q).collect();
+            add_product(&mut gradient[first + group..], &away, &self.moments[first * n + first + group..], n);
             Wanted { scale: self.scales[g] + scale, min: self.mins[g] + min, curvature }
         };
         self.quants.chunks_exact(group).enumerate().map(&mut of_group).collect()
     }
 
-    /// By how much more scale and min the error of a group is smallest: the squared error's derivatives by both are zero then.
-    fn best_move<'m>(&self, quants: &[f32], row: impl Fn(usize) -> &'m [f32], gradient: &[f32]) -> (f32, f32) {
-        let by_quants: Vec<f32> = (0..quants.len()).map(|i| dot(quants, row(i))).collect();
+    /// By how much more scale and min the error of the group that begins at `first` is smallest: the squared error's derivatives by both are
+    /// zero then. And its second derivative by the scale, halved.
+    fn best_move(&self, quants: &[f32], first: usize, gradient: &[f32]) -> (f32, f32, f32) {
+        let n = self.gradient.len();
+        let of = |by: &[f32]| {
+            let mut product = vec![0.0; by.len()];
+            add_product(&mut product, by, &self.moments[first * n + first..], n);
+            product
+        };
+        let by_quants = of(quants);
         let (curvature, slope) = (dot(quants, &by_quants), dot(quants, gradient));
         if self.grid.zero.is_some() {
-            return (slope / curvature, 0.0);
+            return (slope / curvature, 0.0, curvature);
         }
         let mixed: f32 = by_quants.iter().sum();
-        let of_min: f32 = (0..quants.len()).map(|i| row(i).iter().sum::<f32>()).sum();
+        let of_min: f32 = of(&vec![1.0; quants.len()]).iter().sum();
         let slope_of_min: f32 = gradient.iter().sum();
         let determinant = curvature * of_min - mixed * mixed;
         let scale = (slope * of_min - mixed * slope_of_min) / determinant;
-        (scale, (slope * mixed - curvature * slope_of_min) / determinant)
+        (scale, (slope * mixed - curvature * slope_of_min) / determinant, curvature)
     }
 }
 
