@@ -118,6 +118,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_part_of_a_matrix_is_multiplied_and_added() {
+        let (m, x) = ((0..12).map(|i| i as f32).collect::<Vec<f32>>(), [2.0, -1.0]); // [3, 4]
+        let mut y = [1.0, 1.0, 1.0];
+        add_product(&mut y, &x, &m[1..], 4);
+        let mut product = [0.0; 3];
+        multiply(&mut product, false, 1.0, View::new(&x, 2), View::new(&m, 4).part(0..2, 1..4), Threads::One);
+        assert_eq!(y, product.map(|v| v + 1.0));
+        add_product(&mut [], &x, &m[8..], 4);
+    }
+
+    #[test]
     fn products_of_transposed_views_accumulate() {
         let a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]; // [2, 3]
         let b = [1.0, 0.0, 2.0, -1.0, 1.0, 1.0]; // [2, 3]

@@ -9,6 +9,7 @@ use bantam_nn::random::SplitMix64;
 use bantam_shrink::calibrate::{Inputs, Walk};
 use bantam_shrink::quantize::{Importance, Method, Plan, unfinished};
 use bantam_shrink::{Error, Mix};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -77,17 +78,16 @@ fn sequences_that_do_not_fit_together_are_seen_apart() {
     assert!(matches!(Walk::new(&model, &[[9999]]), Err(Error::Model(_))));
 }
 
-/// What the feed-forward output of layer 0 sees, and the attention that tokens get in that layer.
+/// What the linear layers of layer 0 see, `[tokens, cols]`, by their paths, and the attention that tokens get there.
 #[derive(Default)]
-struct FeedForward {
-    x: Vec<f32>,
-    cols: usize,
+struct LayerSeen {
+    inputs: BTreeMap<String, Vec<f32>>,
     received: Vec<f32>,
 }
 
-impl Listener for FeedForward {
+impl Listener for LayerSeen {
     fn input(&mut self, layers: &[&Linear], x: &[f32]) {
-        (self.x, self.cols) = (x.to_vec(), layers[0].weight.cols());
+        self.inputs.extend(layers.iter().map(|layer| (layer.path.clone(), x.to_vec())));
     }
 
     fn attended(&mut self, received: &dyn Fn() -> Vec<f32>) {
@@ -95,41 +95,45 @@ impl Listener for FeedForward {
     }
 }
 
+/// Mean squares of each channel, with tokens counted so.
+fn weighed(x: &[f32], counts: &[f32]) -> Vec<f32> {
+    let mut means = vec![0.0; x.len() / counts.len()];
+    for (row, count) in x.chunks_exact(means.len()).zip(counts) {
+        means.iter_mut().zip(row).for_each(|(mean, x)| *mean += x * x * count / counts.len() as f32);
+    }
+    means
+}
+
 #[test]
 fn tokens_count_by_the_attention_that_they_get_and_the_stream_that_their_outputs_are_added_to() {
     let model = Model::load(&checkpoint("llama")).unwrap();
     let (config, definition) = (model.config(), model.definition());
     let tokens = [3, 1, 4, 1, 5, 9, 2, 6];
-    let mut last = FeedForward::default();
-    let mut observe = Observe::new(config, &[tokens.len()], &mut last).unwrap();
+    let mut seen = LayerSeen::default();
+    let mut observe = Observe::new(config, &[tokens.len()], &mut seen).unwrap();
     let embedded = definition.embed(&mut observe, &tokens);
     let stream = definition.layer(&mut observe, 0, embedded).to_vec();
-    assert!((last.received.iter().sum::<f32>() - tokens.len() as f32).abs() < 1e-4);
-    let attended = |token: usize| (1.0 + last.received[token]) / 2.0;
-    let mut expected = vec![0.0; last.cols];
-    let streams = stream.chunks_exact(config.embedding_length);
-    for (token, (x, row)) in last.x.chunks_exact(last.cols).zip(streams).enumerate() {
-        let mean = row.iter().map(|v| v * v).sum::<f32>() / row.len() as f32 + 1e-6;
-        let count = attended(token) / mean / tokens.len() as f32;
-        expected.iter_mut().zip(x).for_each(|(e, x)| *e += x * x * count);
-    }
+    let attended: Vec<f32> = seen.received.iter().map(|share| (1.0 + share) / 2.0).collect();
+    let apart = attended.iter().map(|count| (count - 1.0).abs()).fold(0.0, f32::max);
+    assert!(apart > 0.1 && (attended.iter().sum::<f32>() - tokens.len() as f32).abs() < 1e-4, "{attended:?}");
+    let squares = |row: &[f32]| row.iter().map(|v| v * v).sum::<f32>() / row.len() as f32 + 1e-6;
+    let added: Vec<f32> = stream.chunks_exact(config.embedding_length).map(squares).collect();
+    let added: Vec<f32> = attended.iter().zip(added).map(|(count, mean)| count / mean).collect();
+
     let walk = || Walk::new(&model, &[tokens]).unwrap();
     let (alike, felt) = (walk().mean_squares(&model).unwrap(), walk().look(&model, false).unwrap());
-    for (found, expected) in felt["blk.0.ffn_down.weight"].mean_squares().iter().zip(&expected) {
-        assert!((found - expected).abs() <= 1e-4 * expected, "{found} is not {expected}");
-    }
-    // An importance matrix counts them alike.
-    let rows = last.x.chunks_exact(last.cols);
-    for (channel, found) in alike["blk.0.ffn_down.weight"].iter().enumerate() {
-        let expected = rows.clone().map(|row| row[channel] * row[channel]).sum::<f32>() / tokens.len() as f32;
-        assert!((found - expected).abs() <= 1e-4 * expected, "{found} is not {expected}");
-    }
-    // What is not added to the stream counts by attention only: of rows that a norm gave, so many as there are.
+    let agree = |path: &str, found: &[f32], counts: &[f32]| {
+        for (found, expected) in found.iter().zip(weighed(&seen.inputs[path], counts)) {
+            assert!((found - expected).abs() <= 1e-4 * expected, "{path}: {found} is not {expected}");
+        }
+    };
     for path in ["blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.ffn_up.weight"] {
-        let [alike, felt] = [alike[path].clone(), felt[path].mean_squares()];
-        let sum = |means: &[f32]| means.iter().sum::<f32>();
-        assert!((sum(&alike) / sum(&felt) - 1.0).abs() < 0.3 && alike != felt, "{path}");
+        agree(path, &felt[path].mean_squares(), &attended);
     }
+    agree("blk.0.ffn_down.weight", &felt["blk.0.ffn_down.weight"].mean_squares(), &added);
+    // An importance matrix counts all alike.
+    assert_eq!(alike.len(), seen.inputs.len());
+    alike.iter().for_each(|(path, found)| agree(path, found, &[1.0; 8]));
 }
 
 fn write(checkpoint: &Checkpoint, level: &str, method: Method<'_>, threads: usize) -> Vec<u8> {

@@ -98,5 +98,12 @@ fn sequences_begin_as_the_model_begins_a_text() {
         // Nothing is lost or said twice between sequences.
         let said: Vec<u32> = sequences.into_iter().flat_map(|s| s.tokens).filter(|t| *t != bos).collect();
         assert!(said[..stream.len() - length] == stream[..stream.len() - length], "{length}");
+        // What is left of texts at hand is a sequence too.
+        let texts = ["The cat is number 0.", "The dog is number 1."];
+        let spec = text.to_str().unwrap().parse().unwrap();
+        let sequences = Source::of_texts(spec, texts, &begins, length).unwrap().sequences;
+        assert!(sequences.iter().all(|s| s.tokens.len() <= length && s.tokens[0] == bos), "{length}");
+        let said: Vec<u32> = sequences.into_iter().flat_map(|s| s.tokens).filter(|t| *t != bos).collect();
+        assert!(said == stream[..said.len()] && said.len() > 10, "{length}");
     }
 }
