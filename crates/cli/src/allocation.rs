@@ -8,7 +8,7 @@ use anyhow::{bail, ensure};
 use bantam_checkpoint::{Checkpoint, Config};
 use bantam_formats::Format;
 use bantam_shrink::Mix;
-use bantam_shrink::allocate::{Allocation, Budget, Kept, Sensitivity, measure, tensors};
+use bantam_shrink::allocate::{Allocation, Budget, Kept, Sensitivity, measure, possible, tensors};
 use bantam_shrink::estimate::Rates;
 use bantam_shrink::quantize::Plan;
 use bantam_shrink::widen::Widening;
@@ -116,6 +116,22 @@ pub fn allocate(
     /// A wider model is slower: it has to be better by this much.
     const WORTH: f64 = 0.9;
     let widening = widening(checkpoint, when)?;
+    let weights = checkpoint.tensors().iter().map(|t| t.len()).sum();
+    let within = |of: &Checkpoint, choices: &[Sensitivity]| {
+        let file_bytes = |mix: &_| {
+            let plan = Plan::new(of, mix)?.with_settings(&calibrated.settings);
+            Ok(plan.file_bytes(calibrated.method()) + record)
+        };
+        budget.allocate(of, weights, choices, &file_bytes)
+    };
+    // What no choice of formats fits is refused before anything is measured.
+    let planned = widening.as_ref().map(|widening| widening.planned(checkpoint));
+    let fits = |of: &Checkpoint| within(of, &possible(of));
+    match &planned {
+        Some(wider) if when == Widen::Always => fits(wider)?,
+        Some(wider) => fits(checkpoint).or_else(|plain| fits(wider).map_err(|_| plain))?,
+        None => fits(checkpoint)?,
+    };
     let kept = match kept {
         Some(path) => Kept::open(path, checkpoint, &calibrated.text)?,
         None => Kept::nothing(),
@@ -123,24 +139,15 @@ pub fn allocate(
     if forecast::is_wanted(global) {
         let rates = Rates::of(checkpoint, &calibrated.text)?;
         let left = 1.0 - kept.count() as f64 / tensors(checkpoint).max(1) as f64;
-        let rounding =
-            if calibrated.method().text().is_some() { rates.rounding_to_bits(budget.bits(checkpoint)) } else { 0.0 };
+        let rounding = rates.rounding_to_bits(calibrated.method(), budget.bits(checkpoint));
         forecast::say(&[(left * rates.measuring()?, "measure"), (rounding, "round")]);
     }
     let bar = progress::bar(global, "measure tensors", tensors(checkpoint), "tensors");
     let measured = measure(checkpoint, &calibrated.text, kept, &mut || bar.inc(1))?;
     bar.finish_and_clear();
-    let weights = checkpoint.tensors().iter().map(|t| t.len()).sum();
-    let within = |of: &Checkpoint, measured: &[Sensitivity]| {
-        let file_bytes = |mix: &_| {
-            let plan = Plan::new(of, mix)?.with_settings(&calibrated.settings);
-            Ok(plan.file_bytes(calibrated.method()) + record)
-        };
-        budget.allocate(of, weights, measured, &file_bytes)
-    };
     let plain = within(checkpoint, &measured.plain);
     if let Some((of_wider, widening)) = measured.widened.zip(widening) {
-        let allocation = within(&widening.planned(checkpoint), &of_wider);
+        let allocation = within(planned.as_ref().expect("it is widened"), &of_wider);
         // What is too little for the one may be enough for the other; if for neither, the plain one says so.
         let allocation = if when == Widen::Always { Some(allocation?) } else { allocation.ok() };
         let instead_of = plain.as_ref().ok().map(Allocation::divergence);

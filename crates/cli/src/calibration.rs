@@ -303,14 +303,10 @@ fn observe(
     let (layers, tokens) = (model.config().block_count, walk.tokens());
     let bar = progress::bar(global, "calibrate", tokens * (layers as u64 + 1), "tokens");
     let mut entries = BTreeMap::new();
-    for layer in 0..=layers {
-        let means = if layer < layers {
-            walk.mean_squares(&model)?
-        } else {
-            walk.look_at_head(&model)?.into_iter().map(|(path, moments)| (path, moments.mean_squares())).collect()
-        };
+    // Of each layer, and of the head.
+    for _ in 0..=layers {
         let entry = |means: Vec<f32>| Entry::new(means.iter().map(|v| v * tokens as f32).collect(), vec![tokens]);
-        entries.extend(means.into_iter().map(|(path, means)| (path, entry(means))));
+        entries.extend(walk.mean_squares(&model)?.into_iter().map(|(path, means)| (path, entry(means))));
         bar.inc(tokens);
     }
     bar.finish_and_clear();

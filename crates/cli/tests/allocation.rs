@@ -148,8 +148,9 @@ fn impossible_budgets_are_refused() {
     let folder = Folder::with_model();
     folder.write("own.toml", "default = \"Q9_9\"");
     for (options, reason) in [
-        ("--bits 1.5", "the fewest are"),
-        ("--fit 10kB", "the smallest file has"),
+        // Before anything is measured: a file of sensitivities would be left.
+        ("--bits 1.5 --sensitivity x.jsonl", "1.5 bits per weight are too few; the fewest are"),
+        ("--fit 10kB --sensitivity x.jsonl", "the smallest file has"),
         ("--to own.toml", "own.toml: line 1, `default = \"Q9_9\"`: unknown number format `Q9_9`"),
         ("--to none.toml", "none.toml"),
         ("--to Q4_0 --save-mix x.toml", "formats that are chosen"),

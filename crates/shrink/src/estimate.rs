@@ -6,7 +6,7 @@
 use crate::allocate::{self, measured_on};
 use crate::calibrate::{Moments, Walk};
 use crate::mix::quantizable_role;
-use crate::quantize::{Feedback, PASSES};
+use crate::quantize::{Feedback, Method};
 use crate::widen::Widening;
 use crate::{Error, students};
 use bantam_checkpoint::{Checkpoint, Config, TensorInfo};
@@ -69,7 +69,7 @@ impl<'a> Rates<'a> {
             Ok(())
         })?;
         let factors = seconds(LONG, || {
-            Feedback::of(shared[0], PASSES);
+            Feedback::of(shared[0], 0);
             Ok(())
         })?;
         let product = product / (TOKENS as f64 * Moments::work(narrowest as f64));
@@ -97,9 +97,12 @@ impl<'a> Rates<'a> {
         layers * self.tokens * self.pass
     }
 
-    /// What rounding with error feedback takes, if tensors become of these formats.
-    pub fn rounding(&self, becomes: impl Fn(&TensorInfo) -> &'static Format) -> f64 {
-        let mut rates = Rounding::new(self, PASSES);
+    /// What rounding by this method takes, if tensors become of these formats. Without text to feed errors back by it is soon done.
+    pub fn rounding(&self, method: Method<'_>, becomes: impl Fn(&TensorInfo) -> &'static Format) -> f64 {
+        if method.text().is_none() {
+            return 0.0;
+        }
+        let mut rates = Rounding::new(self, method.passes());
         let tensors = self.checkpoint.tensors().iter().map(|tensor| (tensor, becomes(tensor)));
         let rounded = tensors.filter(|(tensor, format)| tensor.format != *format);
         let rounded: f64 = rounded.map(|(tensor, format)| rates.of(tensor.rows(), tensor.cols(), format)).sum();
@@ -110,11 +113,11 @@ impl<'a> Rates<'a> {
     }
 
     /// The same where formats are yet to be chosen, of so many bits.
-    pub fn rounding_to_bits(&self, bits: f64) -> f64 {
+    pub fn rounding_to_bits(&self, method: Method<'_>, bits: f64) -> f64 {
         let near = |format: &Format| (format.bits() - bits).abs();
         let formats = FORMATS.iter().copied().filter(|f| f.encode.is_some() && f.grid.is_some() && f.divides(COLS));
         let nearest = formats.min_by(|a, b| near(a).total_cmp(&near(b))).expect("there are formats");
-        self.rounding(|tensor| if quantizable_role(tensor).is_some() { nearest } else { tensor.format })
+        self.rounding(method, |tensor| if quantizable_role(tensor).is_some() { nearest } else { tensor.format })
     }
 
     /// What [measuring](allocate::measure) what tensors cost takes.
@@ -234,17 +237,19 @@ mod tests {
             sample: vec![1.0; COLS],
         };
         let as_it_is = |tensor: &TensorInfo| tensor.format;
+        let method = Method::Descent(&[]);
         let passes =
             Rates { pass: 1.0, config: none.config.clone(), inputs: vec![width; 4], sample: Vec::new(), ..none };
         assert_eq!(passes.observing(), 100.0 * layers);
-        assert_eq!(passes.rounding(as_it_is), 100.0 * layers * 2.0);
+        assert_eq!(passes.rounding(method, as_it_is), 100.0 * layers * 2.0);
         let products = Rates { product: 1.0, pass: 0.0, ..passes };
-        assert_eq!(products.rounding(as_it_is), 100.0 * (4.0 * layers + 1.0) * Moments::work(width));
+        assert_eq!(products.rounding(method, as_it_is), 100.0 * (4.0 * layers + 1.0) * Moments::work(width));
         assert_eq!(products.observing(), 0.0);
         let factors = Rates { factors: 1.0, product: 0.0, ..products };
-        assert_eq!(factors.rounding(as_it_is), (4.0 * layers + 1.0) * width.powi(3));
+        assert_eq!(factors.rounding(method, as_it_is), (4.0 * layers + 1.0) * width.powi(3));
         assert_eq!(factors.observing(), 0.0);
-        assert!(none.rounding_to_bits(4.0) > 0.0, "rounding takes time");
+        let [plain, fed_back] = [Method::Nearest, method].map(|method| none.rounding_to_bits(method, 4.0));
+        assert!(plain == 0.0 && fed_back > 0.0, "{plain} and {fed_back}");
     }
 
     #[test]
@@ -252,7 +257,8 @@ mod tests {
         let checkpoint = checkpoint();
         let sequences = vec![(0..32).collect(); 4];
         let rates = Rates::of(&checkpoint, &sequences).unwrap();
-        for seconds in [rates.observing(), rates.rounding_to_bits(3.0), rates.measuring().unwrap()] {
+        let rounding = rates.rounding_to_bits(Method::Gptq(&sequences), 3.0);
+        for seconds in [rates.observing(), rounding, rates.measuring().unwrap()] {
             assert!(seconds > 0.0 && seconds < 60.0, "{seconds}");
         }
     }

@@ -27,10 +27,10 @@ fn sequences(vocab_size: usize) -> Vec<Vec<u32>> {
 fn walked(model: &Model, sequences: &[&[u32]]) -> Inputs {
     let mut walk = Walk::new(model, sequences).unwrap();
     let mut inputs = Inputs::new();
-    for _ in 0..model.config().block_count {
+    // Each layer, and the head.
+    for _ in 0..=model.config().block_count {
         inputs.extend(walk.look(model, true).unwrap());
     }
-    inputs.extend(walk.look_at_head(model).unwrap());
     inputs
 }
 

@@ -326,7 +326,8 @@ fn quantize_by(
         && forecast::is_wanted(global)
     {
         let formats: BTreeMap<String, &Format> = plan.outputs().into_iter().map(|t| (t.name, t.format)).collect();
-        forecast::say(&[(Rates::of(checkpoint, text)?.rounding(|tensor| formats[&tensor.name]), "round")]);
+        let seconds = Rates::of(checkpoint, text)?.rounding(method, |tensor| formats[&tensor.name]);
+        forecast::say(&[(seconds, "round")]);
     }
     let bar = progress::bar(global, &format!("quantize {}", mix.name), plan.weights(), "weights");
     plan.write(output, method, &mut |weights| bar.inc(weights))?;

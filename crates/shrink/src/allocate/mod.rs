@@ -69,6 +69,15 @@ pub struct Measured {
     pub widened: Option<Vec<Sensitivity>>,
 }
 
+/// What tensors could be, before anything is measured: at no cost yet.
+pub fn possible(checkpoint: &Checkpoint) -> Vec<Sensitivity> {
+    let of = |tensor: &TensorInfo| Sensitivity {
+        tensor: tensor.name.clone(),
+        choices: candidates(tensor, tensor.cols()).into_iter().map(|f| choice(&tensor.shape, f, 0.0)).collect(),
+    };
+    checkpoint.tensors().iter().filter(|t| quantizable_role(t).is_some()).map(of).collect()
+}
+
 /// How many tensors [`measure`] goes through: its unit of progress.
 pub fn tensors(checkpoint: &Checkpoint) -> u64 {
     checkpoint.tensors().iter().filter(|t| quantizable_role(t).is_some()).count() as u64
@@ -121,12 +130,12 @@ pub fn measure(
         measurement.layers(&inputs, &held_out, &mut model, &probe)?;
         probe.go_on(&model)?;
     }
-    let head = walk.look_at_head(&model)?;
+    let head = walk.look(&model, false)?;
     // The embedding is felt from the beginning, and so is a head that is tied to it.
     if tied {
         probe.go_back();
     }
-    measurement.layers(&head, &walk_held_out.look_at_head(&model)?, &mut model, &probe)?;
+    measurement.layers(&head, &walk_held_out.look(&model, false)?, &mut model, &probe)?;
     if !tied {
         probe.go_back();
         if !measurement.kept.has(&embedding) {

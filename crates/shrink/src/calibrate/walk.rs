@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// Tokens that go through a layer together: bounds the memory for activations.
 const TOGETHER: usize = 2048;
 
-/// The residual stream of all calibration text between two layers.
+/// The residual stream of all calibration text between two layers, of which the head is the last.
 ///
 /// Memory is for one residual stream, `[tokens, width]`, and one layer's moments, however deep the model. Between looking at a
 /// layer and going on from it its weights can be replaced: what follows then sees what the replaced ones give.
@@ -56,8 +56,8 @@ impl Walk {
         self.batches.iter().flat_map(|b| &b.lengths).map(|&len| len as u64).sum()
     }
 
-    /// What the linear layers of the layer ahead see, with tokens counted by how their errors are felt. With `go_on` the walk is behind the
-    /// layer afterwards.
+    /// What the linear layers of the layer ahead see, or the head if no layer is, with tokens counted by how their errors are felt. With
+    /// `go_on` the walk is behind the layer afterwards; behind the head there is nothing.
     ///
     /// Few tokens (the first, delimiters) have residual streams of a thousand times the usual size (Sun et al. 2024, massive
     /// activations); their squares would drown those of all others, though what follows normalizes them. So what is added to the
@@ -112,33 +112,24 @@ impl Walk {
         self.pass(model, true, listener)
     }
 
-    /// What the head sees, behind the last layer.
-    ///
-    /// # Errors
-    /// If that is not finite.
-    pub fn look_at_head(&mut self, model: &Model) -> Result<Inputs, Error> {
-        let mut inputs = Inputs::new();
-        for batch in &self.batches {
-            let mut nobody = |_: &[&Linear], _: &[f32]| ();
-            let mut observe = Observe::new(model.config(), &batch.lengths, &mut nobody)?;
-            let x = batch.input(&observe, model);
-            let hidden = model.definition().norm(&mut observe, &x);
-            note(&mut inputs, &[model.definition().head().path.clone()], &hidden, model.config().embedding_length);
-        }
-        check(model, inputs.iter().map(|(path, moments)| (path, moments.mean_squares())))?;
-        Ok(inputs)
-    }
-
     fn pass(&mut self, model: &Model, go_on: bool, listener: &mut dyn Listener) -> Result<(), Error> {
+        let definition = model.definition();
+        let at_head = self.layer == model.config().block_count;
         for batch in &mut self.batches {
             let mut observe = Observe::new(model.config(), &batch.lengths, listener)?;
             let x = batch.input(&observe, model);
-            let x = model.definition().layer(&mut observe, self.layer, x);
+            if at_head {
+                // Its logits are of no interest.
+                let hidden = definition.norm(&mut observe, &x);
+                listener.input(&[definition.head()], &hidden);
+                continue;
+            }
+            let x = definition.layer(&mut observe, self.layer, x);
             if go_on {
                 batch.stream.copy_from_slice(&x);
             }
         }
-        self.layer += usize::from(go_on);
+        self.layer += usize::from(go_on && !at_head);
         Ok(())
     }
 }

@@ -73,7 +73,7 @@ impl<'a> Method<'a> {
     }
 
     /// Times that what error feedback rounded is gone over.
-    fn passes(&self) -> usize {
+    pub(crate) fn passes(&self) -> usize {
         match self {
             Method::Descent(_) => PASSES,
             _ => 0,
@@ -269,8 +269,7 @@ impl<'a> Plan<'a> {
                     tensors
                 }
                 None => {
-                    let inputs = if layer < layers { walk.look(&model, false)? } else { walk.look_at_head(&model)? };
-                    let tensors = self.round_layer(&inputs, passes, progress)?;
+                    let tensors = self.round_layer(&walk.look(&model, false)?, passes, progress)?;
                     rounded.keep(layer, &tensors)?;
                     tensors
                 }
