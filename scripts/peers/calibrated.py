@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Calibrated quantization by bantam and by unmodified llama.cpp, from the same base, calibration text and format.
 
-    scripts/peers/calibrated.py BASE.gguf --calibrate FILE --text FILE [--levels Q4_0,Q3_K_M] [--bits 4.5,3.5] [--methods descent,best]
+    scripts/peers/calibrated.py BASE.gguf --calibrate FILE --text FILE [--levels Q4_0,Q3_K_M] [--bits 4.5,3.5] [--methods scaling,best]
         [--chunks N] [--sensitivity FILE] [--keep FOLDER] [--threads 2]
 
-llama.cpp: llama-imatrix on the text, llama-quantize with it. bantam, on the same text: nearest, importance, gptq, descent; mixed,
-formats chosen to fit the size of llama.cpp's file, and descent; tuned, descent and then its scales trained; best, mixed with scales trained.
+llama.cpp: llama-imatrix on the text, llama-quantize with it. bantam, on the same text: nearest, importance, gptq, descent, scaling; mixed,
+formats chosen to fit the size of llama.cpp's file, and scaling; tuned, scaling and then its scales trained; best, mixed with scales trained.
 --bits adds mixed files with so many bits per weight, for sizes that llama-quantize does not reach. All are judged by llama-perplexity's KL divergence from
 the base on --text.
 Prints a Markdown table, with the seconds and the peak memory of each; sensitivities are measured in the time of the first file that needs
@@ -62,8 +62,9 @@ def candidates(level, args, work, tools):
         "nearest": [*bantam, "--to", level],
         "importance": [*bantam, "--to", level, *calibrate, "--method", "importance"],
         "gptq": [*bantam, "--to", level, *calibrate, "--method", "gptq"],
-        "descent": [*bantam, "--to", level, *calibrate],
-        "tuned": [args.bantam, "tune", work / f"{level}-descent.gguf", "--base", args.base, "--data", args.calibrate,
+        "descent": [*bantam, "--to", level, *calibrate, "--method", "descent"],
+        "scaling": [*bantam, "--to", level, *calibrate],
+        "tuned": [args.bantam, "tune", work / f"{level}-scaling.gguf", "--base", args.base, "--data", args.calibrate,
                   "--threads", args.threads, "--quiet", "-o", None],
         "mixed": mixed,
         "best": [*mixed, "--effort", "best"],
@@ -86,7 +87,7 @@ def main():
     parser.add_argument("--text", type=pathlib.Path, required=True)
     parser.add_argument("--levels", default="Q4_0,Q3_K_M")
     parser.add_argument("--bits", default="")
-    parser.add_argument("--methods", default="nearest,importance,gptq,descent,tuned,mixed,best")
+    parser.add_argument("--methods", default="nearest,importance,gptq,descent,scaling,tuned,mixed,best")
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--chunks", type=int)
     parser.add_argument("--sensitivity", type=pathlib.Path, help="file that keeps the sensitivities")

@@ -30,7 +30,7 @@ pub struct CalibrationArgs {
     /// Write what was learned as an importance matrix for llama.cpp
     #[arg(long, value_name = "FILE")]
     save_imatrix: Option<PathBuf>,
-    /// How to round [default: by --effort; without it descent with --calibrate, importance with --imatrix, else nearest]
+    /// How to round [default: by --effort; without it scaling with --calibrate, importance with --imatrix, else nearest]
     #[arg(long, value_name = "METHOD")]
     method: Option<MethodName>,
     /// How much time to take for it
@@ -66,6 +66,8 @@ enum MethodName {
     Gptq,
     /// The same, and then each weight and scale is chosen again beside all others
     Descent,
+    /// The same, and channels are scaled before where that helps
+    Scaling,
 }
 
 /// What was learned.
@@ -92,6 +94,7 @@ impl Calibrated {
             MethodName::Importance => Method::Importance(&self.importance),
             MethodName::Gptq => Method::Gptq(&self.text),
             MethodName::Descent => Method::Descent(&self.text),
+            MethodName::Scaling => Method::Scaling(&self.text),
         }
     }
 
@@ -109,18 +112,18 @@ impl CalibrationArgs {
     /// bantam is taken if none is given.
     pub fn calibrate(&self, checkpoint: &Checkpoint, choosing: bool, global: &Global) -> anyhow::Result<Calibrated> {
         let method = self.method.unwrap_or(match (self.effort, &self.imatrix) {
-            (Some(Effort::Balanced | Effort::Best), _) => MethodName::Descent,
+            (Some(Effort::Balanced | Effort::Best), _) => MethodName::Scaling,
             (_, Some(_)) => MethodName::Importance,
             (Some(Effort::Fast), None) if self.calibrate.is_some() => MethodName::Importance,
             (Some(Effort::Fast), None) => MethodName::Nearest,
-            (None, None) if self.calibrate.is_some() || choosing => MethodName::Descent,
+            (None, None) if self.calibrate.is_some() || choosing => MethodName::Scaling,
             (None, None) => MethodName::Nearest,
         });
         self.check(method, choosing)?;
         let needs_text = match method {
             MethodName::Nearest => choosing,
             MethodName::Importance => choosing || self.imatrix.is_none(),
-            MethodName::Gptq | MethodName::Descent => true,
+            MethodName::Gptq | MethodName::Descent | MethodName::Scaling => true,
         };
         let mut calibrated = Calibrated { method, ..Calibrated::default() };
         let mut names = Vec::new();
@@ -170,7 +173,7 @@ impl CalibrationArgs {
                 !saves || self.imatrix.is_none(),
                 "--save-imatrix needs --calibrate: with --imatrix there is a file already"
             ),
-            MethodName::Gptq | MethodName::Descent => {
+            MethodName::Gptq | MethodName::Descent | MethodName::Scaling => {
                 ensure!(
                     self.imatrix.is_none(),
                     "--method {} needs text, of which an importance matrix keeps too little: give --calibrate",

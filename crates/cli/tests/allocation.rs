@@ -12,7 +12,7 @@ const QUICK: &str = "--calibration-length 32 --calibration-tokens 600";
 fn formats_are_chosen_for_bits_and_for_a_size() {
     let folder = Folder::with_model();
     let json = folder.json(&format!("quantize model.gguf --bits 5 {QUICK} --save-mix own.toml -o bits.gguf"));
-    assert_eq!((json["level"].as_str(), json["method"].as_str()), (Some("5 bits"), Some("descent")));
+    assert_eq!((json["level"].as_str(), json["method"].as_str()), (Some("5 bits"), Some("scaling")));
     let bits = json["bits_per_weight"].as_f64().unwrap();
     assert!(bits <= 5.0 && bits > 4.0, "{bits}");
     // Seven layers in the block, and the embedding.
@@ -49,7 +49,7 @@ fn the_best_of_a_level_is_no_larger_than_the_level() {
     };
     let [fast, balanced, best] = ["fast", "balanced", "best"].map(made);
     let [method, bytes] = ["method", "file_bytes"].map(|key| [&fast, &balanced, &best].map(|json| json[key].clone()));
-    assert_eq!(method, ["nearest", "descent", "descent"]);
+    assert_eq!(method, ["nearest", "scaling", "scaling"]);
     assert!(bytes[2].as_u64() <= bytes[1].as_u64() && bytes[2].as_u64() > Some(0), "{bytes:?}");
     assert!(best["chosen"].is_object() && balanced["chosen"].is_null());
     // Its scales were trained, and kept if that helped.

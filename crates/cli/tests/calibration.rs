@@ -42,9 +42,9 @@ fn text_and_the_matrix_made_of_it_give_the_same_file() {
 fn calibrating_needs_no_text_of_the_users() {
     let folder = folder();
     let json = folder.json(&format!("quantize model.gguf --to Q4_0 --calibrate {QUICK} -o out.gguf"));
-    assert_eq!(json["method"], "descent");
+    assert_eq!(json["method"], "scaling");
     let text = folder.succeeds("inspect out.gguf --json");
-    for part in ["descent", "the text that comes with bantam", "calibration_tokens"] {
+    for part in ["scaling", "the text that comes with bantam", "calibration_tokens"] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let threads = |n: usize| {
@@ -89,6 +89,7 @@ fn what_cannot_be_learned_from_is_refused() {
         ),
         ("--method gptq --imatrix im.gguf", "gptq"),
         ("--method descent --imatrix im.gguf", "descent"),
+        ("--method scaling --imatrix im.gguf", "scaling"),
         ("--save-imatrix im.gguf", "leave out"),
     ] {
         folder.refuses(&format!("quantize model.gguf --to Q4_0 {options} -o out.gguf"), &[reason]);

@@ -23,7 +23,7 @@ fn eight_bits_are_smoothed_with_text() {
     let quick = "--calibration-length 32 --calibration-tokens 300";
     folder.succeeds(&format!("quantize model.gguf --to W8A8 --calibrate {quick} -o w8"));
     let text = folder.succeeds("inspect w8 --json");
-    assert!(text.contains("smooth model.gguf") && text.contains("method descent"), "{text}");
+    assert!(text.contains("smooth model.gguf") && text.contains("method scaling"), "{text}");
 }
 
 #[test]

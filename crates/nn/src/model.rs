@@ -1,6 +1,6 @@
 //! Loading a model and running it.
 
-use crate::layers::{Embedding, Linear};
+use crate::layers::{Embedding, Linear, RmsNorm};
 use crate::models::Definition;
 use crate::run::Run;
 use crate::train::Parameters;
@@ -48,6 +48,11 @@ impl Model {
     /// Calls `visit` with each linear layer, in the order of execution. Its path names it; its weight can be replaced.
     pub fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut Linear)) {
         self.definition.visit_linears_mut(visit);
+    }
+
+    /// Calls `visit` with each norm of the residual stream, in the order of execution. Its weight can be replaced.
+    pub fn visit_norms_mut(&mut self, visit: &mut dyn FnMut(&mut RmsNorm)) {
+        self.definition.visit_norms_mut(visit);
     }
 
     /// The embedding, whose table can be replaced. A head that is tied to it is a linear layer of the same path, with a table of its own.

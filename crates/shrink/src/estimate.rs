@@ -6,7 +6,7 @@
 use crate::allocate::{self, measured_on};
 use crate::calibrate::{Moments, Walk};
 use crate::mix::quantizable_role;
-use crate::quantize::{Feedback, Method};
+use crate::quantize::{Feedback, Method, POWERS, sampled_rows};
 use crate::widen::Widening;
 use crate::{Error, students};
 use bantam_checkpoint::{Checkpoint, Config, TensorInfo};
@@ -105,11 +105,18 @@ impl<'a> Rates<'a> {
         let mut rates = Rounding::new(self, method.passes());
         let tensors = self.checkpoint.tensors().iter().map(|tensor| (tensor, becomes(tensor)));
         let rounded = tensors.filter(|(tensor, format)| tensor.format != *format);
-        let rounded: f64 = rounded.map(|(tensor, format)| rates.of(tensor.rows(), tensor.cols(), format)).sum();
+        let rounded: Vec<(&TensorInfo, &'static Format)> = rounded.collect();
+        let mut seconds: f64 =
+            rounded.iter().map(|(tensor, format)| rates.of(tensor.rows(), tensor.cols(), format)).sum();
+        if method.scales() {
+            let mut rates = Rounding::new(self, 0);
+            let once: f64 = rounded.iter().map(|(t, format)| rates.trial(t.rows(), t.cols(), format)).sum();
+            seconds += (1 + POWERS.len()) as f64 * once;
+        }
         let layers = self.config.block_count as f64;
         // Each layer is gone through twice: looked at, and gone on from when it is rounded.
         let passes = layers * self.tokens * self.pass * 2.0;
-        rounded + passes + self.looking(self.tokens, layers)
+        seconds + passes + self.looking(self.tokens, layers)
     }
 
     /// The same where formats are yet to be chosen, of so many bits.
@@ -136,10 +143,8 @@ impl<'a> Rates<'a> {
             seconds += ahead as f64 * on.tokens as f64 * self.sharp_pass;
             let cols = [Some(tensor.cols()), widening.as_ref().map(|w| w.shape(tensor)[1])];
             for cols in cols.into_iter().flatten() {
-                let rows = tensor.rows().min((on.rows)(tensor.cols()));
-                for format in allocate::candidates(tensor, cols) {
-                    seconds += rates.of(rows, cols, format) + self.product * (rows * cols * cols) as f64;
-                }
+                let trial = |format| rates.trial(tensor.rows(), cols, format);
+                seconds += allocate::candidates(tensor, cols).into_iter().map(trial).sum::<f64>();
             }
             // Once as a whole.
             seconds += rates.of(tensor.rows(), tensor.cols(), Format::by_name("Q4_0").expect("it is a format"));
@@ -172,6 +177,12 @@ impl<'a> Rounding<'a> {
     /// Where what was rounded is gone over so many times.
     fn new(rates: &'a Rates<'a>, passes: usize) -> Self {
         Self { rates, passes, feedback: Feedback::of(&Moments::new(COLS), passes), known: Vec::new() }
+    }
+
+    /// For so many rows of so many weights as are sampled of a tensor, and for what their errors are.
+    fn trial(&mut self, rows: usize, cols: usize, format: &'static Format) -> f64 {
+        let rows = rows.min(sampled_rows(cols));
+        self.of(rows, cols, format) + self.rates.product * (rows * cols * cols) as f64
     }
 
     /// For so many rows of so many weights.

@@ -1,5 +1,7 @@
 //! Mixed precision on tiny random models.
 
+mod common;
+
 use bantam_checkpoint::Checkpoint;
 use bantam_nn::Model;
 use bantam_nn::random::SplitMix64;
@@ -8,13 +10,10 @@ use bantam_shrink::allocate::{Budget, Kept, Measured, Sensitivity, measure, tens
 use bantam_shrink::quantize::{Method, Plan};
 use bantam_shrink::widen::Widening;
 use bantam_shrink::{Error, Mix};
+use common::checkpoint;
 use std::path::Path;
 
 /// A tiny random model that transformers made.
-fn checkpoint(name: &str) -> Checkpoint {
-    Checkpoint::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures").join(name)).unwrap()
-}
-
 fn sequences(checkpoint: &Checkpoint) -> Vec<Vec<u32>> {
     let vocab = Model::load(checkpoint).unwrap().config().vocab_size;
     let mut random = SplitMix64::new(4);

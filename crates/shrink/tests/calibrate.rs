@@ -1,5 +1,7 @@
 //! Calibration and error feedback on tiny random models.
 
+mod common;
+
 use bantam_checkpoint::Checkpoint;
 use bantam_formats::Format;
 use bantam_nn::Model;
@@ -9,15 +11,12 @@ use bantam_nn::random::SplitMix64;
 use bantam_shrink::calibrate::{Inputs, Walk};
 use bantam_shrink::quantize::{Importance, Method, Plan, unfinished};
 use bantam_shrink::{Error, Mix};
+use common::{checkpoint, difference, logits};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 /// A tiny random model that transformers made.
-fn checkpoint(name: &str) -> Checkpoint {
-    Checkpoint::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures").join(name)).unwrap()
-}
-
 fn sequences(vocab_size: usize) -> Vec<Vec<u32>> {
     let mut random = SplitMix64::new(4);
     // The last ones do not fit together with the first.
@@ -191,11 +190,48 @@ fn each_method_loses_less_of_the_outputs_than_the_one_before() {
 }
 
 #[test]
+fn channels_are_scaled_without_a_change_of_what_is_computed() {
+    let dir = tempfile::tempdir().unwrap();
+    // With heads that share values, biases, norms of heads and norms behind layers; heads of their own and tied.
+    for name in ["llama", "llama-biases", "qwen2", "qwen3", "gemma3"] {
+        let checkpoint = checkpoint(name);
+        let mut random = SplitMix64::new(8);
+        let sequences: Vec<Vec<u32>> = (0..12).map(|_| (0..100).map(|_| random.below(256) as u32).collect()).collect();
+        let expected = logits(&checkpoint, &sequences);
+        // Weights of 8 bits, which run in half precision here: what rounding activations costs is not asked.
+        let written = |method: Method<'_>| {
+            let path = dir.path().join(format!("{name}-{}.gguf", method.name()));
+            std::fs::write(&path, write(&checkpoint, "Q8_0", method, 2)).unwrap();
+            let half = path.with_extension("half.gguf");
+            let plan = Checkpoint::open(&path).unwrap();
+            Plan::new(&plan, Mix::by_name("F16").unwrap()).unwrap().write(&half, Method::Nearest, &mut |_| ()).unwrap();
+            Checkpoint::open(&half).unwrap()
+        };
+        let [plain, scaled] = [Method::Descent(&sequences), Method::Scaling(&sequences)].map(written);
+        let [lost, with_scales] = [&plain, &scaled].map(|written| difference(&logits(written, &sequences), &expected));
+        assert!(lost > 0.0 && with_scales < 1.2 * lost, "{name}: {with_scales} lost, {lost} without");
+        let changed = |tensor: &&bantam_checkpoint::TensorInfo| {
+            *scaled.data(&tensor.name).unwrap() != *checkpoint.data(&tensor.name).unwrap()
+        };
+        let vectors = checkpoint.tensors().iter().filter(|t| t.shape.len() == 1);
+        let changed: Vec<&str> = vectors.filter(changed).map(|t| &t.name[..]).collect();
+        println!("{name}: {lost:.3e} {with_scales:.3e} {changed:?}");
+        for kind in ["attn_norm", "ffn_norm"] {
+            assert!(changed.iter().any(|name| name.contains(kind)), "{name}: {changed:?}");
+        }
+        let others = changed
+            .iter()
+            .filter(|n| !["attn_norm.w", "ffn_norm.w", "attn_v.bias", "output_norm"].iter().any(|k| n.contains(k)));
+        assert_eq!(others.count(), 0, "{name}: {changed:?}");
+    }
+}
+
+#[test]
 fn calibrated_bytes_do_not_depend_on_the_number_of_threads() {
     for name in ["llama", "gemma3"] {
         let checkpoint = checkpoint(name);
         let sequences = sequences(Model::load(&checkpoint).unwrap().config().vocab_size);
-        let [one, many] = [1, 3].map(|threads| write(&checkpoint, "Q4_0", Method::Descent(&sequences[..3]), threads));
+        let [one, many] = [1, 3].map(|threads| write(&checkpoint, "Q4_0", Method::Scaling(&sequences[..3]), threads));
         assert!(one == many, "{name}");
     }
 }
@@ -231,7 +267,7 @@ fn a_run_that_was_stopped_goes_on() {
             done += 1;
             assert!(done <= stop_after, "stopped");
         };
-        let ran = catch_unwind(AssertUnwindSafe(|| plan.write(output, Method::Descent(&sequences), &mut progress)));
+        let ran = catch_unwind(AssertUnwindSafe(|| plan.write(output, Method::Scaling(&sequences), &mut progress)));
         (ran.is_ok_and(|written| written.is_ok()), done)
     };
     let (finished, steps) = write(&whole, usize::MAX);
@@ -247,7 +283,7 @@ fn a_run_that_was_stopped_goes_on() {
     // What is not of this run, or damaged, is not used.
     let other = Plan::new(&checkpoint, Mix::by_name("Q5_0").unwrap()).unwrap();
     std::fs::write(unfinished(&output), &kept).unwrap();
-    other.write(&output, Method::Descent(&sequences), &mut |_| ()).unwrap();
+    other.write(&output, Method::Scaling(&sequences), &mut |_| ()).unwrap();
     assert!(std::fs::metadata(&output).unwrap().len() > std::fs::metadata(&whole).unwrap().len());
     let mut damaged = kept;
     *damaged.iter_mut().nth_back(100).unwrap() ^= 1;

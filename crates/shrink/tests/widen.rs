@@ -1,5 +1,7 @@
 //! Wider models compute what narrower ones do.
 
+mod common;
+
 use bantam_checkpoint::{Checkpoint, Config};
 use bantam_nn::Model;
 use bantam_nn::random::SplitMix64;
@@ -8,11 +10,7 @@ use bantam_shrink::Mix;
 use bantam_shrink::calibrate::Walk;
 use bantam_shrink::quantize::{Importance, Method, Plan};
 use bantam_shrink::widen::Widening;
-use std::path::Path;
-
-fn checkpoint(name: &str) -> Checkpoint {
-    Checkpoint::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures").join(name)).unwrap()
-}
+use common::checkpoint;
 
 fn logits(model: &Model, tokens: &[u32]) -> Vec<f32> {
     let mut session = model.session(tokens.len());

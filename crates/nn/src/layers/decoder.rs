@@ -12,6 +12,9 @@ pub trait Block {
 
     /// Calls `visit` with each linear layer.
     fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut Linear));
+
+    /// Calls `visit` with each norm of the residual stream.
+    fn visit_norms_mut(&mut self, visit: &mut dyn FnMut(&mut RmsNorm));
 }
 
 /// A decoder of blocks of one kind.
@@ -94,6 +97,12 @@ impl<L: Block> Decoder<L> {
         self.blocks.iter_mut().for_each(|block| block.visit_linears_mut(visit));
         visit(&mut self.head);
     }
+
+    /// Calls `visit` with each norm of the residual stream, that before the head last.
+    pub fn visit_norms_mut(&mut self, visit: &mut dyn FnMut(&mut RmsNorm)) {
+        self.blocks.iter_mut().for_each(|block| block.visit_norms_mut(visit));
+        visit(&mut self.output_norm);
+    }
 }
 
 /// Attention and feed-forward, each on the normed residual stream and added to it.
@@ -136,5 +145,9 @@ impl Block for PreNormBlock {
 
     fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut Linear)) {
         self.attention.linears_mut().into_iter().chain(self.mlp.linears_mut()).for_each(visit);
+    }
+
+    fn visit_norms_mut(&mut self, visit: &mut dyn FnMut(&mut RmsNorm)) {
+        [&mut self.attention_norm, &mut self.mlp_norm].into_iter().for_each(visit);
     }
 }

@@ -72,4 +72,9 @@ impl Block for SandwichBlock {
     fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut Linear)) {
         self.attention.linears_mut().into_iter().chain(self.mlp.linears_mut()).for_each(visit);
     }
+
+    fn visit_norms_mut(&mut self, visit: &mut dyn FnMut(&mut RmsNorm)) {
+        let Self { attention_norm, post_attention_norm, mlp_norm, post_mlp_norm, .. } = self;
+        [attention_norm, post_attention_norm, mlp_norm, post_mlp_norm].into_iter().for_each(visit);
+    }
 }

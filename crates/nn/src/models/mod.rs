@@ -7,7 +7,7 @@ pub mod mlp;
 mod qwen2;
 mod qwen3;
 
-use crate::layers::{Decoder, Embedding, Linear, PreNormBlock};
+use crate::layers::{Decoder, Embedding, Linear, PreNormBlock, RmsNorm};
 use crate::weights::Loader;
 use crate::{Backend, Error, Result};
 use bantam_checkpoint::{Checkpoint, Config, TensorInfo};
@@ -128,5 +128,10 @@ impl Definition {
     /// Calls `visit` with each linear layer, in the order of execution. Its path names it; its weight can be replaced.
     pub fn visit_linears_mut(&mut self, visit: &mut dyn FnMut(&mut Linear)) {
         decoder!(self, d => d.visit_linears_mut(visit));
+    }
+
+    /// Calls `visit` with each norm of the residual stream, in the order of execution. Its weight can be replaced.
+    pub fn visit_norms_mut(&mut self, visit: &mut dyn FnMut(&mut RmsNorm)) {
+        decoder!(self, d => d.visit_norms_mut(visit));
     }
 }

@@ -89,13 +89,11 @@ pub(crate) struct MeasuredOn {
     pub inputs: usize,
     /// Tokens that go through the layers ahead of a tensor that is replaced.
     pub tokens: usize,
-    /// Rows of so many weights of a tensor that are rounded to each format.
-    pub rows: fn(usize) -> usize,
 }
 
 /// That of this model.
 pub(crate) fn measured_on(checkpoint: &Checkpoint) -> MeasuredOn {
-    MeasuredOn { inputs: 2 * TOKENS, tokens: probe::tokens(checkpoint), rows: rounding::rows }
+    MeasuredOn { inputs: 2 * TOKENS, tokens: probe::tokens(checkpoint) }
 }
 
 /// Measures what each tensor that may be quantized costs in each format, on these sequences of tokens, unless `kept` has it. Calls `progress`

@@ -1,20 +1,10 @@
 //! The error that rounding a tensor makes of its layer's output.
 
 use crate::calibrate::Moments;
-use crate::quantize::{Feedback, spread};
+use crate::quantize::{Feedback, sample, spread};
 use crate::widen::Origin;
 use bantam_formats::Format;
-use bantam_nn::matrix::{Threads, View, multiply};
 use rayon::prelude::*;
-
-/// Weights on which errors are measured, in at least so many rows: rows differ more than parts of one do.
-const WEIGHTS: usize = 1 << 17;
-const ROWS: usize = 32;
-
-/// Rows of so many weights on which errors are measured, at most.
-pub(super) fn rows(cols: usize) -> usize {
-    ROWS.max(WEIGHTS / cols)
-}
 
 /// Rounding with error feedback, for layers that see the same inputs.
 pub(super) struct Rounding {
@@ -58,22 +48,14 @@ impl Rounding {
         rounded
     }
 
-    /// Some of the rows, in even steps.
+    /// Some of the rows of a tensor.
     pub fn sample(&self, weights: &[f32]) -> Vec<f32> {
-        let step = (weights.len() / self.cols).div_ceil(rows(self.cols));
-        weights.chunks_exact(self.cols).step_by(step).flatten().copied().collect()
+        sample(weights, self.cols)
     }
 
-    /// The squared error of the output of these rows, `Σ (w - v) H (w - v)ᵀ`. Not finite if the format does not hold the weights.
+    /// The squared error of the output of these rows. Not finite if the format does not hold the weights.
     pub fn error(&self, rows: &[f32], format: &'static Format) -> f64 {
-        let rounded = self.round(rows, format);
-        let errors: Vec<f32> = rows.iter().zip(&rounded).map(|(w, v)| w - v).collect();
-        let mut weighed = vec![0.0; errors.len()];
-        let (e, h) = (View::new(&errors, self.cols), View::new(&self.h, self.cols));
-        multiply(&mut weighed, false, 1.0, e, h, Threads::All);
-        let sum: f64 = errors.iter().zip(&weighed).map(|(e, w)| f64::from(e * w)).sum();
-        // Rounding may leave what is zero below it; NaN stays.
-        if sum < 0.0 { 0.0 } else { sum }
+        self.feedback.error(rows, format, &self.h)
     }
 }
 

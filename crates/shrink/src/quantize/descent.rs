@@ -10,10 +10,18 @@ use bantam_nn::matrix::{Threads, View, add_product, multiply};
 /// Times that rows are gone over, where nothing else is said: what two more gain is a sixth of what these do.
 pub(crate) const PASSES: usize = 2;
 
-/// Goes over rounded rows so many times, blocks of `format` whose inputs have the second moments `h`, `[cols, cols]`. `errors` are what is
-/// between the weights and these blocks, `[rows, cols]`; both are updated.
-pub(super) fn descend(h: &[f32], format: &Format, grid: &Grid, passes: usize, errors: &mut [f32], blocks: &mut [u8]) {
-    let cols = h.len().isqrt();
+/// Goes over rounded rows so many times, blocks of `format` whose inputs have the second moments `h`, `[cols, cols]`. Their columns are
+/// multiplied by `factors`; `errors` are what is between the weights and these blocks without that, `[rows, cols]`. Blocks and errors are updated.
+pub(super) fn descend(
+    h: &[f32],
+    factors: &[f32],
+    format: &Format,
+    grid: &Grid,
+    passes: usize,
+    errors: &mut [f32],
+    blocks: &mut [u8],
+) {
+    let cols = factors.len();
     let n = format.block;
     let (rows, row_bytes) = (errors.len() / cols, cols / n * format.bytes);
     let moments = View::new(h, cols);
@@ -22,18 +30,22 @@ pub(super) fn descend(h: &[f32], format: &Format, grid: &Grid, passes: usize, er
     for first in (0..passes).flat_map(|_| (0..cols).step_by(n)) {
         let towards = moments.part(0..cols, first..first + n);
         multiply(&mut gradients, false, 1.0, View::new(errors, cols), towards, Threads::One);
+        let factors = &factors[first..first + n];
         block.moments.clear();
-        h[first * cols..][..n * cols].chunks_exact(cols).for_each(|r| block.moments.extend(&r[first..first + n]));
+        for (row, factor) in h[first * cols..][..n * cols].chunks_exact(cols).zip(factors) {
+            block.moments.extend(row[first..].iter().zip(factors).map(|(h, f)| h / (factor * f)));
+        }
         let rows = errors.chunks_exact_mut(cols).zip(blocks.chunks_exact_mut(row_bytes));
         for ((errors, bytes), gradient) in rows.zip(gradients.chunks_exact(n)) {
             let bytes = &mut bytes[first / n * format.bytes..][..format.bytes];
-            block.take(bytes, gradient);
+            block.take(bytes, gradient, factors);
             // Scales of whole rows stay.
             if !format.per_row {
                 block.move_scales(bytes);
             }
             block.move_quants(bytes);
-            errors[first..first + n].iter_mut().zip(&block.moved).for_each(|(e, d)| *e -= d);
+            let moved = block.moved.iter().zip(factors);
+            errors[first..first + n].iter_mut().zip(moved).for_each(|(e, (d, f))| *e -= d / f);
         }
     }
 }
@@ -59,8 +71,9 @@ impl<'a> Block<'a> {
         Self { grid, moments: Vec::new(), gradient: zeros(), moved: zeros(), quants, scales, mins }
     }
 
-    fn take(&mut self, bytes: &[u8], gradient: &[f32]) {
-        self.gradient.copy_from_slice(gradient);
+    /// `gradient` is that of columns as they were.
+    fn take(&mut self, bytes: &[u8], gradient: &[f32], factors: &[f32]) {
+        self.gradient.iter_mut().zip(gradient).zip(factors).for_each(|((scaled, g), f)| *scaled = g / f);
         self.moved.fill(0.0);
         (self.grid.read)(bytes, &mut self.quants, &mut self.scales, &mut self.mins);
     }
@@ -250,7 +263,7 @@ mod tests {
             let mut errors = case.errors(format);
             let mut last = case.error(format);
             for pass in 0..3 {
-                descend(&case.h, format, grid, 1, &mut errors, &mut case.blocks);
+                descend(&case.h, &[1.0; COLS], format, grid, 1, &mut errors, &mut case.blocks);
                 let error = case.error(format);
                 assert!(error <= last * 1.0001, "{format}, pass {pass}: {error} after {last}");
                 assert!(pass > 0 || error < 0.95 * last, "{format}: {error} after {last}");
@@ -268,7 +281,7 @@ mod tests {
         let grid = format.grid.as_ref().unwrap();
         let mut case = Case::rounded_to(format);
         let mut errors = case.errors(format);
-        descend(&case.h, format, grid, 100, &mut errors, &mut case.blocks);
+        descend(&case.h, &[1.0; COLS], format, grid, 100, &mut errors, &mut case.blocks);
         let (best, n) = (case.error(format), format.block);
         for at in (0..ROWS * COLS).step_by(37) {
             let block = &mut case.blocks[at / n * format.bytes..][..format.bytes];
@@ -301,7 +314,7 @@ mod tests {
                 (grid.put_scales)(block, &scales, &mins, &vec![1.0; groups]);
             }
             let off = case.error(format);
-            descend(&case.h, format, grid, 1, &mut case.errors(format), &mut case.blocks);
+            descend(&case.h, &[1.0; COLS], format, grid, 1, &mut case.errors(format), &mut case.blocks);
             let found = case.error(format);
             let (left, added) = (found - well, off - well);
             assert!(added > 0.1 * well && left < 0.2 * added, "{name}: {well} made {off}, and {found} again");

@@ -6,6 +6,7 @@
 //! book (IQ2, IQ3) are rounded together, and their errors are fed back to those after them (as GPTVQ does: van Baalen et al. 2024).
 //! Scales weigh errors by `D` too: by the diagonal of `H` they would spare what later weights make up for.
 
+use super::channels::multiply_columns;
 use super::descent::descend;
 use crate::calibrate::{Moments, unit_upper};
 use bantam_formats::{Format, Grid};
@@ -34,6 +35,8 @@ pub(crate) struct Feedback {
     upper: Vec<f32>,
     /// `D`.
     left: Vec<f32>,
+    /// What columns are multiplied by before they are rounded. All else is of the columns as they were.
+    factors: Vec<f32>,
     /// Times that rounded rows are gone over.
     passes: usize,
 }
@@ -59,7 +62,24 @@ impl Feedback {
             identity.iter_mut().step_by(cols + 1).for_each(|d| *d = 1.0);
             (identity.clone(), identity, vec![1.0; cols])
         });
-        Self { cols, moments, upper, left, passes }
+        Self { cols, moments, upper, left, factors: vec![1.0; cols], passes }
+    }
+
+    /// What remains of each channel's mean square where those behind it are known: what errors count that are made up for as far as they
+    /// can be.
+    pub fn left(&self) -> &[f32] {
+        &self.left
+    }
+
+    /// `H`, damped, `[cols, cols]`.
+    pub fn moments(&self) -> &[f32] {
+        &self.moments
+    }
+
+    /// Multiplies columns by these factors before they are rounded; what makes their channels is divided by them.
+    pub fn scale(&mut self, factors: Vec<f32>) {
+        assert_eq!(factors.len(), self.cols);
+        self.factors = factors;
     }
 
     /// The same for a layer that sees more channels, which are always zero; `origin` says where each channel comes from.
@@ -74,7 +94,9 @@ impl Feedback {
             }
             wider
         };
-        Self { cols, moments: spread(&self.moments, least), upper: spread(&self.upper, 1.0), left, passes: self.passes }
+        let factors = origin.iter().map(|from| from.map_or(1.0, |i| self.factors[i])).collect();
+        let (moments, upper) = (spread(&self.moments, least), spread(&self.upper, 1.0));
+        Self { cols, moments, upper, left, factors, passes: self.passes }
     }
 
     /// What the error of each weight counts beside those of the `vector` weights that are rounded with it, their neighbours; errors
@@ -82,32 +104,77 @@ impl Feedback {
     fn counts(&self, vector: usize) -> Vec<f32> {
         let of = |i: usize| {
             let beside = i..(i / vector + 1) * vector;
-            beside.map(|j| self.upper[i * self.cols + j].powi(2) * self.left[j]).sum()
+            let unscaled: f32 = beside.map(|j| self.upper[i * self.cols + j].powi(2) * self.left[j]).sum();
+            unscaled / self.factors[i].powi(2)
         };
         (0..self.cols).map(of).collect()
     }
 
-    /// Rounds weights `[rows, cols]` into blocks of `format`, which divides the rows. A format that is no grid (F16) takes each
-    /// weight by itself.
+    /// Rounds weights `[rows, cols]`, columns scaled, into blocks of `format`, which divides the rows. A format that is no grid (F16) takes
+    /// each weight by itself.
     pub fn round(&self, weights: &[f32], format: &'static Format, out: &mut [u8]) {
         let row_bytes = format.bytes_of(self.cols).expect("it divides the rows");
-        let together = ROWS.min((weights.len() / self.cols).div_ceil(8));
+        let together = self.together(weights);
         let parts = weights.par_chunks(together * self.cols).zip(out.par_chunks_mut(together * row_bytes));
         match &format.grid {
             Some(grid) => parts.for_each(|(weights, out)| {
                 let mut errors = self.feed_back(weights, format, grid, out);
                 if self.passes > 0 {
-                    descend(&self.moments, format, grid, self.passes, &mut errors, out);
+                    descend(&self.moments, &self.factors, format, grid, self.passes, &mut errors, out);
                 }
             }),
-            None => {
-                let encode = format.encode.expect("mixes name formats that can be written");
-                parts.for_each(|(weights, out)| encode(weights, None, out));
-            }
+            None => parts.for_each(|(weights, out)| self.encode(weights, format, out)),
         }
     }
 
-    /// Rounds rows with error feedback; returns their errors.
+    /// The squared error of the layer's output that rounding weights `[rows, cols]` makes by error feedback alone, `Σ (w - v) H (w - v)ᵀ` with
+    /// the second moments `h`, `[cols, cols]`. Not finite if the format does not hold the weights.
+    pub fn error(&self, weights: &[f32], format: &'static Format, h: &[f32]) -> f64 {
+        let of_part = |weights: &[f32]| -> f64 {
+            let errors = self.errors(weights, format);
+            let mut weighed = vec![0.0; errors.len()];
+            multiply(&mut weighed, false, 1.0, View::new(&errors, self.cols), View::new(h, self.cols), Threads::One);
+            errors.iter().zip(&weighed).map(|(e, w)| f64::from(e * w)).sum()
+        };
+        // Added up in order, whatever the threads.
+        let parts: Vec<f64> = weights.par_chunks(self.together(weights) * self.cols).map(of_part).collect();
+        let sum: f64 = parts.iter().sum();
+        // Rounding may leave what is zero below it; NaN stays.
+        if sum < 0.0 { 0.0 } else { sum }
+    }
+
+    /// What rounding weights `[rows, cols]` by error feedback alone leaves of them, of columns as they were.
+    fn errors(&self, weights: &[f32], format: &Format) -> Vec<f32> {
+        let rows = weights.len() / self.cols;
+        let mut blocks = vec![0; rows * format.bytes_of(self.cols).expect("it divides the rows")];
+        if let Some(grid) = &format.grid {
+            return self.feed_back(weights, format, grid, &mut blocks);
+        }
+        let mut rounded = vec![0.0; weights.len()];
+        self.encode(weights, format, &mut blocks);
+        (format.decode)(&blocks, &mut rounded);
+        let factors = self.factors.iter().cycle();
+        weights.iter().zip(&rounded).zip(factors).map(|((w, v), factor)| w - v / factor).collect()
+    }
+
+    /// Rows that a thread takes at a time.
+    fn together(&self, weights: &[f32]) -> usize {
+        ROWS.min((weights.len() / self.cols).div_ceil(8))
+    }
+
+    /// Each weight by itself.
+    fn encode(&self, weights: &[f32], format: &Format, out: &mut [u8]) {
+        (format.encode.expect("mixes name formats that can be written"))(&self.scaled(weights), None, out);
+    }
+
+    /// Weights `[rows, cols]` with their columns scaled.
+    fn scaled(&self, weights: &[f32]) -> Vec<f32> {
+        let mut scaled = weights.to_vec();
+        multiply_columns(&mut scaled, &self.factors);
+        scaled
+    }
+
+    /// Rounds rows with error feedback; returns their errors, of columns as they were.
     fn feed_back(&self, weights: &[f32], format: &Format, grid: &Grid, out: &mut [u8]) -> Vec<f32> {
         let (cols, n) = (self.cols, format.block);
         let rows = weights.len() / cols;
@@ -115,10 +182,11 @@ impl Feedback {
         let (mut errors, mut target) = (vec![0.0; rows * cols], vec![0.0; rows * n]);
         let (mut blocks, mut taken) = (vec![0; rows * format.bytes], Taken::new(n, grid));
         let counts = self.counts(grid.vector);
+        let importance: Vec<f32> = self.left.iter().zip(&self.factors).map(|(left, f)| left / (f * f)).collect();
         // Scales of whole rows are those that suit the weights.
         let given = format.per_row.then(|| {
             let mut given = vec![0; rows * format.bytes_of(cols).expect("it divides the rows")];
-            format.encode_rows(cols, weights, Some(&self.left.repeat(rows)), &mut given);
+            format.encode_rows(cols, &self.scaled(weights), Some(&importance.repeat(rows)), &mut given);
             given
         });
         for first in (0..cols).step_by(n) {
@@ -126,12 +194,13 @@ impl Feedback {
             let (before, upper) = (before.part(0..rows, 0..first), upper.part(0..first, first..first + n));
             multiply(&mut target, false, 1.0, before, upper, Threads::One);
             for (target, weights) in target.chunks_exact_mut(n).zip(weights.chunks_exact(cols)) {
-                target.iter_mut().zip(&weights[first..]).for_each(|(t, w)| *t += w);
+                let factors = &self.factors[first..first + n];
+                target.iter_mut().zip(&weights[first..]).zip(factors).for_each(|((t, w), f)| *t = (*t + w) * f);
             }
             match &given {
                 Some(given) => blocks.copy_from_slice(&column_of_blocks(given, cols / n, first / n, format.bytes)),
                 // Scales are those that suit what is rounded now, and what of its errors later weights will not make up for.
-                None => encode(&target, Some(&self.left[first..first + n].repeat(rows)), &mut blocks),
+                None => encode(&target, Some(&importance[first..first + n].repeat(rows)), &mut blocks),
             }
             for (r, block) in blocks.chunks_exact_mut(format.bytes).enumerate() {
                 let at = r * cols + first;
@@ -157,6 +226,7 @@ impl Feedback {
         taken: &mut Taken,
     ) {
         let n = weights.len();
+        let factors = &self.factors[first..first + n];
         // One weight after the other, or those together that choose together.
         for k in (0..n).step_by(grid.vector) {
             let next = k + grid.vector;
@@ -164,9 +234,10 @@ impl Feedback {
             target[k..next].iter_mut().for_each(|t| *t = grid.position(*t, scale, min));
             grid.nearest_together(&target[k..next], &counts[first + k..first + next], &mut taken.quants[k..next]);
             for i in k..next {
-                errors[i] = weights[i] - grid.weight(taken.quants[i], scale, min);
+                errors[i] = weights[i] - grid.weight(taken.quants[i], scale, min) / factors[i];
                 let upper = &self.upper[(first + i) * self.cols + first..][..n];
-                target[next..].iter_mut().zip(&upper[next..]).for_each(|(t, u)| *t += errors[i] * u);
+                let behind = target[next..].iter_mut().zip(&upper[next..]).zip(&factors[next..]);
+                behind.for_each(|((t, u), f)| *t += errors[i] * u * f);
             }
         }
     }

@@ -1,40 +1,44 @@
 //! Quantizing: each weight becomes one that its number format can hold.
 //!
 //! Where to start: [`Plan`] decides every tensor's format and writes the file by a [`Method`]. `rows.rs` takes each weight by
-//! itself (to the nearest, or as calibration says which errors matter), `gptq.rs` lets later weights make up for the errors
-//! of earlier ones, `descent.rs` goes over the result; what they did stands in a file until all is done (`unfinished.rs`). `smooth.rs` prepares a model for activations of 8 bits.
+//! itself (to the nearest, or as calibration says which errors matter). With text, layers are rounded one after the other (`layers.rs`):
+//! `scaling.rs` finds which channels to make larger before, `gptq.rs` lets later weights make up for the errors of earlier ones,
+//! `descent.rs` goes over the result; what was done stands in a file until all is (`unfinished.rs`). `smooth.rs` prepares a model for
+//! activations of 8 bits. Which channels can be scaled is said by `channels.rs`.
 
+mod channels;
 mod descent;
 mod gptq;
+mod layers;
 mod rows;
+mod sample;
+mod scaling;
 mod smooth;
 mod unfinished;
 
-use crate::calibrate::{Inputs, Moments, Walk};
-use crate::{Error, Mix, mix::Target, students};
+use crate::calibrate::{Inputs, Moments};
+use crate::{Error, Mix, mix::Target};
 use bantam_checkpoint::hf::integers::IntegerWriter;
-use bantam_checkpoint::{
-    Checkpoint, Config, GgufWriter, Metadata, TensorData, TensorInfo, TensorWriter, Value, provenance,
-};
+use bantam_checkpoint::{Checkpoint, Config, GgufWriter, Metadata, TensorInfo, TensorWriter, Value, provenance};
 use bantam_formats::Format;
-use bantam_nn::Model;
-use bantam_nn::weights::{Blocks, Weight};
-pub(crate) use descent::PASSES;
+use descent::PASSES;
 pub(crate) use gptq::{Feedback, spread};
 use rows::Rows;
 pub(crate) use rows::check;
+pub(crate) use sample::{sample, sampled_rows};
+pub(crate) use scaling::POWERS;
 pub use smooth::{Smoothed, smooth};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use unfinished::Rounded;
 pub use unfinished::unfinished;
-use unfinished::{Layer, Rounded};
 
 /// Weights encoded before they are written: bounds the memory of the step, and gives threads enough to do.
 const CHUNK: usize = 1 << 20;
 
 /// How layers are rounded with error feedback: another number where that changes, so that a run that was stopped is not gone on with otherwise.
-const ROUNDING: u32 = 2;
+const ROUNDING: u32 = 3;
 
 /// How much the errors of each input channel matter, by the path of the weight: the mean squares of what the channels carry.
 pub type Importance = BTreeMap<String, Vec<f32>>;
@@ -51,6 +55,8 @@ pub enum Method<'a> {
     Gptq(&'a [Vec<u32>]),
     /// The same, and rounded weights and their scales are gone over again, each beside all others.
     Descent(&'a [Vec<u32>]),
+    /// The same, and channels are scaled before where that helps.
+    Scaling(&'a [Vec<u32>]),
 }
 
 impl<'a> Method<'a> {
@@ -61,13 +67,14 @@ impl<'a> Method<'a> {
             Method::Importance(_) => "importance",
             Method::Gptq(_) => "gptq",
             Method::Descent(_) => "descent",
+            Method::Scaling(_) => "scaling",
         }
     }
 
     /// The text that errors are fed back by, if they are.
     pub fn text(&self) -> Option<&'a [Vec<u32>]> {
         match self {
-            Method::Gptq(text) | Method::Descent(text) => Some(text),
+            Method::Gptq(text) | Method::Descent(text) | Method::Scaling(text) => Some(text),
             Method::Nearest | Method::Importance(_) => None,
         }
     }
@@ -75,9 +82,14 @@ impl<'a> Method<'a> {
     /// Times that what error feedback rounded is gone over.
     pub(crate) fn passes(&self) -> usize {
         match self {
-            Method::Descent(_) => PASSES,
+            Method::Descent(_) | Method::Scaling(_) => PASSES,
             _ => 0,
         }
+    }
+
+    /// Whether channels are scaled.
+    pub(crate) fn scales(&self) -> bool {
+        matches!(self, Method::Scaling(_))
     }
 }
 
@@ -182,10 +194,10 @@ impl<'a> Plan<'a> {
         match method {
             Method::Nearest => self.stream(&mut *writer, &nothing, |_| true, progress)?,
             Method::Importance(importance) => self.stream(&mut *writer, importance, |_| true, progress)?,
-            Method::Gptq(sequences) | Method::Descent(sequences) => {
+            Method::Gptq(sequences) | Method::Descent(sequences) | Method::Scaling(sequences) => {
                 let description = self.description(method);
                 let rounded = rounded.insert(Rounded::open(output, &description, self.checkpoint, sequences)?);
-                self.feed_back(&mut *writer, sequences, method.passes(), rounded, progress)?;
+                self.feed_back(&mut *writer, sequences, method, rounded, progress)?;
             }
         }
         writer.finish()?;
@@ -244,84 +256,6 @@ impl<'a> Plan<'a> {
             }
         }
         Ok(writer.write(&ready)?)
-    }
-
-    /// Writes linear layers with error feedback, in the order of execution, and all other tensors each weight by itself.
-    fn feed_back(
-        &self,
-        writer: &mut dyn TensorWriter,
-        sequences: &[Vec<u32>],
-        passes: usize,
-        rounded: &mut Rounded,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<(), Error> {
-        let mut model = Model::load(self.checkpoint)?;
-        let mut linears = Vec::new();
-        model.visit_linears_mut(&mut |linear| linears.push(linear.path.clone()));
-        let is_linear = |name: &str| linears.iter().any(|path| path == name);
-        self.stream(writer, &Importance::new(), |name| !is_linear(name), progress)?;
-        let mut walk = Walk::new(&model, sequences)?;
-        let layers = model.config().block_count;
-        for layer in 0..=layers {
-            let tensors = match rounded.layer(layer)? {
-                Some(tensors) => {
-                    progress(tensors.keys().map(|name| self.tensor(name).0.len() as u64).sum());
-                    tensors
-                }
-                None => {
-                    let tensors = self.round_layer(&walk.look(&model, false)?, passes, progress)?;
-                    rounded.keep(layer, &tensors)?;
-                    tensors
-                }
-            };
-            for (name, blocks) in &tensors {
-                writer.begin(name)?;
-                writer.write(blocks)?;
-            }
-            if layer < layers {
-                self.replace(&mut model, tensors);
-                walk.go_on(&model)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Rounds the weights of these linear layers.
-    fn round_layer(&self, inputs: &Inputs, passes: usize, progress: &mut dyn FnMut(u64)) -> Result<Layer, Error> {
-        let mut layer = Layer::new();
-        let mut shared: Option<(&Arc<Moments>, Feedback)> = None;
-        for (name, moments) in beside(inputs) {
-            let (tensor, target) = self.tensor(name);
-            let (rows, cols) = (tensor.rows(), tensor.cols());
-            let data: Vec<u8> = if target.format == tensor.format {
-                self.checkpoint.data(name)?.to_vec()
-            } else {
-                let weights = students::values(self.checkpoint, tensor)?;
-                check(self.checkpoint.path(), tensor, target.format, 0, &weights)?;
-                if shared.as_ref().is_none_or(|(of, _)| !Arc::ptr_eq(of, moments)) {
-                    shared = Some((moments, Feedback::of(moments, passes)));
-                }
-                let (_, feedback) = shared.as_ref().expect("it was made");
-                let mut data = vec![0; rows * target.format.bytes_of(cols).expect("it divides the rows")];
-                feedback.round(&weights, target.format, &mut data);
-                data
-            };
-            progress(tensor.len() as u64);
-            layer.insert(name.clone(), data);
-        }
-        Ok(layer)
-    }
-
-    /// Gives linear layers of the model other weights.
-    fn replace(&self, model: &mut Model, mut weights: Layer) {
-        model.visit_linears_mut(&mut |linear| {
-            if let Some(data) = weights.remove(&linear.path) {
-                let (tensor, target) = self.tensor(&linear.path);
-                let data = TensorData::Owned(data.into());
-                let blocks = Blocks { format: target.format, data, rows: tensor.rows(), cols: tensor.cols() };
-                linear.weight = Weight::Blocks(blocks);
-            }
-        });
     }
 
     fn tensor(&self, name: &str) -> (&TensorInfo, &Target) {

@@ -1,10 +1,10 @@
 //! Smoothing (SmoothQuant: Xiao et al. 2022): large input channels are made smaller and their weights larger, so that both can be
 //! rounded to 8 bits.
 //!
-//! `W x = (W S) (S⁻¹ x)` for any diagonal `S`. `S⁻¹` goes into what makes `x`: the norm before the layer, or the rows of the way up for what
-//! the way down sees (the gate's activation is multiplied with it). The model computes the same as before. How far channels are evened out is
-//! tried input by input: what is kept has the least error in the layers' outputs, computed with the product that will run.
+//! The model computes the same as before (`channels.rs`). How far channels are evened out is tried input by input: what is kept has the
+//! least error in the layers' outputs, computed with the product that will run.
 
+use super::channels::{Maker, divide_rows, multiply_columns};
 use crate::calibrate::Walk;
 use crate::{Error, students};
 use bantam_checkpoint::{Checkpoint, GgufWriter, TensorInfo, provenance};
@@ -68,7 +68,8 @@ pub fn smooth(
     let mut walk = Walk::new(&loaded, sequences)?;
     let (mut factors, mut done) = (BTreeMap::new(), Smoothed::default());
     let every = (walk.tokens() as usize).div_ceil(SAMPLE).max(1);
-    for _ in 0..loaded.config().block_count {
+    let config = loaded.config();
+    for _ in 0..config.block_count {
         let mut inputs: Vec<Input> = Vec::new();
         walk.show(&loaded, &mut |layers: &[&Linear], x: &[f32]| {
             let paths: Vec<String> = layers.iter().map(|l| l.path.clone()).collect();
@@ -79,7 +80,9 @@ pub fn smooth(
             inputs[at].see(x, layers[0].weight.cols(), every);
         })?;
         for input in &inputs {
-            smooth_input(model, input, &mut factors, &mut done)?;
+            if let Some(maker) = Maker::of(model, config, &input.layers[0]) {
+                smooth_input(model, input, &maker, &mut factors, &mut done)?;
+            }
         }
         progress(walk.tokens());
     }
@@ -88,14 +91,14 @@ pub fn smooth(
     Ok(done)
 }
 
-/// Finds the factors of one input, if it can be smoothed and that lowers the error.
+/// Finds the factors of one input, if smoothing it lowers the error.
 fn smooth_input(
     model: &Checkpoint,
     input: &Input,
+    maker: &Maker,
     factors: &mut BTreeMap<String, Factors>,
     done: &mut Smoothed,
 ) -> Result<(), Error> {
-    let Some(maker) = maker(model, &input.layers[0]) else { return Ok(()) };
     let cols = input.largest.len();
     if !format(ROUNDED).divides(cols) {
         return Ok(());
@@ -111,7 +114,8 @@ fn smooth_input(
     }
     let plain = error(&weights, &input.sample, &vec![1.0; cols]);
     let tried = SHARES.map(|share| {
-        let scales = scales(&input.largest, &heaviest, share);
+        let mut scales = scales(&input.largest, &heaviest, share);
+        maker.even(&mut scales);
         (error(&weights, &input.sample, &scales), scales)
     });
     let (least, scales) = tried.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).expect("several were tried");
@@ -124,22 +128,11 @@ fn smooth_input(
     for path in &input.layers {
         factors.entry(path.clone()).or_default().columns = Some(scales.clone());
     }
-    factors.entry(maker).or_default().rows = Some(scales);
+    let rows = maker.of_rows(&scales);
+    for path in &maker.tensors {
+        factors.entry(path.clone()).or_default().rows = Some(rows.clone());
+    }
     Ok(())
-}
-
-/// The tensor that makes the input of this layer channel by channel, if there is one.
-fn maker(model: &Checkpoint, path: &str) -> Option<String> {
-    let (layer, role) = students::layer_of(path)?;
-    let maker = match role {
-        "attn_q.weight" => "attn_norm.weight",
-        "ffn_gate.weight" => "ffn_norm.weight",
-        "ffn_down.weight" => "ffn_up.weight",
-        _ => return None,
-    };
-    let there = |name: &str| model.tensor(&format!("blk.{layer}.{name}")).is_some();
-    // A bias would have to be divided too; no family has one there.
-    (there(maker) && !there("ffn_up.bias")).then(|| format!("blk.{layer}.{maker}"))
 }
 
 /// The factors of the channels, whose geometric mean is 1. A channel that nothing is known of keeps its scale.
@@ -215,12 +208,11 @@ fn write(model: &Checkpoint, factors: &BTreeMap<String, Factors>, done: Smoothed
             continue;
         };
         let mut values = students::values(model, tensor)?;
-        let cols = if tensor.shape.len() > 1 { tensor.cols() } else { 1 };
         if let Some(columns) = &factors.columns {
-            values.chunks_exact_mut(cols).for_each(|row| row.iter_mut().zip(columns).for_each(|(w, s)| *w *= s));
+            multiply_columns(&mut values, columns);
         }
         if let Some(rows) = &factors.rows {
-            values.chunks_exact_mut(cols).zip(rows).for_each(|(row, s)| row.iter_mut().for_each(|w| *w /= s));
+            divide_rows(&mut values, rows);
         }
         writer.write(bytemuck::cast_slice(&values))?;
     }
