@@ -79,9 +79,12 @@ fn error_feedback_loses_less() {
             let output = dir.path().join(format!("{level}-{}", method.name()));
             difference(&logits(&write(&model, level, method, &output), &text), &expected)
         };
-        let (nearest, fed_back) = (loss(Method::Nearest), loss(Method::Gptq(&text)));
-        println!("{level}: {nearest:.5} {fed_back:.5}");
-        assert!(fed_back < nearest, "{level}: {fed_back} is not less than {nearest}");
+        let nearest = loss(Method::Nearest);
+        for method in [Method::Gptq(&text), Method::Scaling(&text)] {
+            let lost = loss(method);
+            println!("{level}, {}: {lost:.5}, {nearest:.5} to the nearest", method.name());
+            assert!(lost < nearest, "{level}, {}: {lost} is not less than {nearest}", method.name());
+        }
     }
 }
 

@@ -134,9 +134,8 @@ impl Plan<'_> {
     ) -> Result<(), Error> {
         let sampled = |name: &String| {
             let (tensor, target) = self.tensor(name);
-            let rows = sample(&students::values(self.checkpoint, tensor)?, tensor.cols());
-            check(self.checkpoint.path(), tensor, target.format, 0, &rows)?;
-            Ok(Sampled { rows, format: target.format })
+            let weights = self.matrix(name)?;
+            Ok(Sampled { rows: sample(&weights, tensor.cols()), format: target.format })
         };
         let layers: Vec<Sampled> = names.iter().map(sampled).collect::<Result<_, Error>>()?;
         if let Some(factors) = scaling::scale(&layers, maker, feedback) {
@@ -149,8 +148,7 @@ impl Plan<'_> {
     /// A matrix, rounded.
     fn round(&self, name: &str, feedback: &Feedback, divisors: Option<&Vec<f32>>) -> Result<Vec<u8>, Error> {
         let (tensor, target) = self.tensor(name);
-        let mut weights = students::values(self.checkpoint, tensor)?;
-        check(self.checkpoint.path(), tensor, target.format, 0, &weights)?;
+        let mut weights = self.matrix(name)?;
         if let Some(divisors) = divisors {
             divide_rows(&mut weights, divisors);
         }
@@ -158,6 +156,14 @@ impl Plan<'_> {
         let mut data = vec![0; tensor.rows() * row_bytes];
         feedback.round(&weights, target.format, &mut data);
         Ok(data)
+    }
+
+    /// A matrix as it is, of which its format holds all weights.
+    fn matrix(&self, name: &str) -> Result<Vec<f32>, Error> {
+        let (tensor, target) = self.tensor(name);
+        let weights = students::values(self.checkpoint, tensor)?;
+        check(self.checkpoint.path(), tensor, target.format, 0, &weights)?;
+        Ok(weights)
     }
 
     /// A norm or a bias.
