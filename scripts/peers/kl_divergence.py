@@ -31,6 +31,7 @@ def run(*command):
 
 def llama(tool, model, logits, args):
     """Perplexity, mean KL divergence and share of equal likeliest tokens."""
+    # Without repacking: see calibrated.py.
     out = "".join(run(tool, "--no-repack", "-m", model, "-c", args.context, "-b", args.context, "-t", args.threads,
                       "--kl-divergence-base", logits, "--kl-divergence"))
     number = lambda label: float(re.search(label + r"\s*:\s*(-?[\d.]+)", out).group(1))

@@ -45,6 +45,7 @@ def suite_text(path, excerpt=1700):
 
 def kl_of(tools, model, base_logits, args):
     """The mean KL divergence, its standard error, and how often the likeliest token is the same (percent)."""
+    # Without repacking: see calibrated.py.
     out = run(tools / "llama-perplexity", "--no-repack", "-m", model, "--kl-divergence", "--kl-divergence-base", base_logits, "-t", args.threads)
     number = lambda label: float(re.search(label + r"\s*(-?[\d.]+)", out).group(1))
     return number(r"Mean\s+KLD:"), number(r"Mean\s+KLD:\s*-?[\d.]+\s*±"), number(r"Same top p:")
