@@ -13,17 +13,22 @@ use bantam_formats::{Format, Grid};
 use bantam_nn::matrix::{Threads, View, multiply};
 use rayon::prelude::*;
 
-/// What is added to the diagonal, as a share of its mean, at least and at most. How much of `H` is chance says how much: feeding
-/// errors back along what only the calibration text has in common makes them larger on any other. More than the mean was of no use.
+/// What is added to the diagonal, as a share of its mean, at least and at most. More than the mean was of no use.
 const DAMPING: [f32; 2] = [0.01, 1.0];
+
+/// The least for each channel that there is for a token: what remains of small directions is chance to about this share, however much of
+/// `H` a few large directions are, which all sequences have in common.
+const OF_CHANNELS: f32 = 0.5;
 
 /// Rows that a thread takes at a time, of few rows an eighth.
 const ROWS: usize = 64;
 
-/// What suits these moments: with `H` and so much of its mean diagonal, the share of chance is the identity's.
+/// What suits these moments: feeding errors back along what only the calibration text has in common makes them larger on any other.
+/// With `H` and so much of its mean diagonal, the share of chance is the identity's.
 fn damping(moments: &Moments) -> f32 {
     let chance = moments.shrinkage() as f32;
-    (chance / (1.0 - chance)).clamp(DAMPING[0], DAMPING[1])
+    let least = OF_CHANNELS * moments.cols() as f32 / moments.tokens().max(1) as f32;
+    (chance / (1.0 - chance)).max(least).clamp(DAMPING[0], DAMPING[1])
 }
 
 /// How errors of one column bear on the next, for all rows of a layer.
@@ -45,9 +50,12 @@ impl Feedback {
     /// For a layer whose inputs have these moments, whose rounded rows are gone over so many times. Inputs that determine nothing (dead
     /// channels, less text than channels) are damped until they do.
     pub fn of(moments: &Moments, passes: usize) -> Self {
+        Self::damped(moments, damping(moments), passes)
+    }
+
+    fn damped(moments: &Moments, damping: f32, passes: usize) -> Self {
         let cols = moments.cols();
         let mean = moments.mean_squares().iter().sum::<f32>() / cols as f32;
-        let damping = damping(moments);
         let damped = |damping: f32| {
             let mut h = moments.mean();
             // What was never active counts alike everywhere.
@@ -362,6 +370,33 @@ mod tests {
             differing += usize::from(found.iter().zip(&expected).any(|(f, e)| (f - e).abs() > 1e-4));
         }
         assert!(differing <= 2, "{differing} of {rows} rows differ");
+    }
+
+    #[test]
+    fn what_all_sequences_share_does_not_hide_how_much_of_the_rest_is_chance() {
+        let (cols, format) = (256, Format::by_name("Q4_0").unwrap());
+        let mut random = SplitMix64::new(9);
+        // One direction is most of all, the others are alike.
+        let mut of = |tokens: usize| {
+            let mut moments = Moments::new(cols);
+            for _ in 0..tokens / 512 {
+                let mut x = Vec::new();
+                for _ in 0..512 {
+                    let common = 1.2 * random.normal();
+                    x.extend((0..cols).map(|i| (common * ((i % 3) as f64 - 1.0) + random.normal()) as f32));
+                }
+                moments.add(&x);
+            }
+            moments
+        };
+        let (seen, held_out) = (of(1024), of(16 * 1024).mean());
+        assert!(seen.shrinkage() < 0.01, "{}", seen.shrinkage());
+        let weights = weights(256 * cols);
+        let error = |feedback: Feedback| feedback.error(&weights, format, &held_out);
+        let chosen = error(Feedback::of(&seen, 0));
+        // By the estimate alone.
+        let less = error(Feedback::damped(&seen, DAMPING[0], 0));
+        assert!(chosen < 0.96 * less, "{chosen}, and {less} with less damping");
     }
 
     #[test]
