@@ -11,7 +11,6 @@ use bantam_shrink::quantize::{Method, Plan};
 use bantam_shrink::widen::Widening;
 use bantam_shrink::{Error, Mix};
 use common::checkpoint;
-use std::path::Path;
 
 /// A tiny random model that transformers made.
 fn sequences(checkpoint: &Checkpoint) -> Vec<Vec<u32>> {
