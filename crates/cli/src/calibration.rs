@@ -17,6 +17,10 @@ use clap::{Args, ValueEnum};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+/// Tokens that are run through the model if nobody says how many, and with the best effort, if there are as many.
+const TOKENS: usize = 16_384;
+const MANY_TOKENS: usize = 65_536;
+
 /// How weights are rounded, and what is learned about the model for it.
 #[derive(Args)]
 pub struct CalibrationArgs {
@@ -36,9 +40,9 @@ pub struct CalibrationArgs {
     /// How much time to take for it
     #[arg(long, value_enum, value_name = "EFFORT")]
     pub effort: Option<Effort>,
-    /// Tokens of text to run through the model
-    #[arg(long, default_value_t = 16_384, value_name = "N", value_parser = at_least_one())]
-    calibration_tokens: usize,
+    /// Tokens of text to run through the model, if there are as many [default: 16384, with --effort best 65536]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    calibration_tokens: Option<usize>,
     /// Tokens of a sequence of that text
     #[arg(long, default_value_t = 512, value_name = "TOKENS", value_parser = at_least_one())]
     calibration_length: usize,
@@ -51,7 +55,7 @@ pub enum Effort {
     Fast,
     /// Minutes: with error feedback, on the text that comes with bantam if none is given
     Balanced,
-    /// The longest: also each tensor's format is chosen, within the size that the level would have, and scales are trained as by `tune`
+    /// The longest: on more text, each tensor's format chosen within the size that the level would have, and scales trained as by `tune`
     Best,
 }
 
@@ -193,7 +197,12 @@ impl CalibrationArgs {
         let mut mixture = Mixture::new(&sources, 0);
         let (mut sequences, mut tokens, mut seen) = (Vec::new(), 0, BTreeSet::new());
         let mut draw = 0;
-        while tokens < self.calibration_tokens && seen.len() < there {
+        let enough = self.calibration_tokens.unwrap_or(TOKENS);
+        let wanted = match (self.calibration_tokens, self.effort) {
+            (None, Some(Effort::Best)) => MANY_TOKENS,
+            _ => enough,
+        };
+        while tokens < wanted && seen.len() < there {
             let (source, at) = mixture.draw(draw);
             draw += 1;
             if seen.insert((source, at)) {
@@ -202,10 +211,9 @@ impl CalibrationArgs {
                 sequences.push(sequence.clone());
             }
         }
-        if tokens < self.calibration_tokens && !global.quiet {
-            let asked = self.calibration_tokens;
+        if tokens < enough && !global.quiet {
             output::say(format_args!(
-                "note: the calibration text has {tokens} tokens, fewer than the {asked} asked for"
+                "note: the calibration text has {tokens} tokens, fewer than {enough}: more text, and less would be lost"
             ));
         }
         warn_of_overlap(sequences.iter().map(|s| &s[..]), &tokenizer);

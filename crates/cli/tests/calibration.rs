@@ -55,6 +55,20 @@ fn calibrating_needs_no_text_of_the_users() {
 }
 
 #[test]
+fn the_best_effort_takes_more_text() {
+    let folder = folder();
+    let tokens = |effort: &str| {
+        let options = format!("--effort {effort} --tune-steps 0 --calibration-length 128 -o {effort}.gguf");
+        folder.succeeds(&format!("quantize model.gguf --to Q4_0 {options}"));
+        let file = bantam_checkpoint::Checkpoint::open(folder.path(&format!("{effort}.gguf"))).unwrap();
+        let step = bantam_checkpoint::provenance::of(file.metadata()).pop().unwrap();
+        step.settings.iter().find(|(key, _)| key == "calibration_tokens").unwrap().1.parse::<usize>().unwrap()
+    };
+    let [balanced, best] = ["balanced", "best"].map(tokens);
+    assert!((16_384..17_000).contains(&balanced) && best > 2 * balanced, "{balanced} and {best}");
+}
+
+#[test]
 fn calibrating_on_what_is_measured_is_said() {
     let folder = folder();
     let suite = bantam_measure::data::suite("standard").unwrap();
