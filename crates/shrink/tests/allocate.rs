@@ -12,7 +12,6 @@ use bantam_shrink::widen::Widening;
 use bantam_shrink::{Error, Mix};
 use common::checkpoint;
 
-/// A tiny random model that transformers made.
 fn sequences(checkpoint: &Checkpoint) -> Vec<Vec<u32>> {
     let vocab = Model::load(checkpoint).unwrap().config().vocab_size;
     let mut random = SplitMix64::new(4);

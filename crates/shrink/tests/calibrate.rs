@@ -16,7 +16,6 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-/// A tiny random model that transformers made.
 fn sequences(vocab_size: usize) -> Vec<Vec<u32>> {
     let mut random = SplitMix64::new(4);
     // The last ones do not fit together with the first.

@@ -10,7 +10,6 @@ use bantam_shrink::quantize::{Method, Plan, smooth};
 use common::{checkpoint, difference, logits};
 use std::path::Path;
 
-/// A tiny random model that transformers made.
 fn sequences(count: usize) -> Vec<Vec<u32>> {
     let mut random = SplitMix64::new(5);
     (0..count).map(|_| (0..120).map(|_| random.below(256) as u32).collect()).collect()

@@ -191,7 +191,7 @@ impl Measurement<'_> {
         let weights = students::values(self.checkpoint, tensor)?;
         // The tensor takes its place in the model in half precision.
         quantize::check(self.checkpoint.path(), tensor, probe::f16(), 0, &weights)?;
-        let sample = rounding.sample(&weights);
+        let sample = quantize::sample(&weights, tensor.cols());
         let mut errors = errors(tensor, tensor.cols(), rounding, &sample);
         // What stays as it is costs nothing.
         errors.iter_mut().filter(|(format, _)| *format == tensor.format).for_each(|(_, error)| *error = 0.0);

@@ -1,7 +1,7 @@
 //! The error that rounding a tensor makes of its layer's output.
 
 use crate::calibrate::Moments;
-use crate::quantize::{Feedback, sample, spread};
+use crate::quantize::{Feedback, spread};
 use crate::widen::Origin;
 use bantam_formats::Format;
 use rayon::prelude::*;
@@ -46,11 +46,6 @@ impl Rounding {
         let pairs = blocks.par_chunks_exact(blocks.len() / rows).zip(rounded.par_chunks_exact_mut(self.cols));
         pairs.for_each(|(blocks, rounded)| (format.decode)(blocks, rounded));
         rounded
-    }
-
-    /// Some of the rows of a tensor.
-    pub fn sample(&self, weights: &[f32]) -> Vec<f32> {
-        sample(weights, self.cols)
     }
 
     /// The squared error of the output of these rows. Not finite if the format does not hold the weights.

@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn what_does_not_help_is_left() {
-        // All channels alike, and weights that are on the grid.
+        // Weights that are on the grid, and a format that is none.
         let (mut layers, mut feedback) = ([layer("Q4_0")], feedback(8.0));
         let mut blocks = vec![0; ROWS * layers[0].format.bytes_of(COLS).unwrap()];
         layers[0].format.encode_rows(COLS, &layers[0].rows, None, &mut blocks);
