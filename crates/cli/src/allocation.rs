@@ -8,7 +8,7 @@ use anyhow::{bail, ensure};
 use bantam_checkpoint::{Checkpoint, Config};
 use bantam_formats::Format;
 use bantam_shrink::Mix;
-use bantam_shrink::allocate::{Allocation, Budget, Kept, Sensitivity, measure, possible, tensors};
+use bantam_shrink::allocate::{Allocation, Budget, Kept, Sensitivity, Speed, measure, possible, tensors};
 use bantam_shrink::estimate::Rates;
 use bantam_shrink::quantize::Plan;
 use bantam_shrink::widen::Widening;
@@ -25,6 +25,16 @@ pub struct BudgetArgs {
     /// Choose each tensor's format so that the model loses least in a file of at most this size, for example 300MB
     #[arg(long, value_name = "SIZE", value_parser = output::parse_size, conflicts_with = "bits")]
     fit: Option<u64>,
+    /// Of what --bits, --fit or --effort best allows choose formats with which this machine generates at least so many tokens a second, as predicted from
+    /// products that are timed here: some narrow formats are slow. Other runs may choose otherwise; --save-mix keeps the choice
+    #[arg(long, value_name = "N", value_parser = parse_speed)]
+    tokens_per_second: Option<f64>,
+}
+
+fn parse_speed(text: &str) -> anyhow::Result<f64> {
+    let speed: f64 = text.parse()?;
+    ensure!(speed > 0.0 && speed.is_finite(), "give a number above 0");
+    Ok(speed)
 }
 
 fn parse_bits(text: &str) -> anyhow::Result<f64> {
@@ -38,6 +48,11 @@ impl BudgetArgs {
     pub fn budget(&self) -> Option<Budget> {
         self.bits.map(Budget::Bits).or(self.fit.map(Budget::File))
     }
+
+    /// How fast it has to be, if that was asked for.
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        self.tokens_per_second
+    }
 }
 
 /// What was chosen, and what it will cost as far as is known before it is done.
@@ -48,6 +63,9 @@ pub struct Chosen {
     pub widened: Option<Widened>,
     /// KL divergence in nats per token, the sum of the tensors'.
     pub predicted_kl_divergence: f64,
+    /// On this machine, if a speed was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predicted_tokens_per_second: Option<f64>,
     pub tensors: Vec<ChosenTensor>,
 }
 
@@ -70,15 +88,20 @@ pub struct ChosenTensor {
 }
 
 impl Chosen {
-    /// What this allocation chose for the tensors measured.
-    pub fn of(allocation: &Allocation, measured: &[Sensitivity]) -> Self {
+    /// What this allocation chose for the tensors measured, and how fast that is.
+    pub fn of(allocation: &Allocation, measured: &[Sensitivity], speed: Option<&Speed>) -> Self {
         let tensors = measured.iter().zip(&allocation.choices).map(|(tensor, choice)| ChosenTensor {
             tensor: tensor.tensor.clone(),
             format: choice.format.name,
             bytes: choice.bytes,
             predicted_kl_divergence: choice.divergence,
         });
-        Self { widened: None, predicted_kl_divergence: allocation.divergence(), tensors: tensors.collect() }
+        Self {
+            widened: None,
+            predicted_kl_divergence: allocation.divergence(),
+            predicted_tokens_per_second: speed.map(|speed| speed.predicted(measured, &allocation.choices)),
+            tensors: tensors.collect(),
+        }
     }
 }
 
@@ -101,11 +124,12 @@ pub struct Allocated {
     pub widened: Option<Intermediate>,
 }
 
-/// Measures how far each tensor moves the predictions in each format, and chooses. The wider model, if it is chosen, is kept beside `output`. Of a
-/// file's size `record` bytes are left for what later steps say of themselves.
+/// Measures how far each tensor moves the predictions in each format, and chooses, if asked for among what generates so many tokens per second. The
+/// wider model, if it is chosen, is kept beside `output`. Of a file's size `record` bytes are left for what later steps say of themselves.
 pub fn allocate(
     checkpoint: &Checkpoint,
     budget: Budget,
+    tokens_per_second: Option<f64>,
     when: Widen,
     kept: Option<&Path>,
     output: &Path,
@@ -117,12 +141,17 @@ pub fn allocate(
     const WORTH: f64 = 0.9;
     let widening = widening(checkpoint, when)?;
     let weights = checkpoint.tensors().iter().map(|t| t.len()).sum();
+    let speed = tokens_per_second.map(|_| Speed::of(checkpoint)).transpose()?;
     let within = |of: &Checkpoint, choices: &[Sensitivity]| {
         let file_bytes = |mix: &_| {
             let plan = Plan::new(of, mix)?.with_settings(&calibrated.settings);
             Ok(plan.file_bytes(calibrated.method()) + record)
         };
-        budget.allocate(of, weights, choices, &file_bytes)
+        let of_size = |choices: &[Sensitivity]| budget.allocate(of, weights, choices, &file_bytes);
+        match tokens_per_second.zip(speed.as_ref()) {
+            Some((least, speed)) => speed.allocate(least, choices, &of_size),
+            None => of_size(choices),
+        }
     };
     // What no choice of formats fits is refused before anything is measured.
     let planned = widening.as_ref().map(|widening| widening.planned(checkpoint));
@@ -157,13 +186,13 @@ pub fn allocate(
             let wider = widen(checkpoint, &widening, output, global)?;
             let width = |of: &Checkpoint| anyhow::Ok(Config::of(of)?.embedding_length);
             let widened = Some(Widened { from: width(checkpoint)?, to: width(&wider.checkpoint)?, instead_of });
-            let chosen = Chosen { widened, ..Chosen::of(&allocation, &of_wider) };
+            let chosen = Chosen { widened, ..Chosen::of(&allocation, &of_wider, speed.as_ref()) };
             allocation.mix.widen = true;
             return Ok(Allocated { mix: allocation.mix, chosen, widened: Some(wider) });
         }
     }
     let allocation = plain?;
-    let chosen = Chosen::of(&allocation, &measured.plain);
+    let chosen = Chosen::of(&allocation, &measured.plain, speed.as_ref());
     Ok(Allocated { mix: allocation.mix, chosen, widened: None })
 }
 
@@ -262,7 +291,12 @@ mod tests {
             tensor("blk.2.ffn_down", "Q4_0"),
             tensor("token_embd", "Q6_K"),
         ];
-        let picture = picture(&Chosen { widened: None, predicted_kl_divergence: 0.0, tensors });
+        let picture = picture(&Chosen {
+            widened: None,
+            predicted_kl_divergence: 0.0,
+            predicted_tokens_per_second: None,
+            tensors,
+        });
         let picture = console::strip_ansi_codes(&picture);
         let rows: Vec<Vec<&str>> = picture.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(rows[0], ["layer", "attn_q", "ffn_down"]);
@@ -274,6 +308,14 @@ mod tests {
         assert_eq!(parse_bits("3.5").unwrap(), 3.5);
         for wrong in ["", "x", "0", "-1", "NaN", "1e9"] {
             assert!(parse_bits(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_speed_is_above_nothing() {
+        assert_eq!(parse_speed("40.5").unwrap(), 40.5);
+        for wrong in ["", "x", "0", "-1", "NaN", "inf"] {
+            assert!(parse_speed(wrong).is_err(), "{wrong}");
         }
     }
 }

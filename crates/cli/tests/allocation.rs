@@ -134,6 +134,18 @@ fn the_choice_is_shown() {
 }
 
 #[test]
+fn a_speed_is_predicted_where_one_is_asked_for() {
+    let folder = Folder::with_model();
+    // A model as small is always as fast, so that the choice is what it would be.
+    let made = |options: &str| {
+        let json = folder.json(&format!("quantize model.gguf --bits 5 {options} {QUICK} -o out.gguf"));
+        (json["chosen"]["predicted_tokens_per_second"].as_f64(), folder.read("out.gguf"))
+    };
+    let ((none, plain), (speed, fast)) = (made(""), made("--tokens-per-second 0.5"));
+    assert!(none.is_none() && speed > Some(0.5) && plain == fast, "{none:?}, {speed:?}");
+}
+
+#[test]
 fn one_thread_and_three_choose_alike() {
     let folder = Folder::with_model();
     let made = |n: usize| {
@@ -151,9 +163,11 @@ fn impossible_budgets_are_refused() {
         // Before anything is measured: a file of sensitivities would be left.
         ("--bits 1.5 --sensitivity x.jsonl", "1.5 bits per weight are too few; the fewest are"),
         ("--fit 10kB --sensitivity x.jsonl", "the smallest file has"),
+        ("--bits 5 --tokens-per-second 1e12 --sensitivity x.jsonl", "tokens per second are more than any formats"),
         ("--to own.toml", "own.toml: line 1, `default = \"Q9_9\"`: unknown number format `Q9_9`"),
         ("--to none.toml", "none.toml"),
         ("--to Q4_0 --save-mix x.toml", "formats that are chosen"),
+        ("--to Q4_0 --tokens-per-second 5", "formats that are chosen"),
         ("--to Q4_0 --effort balanced --imatrix own.toml", "needs text"),
         ("--to Q4_0 --effort balanced --sensitivity x.jsonl", "formats that are chosen"),
         ("--bits 5 --sensitivity own.toml", "own.toml: it is no file of sensitivities"),
@@ -165,6 +179,7 @@ fn impossible_budgets_are_refused() {
     for (options, reason) in [
         ("--bits 77", "between 1 and 32 bits"),
         ("--fit many", "size"),
+        ("--bits 4 --tokens-per-second 0", "above 0"),
         ("--bits 4 --fit 1MB", "cannot be used with"),
         ("--bits 4 --to Q4_0", "cannot be used with"),
     ] {

@@ -52,6 +52,19 @@ pub enum Error {
         /// With the narrowest format for every tensor.
         least: u64,
     },
+    /// No choice of formats is as fast.
+    #[error(
+        "{path}: {asked} tokens per second are more than any formats of that size would give on this machine; the most are about {most:.0}. Allow \
+         fewer bytes, or ask for less"
+    )]
+    TooSlow {
+        /// The model.
+        path: PathBuf,
+        /// Tokens per second.
+        asked: f64,
+        /// With the fastest choice.
+        most: f64,
+    },
     /// A model's outputs are NaN or infinite.
     #[error(
         "{path}: what the model predicts on the calibration text is not finite: it is broken; fetch or convert it again"

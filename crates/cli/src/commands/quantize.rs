@@ -33,6 +33,7 @@ Examples:
   bantam quantize model.gguf --to Q4_K_M --effort best -o model-q4.gguf        the best bantam can make of so many bytes
   bantam quantize model.gguf --bits 3.5 -o model-3.5.gguf                      each tensor's format chosen by what it costs
   bantam quantize model.gguf --fit 300MB --save-mix chosen.toml -o small.gguf  the same for a file's size
+  bantam quantize model.gguf --fit 300MB --tokens-per-second 40 -o small.gguf  the same, and so fast on this machine
   bantam quantize model.gguf --bits 3 --sensitivity model.jsonl -o model-3.gguf                measured once for several budgets
   bantam quantize other.gguf --to chosen.toml --calibrate -o small.gguf        formats that were chosen before
   bantam quantize ./hf-directory --to Q8_0 -o model-q8.gguf
@@ -108,8 +109,9 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     let start = Instant::now();
     let choosing = args.budget.budget().is_some() || args.chooses_within(named.as_ref());
     ensure!(
-        choosing || (args.sensitivity.is_none() && args.save_mix.is_none()),
-        "--sensitivity and --save-mix are for formats that are chosen: give --bits, --fit, or --effort best"
+        choosing
+            || (args.sensitivity.is_none() && args.save_mix.is_none() && args.budget.tokens_per_second().is_none()),
+        "--sensitivity, --save-mix and --tokens-per-second are for formats that are chosen: give --bits, --fit, or --effort best"
     );
     let tuning = TuningArgs::of_steps(args.tune_steps);
     let tuning_text = args
@@ -181,8 +183,17 @@ impl QuantizeArgs {
         if let Some(budget) = budget {
             let kept = self.sensitivity.as_deref();
             let record = if self.tunes(level.as_ref()) { tuning::RECORD } else { 0 };
-            let Allocated { mix, chosen, widened } =
-                allocate(checkpoint, budget, self.widen, kept, output, calibrated, record, global)?;
+            let Allocated { mix, chosen, widened } = allocate(
+                checkpoint,
+                budget,
+                self.budget.tokens_per_second(),
+                self.widen,
+                kept,
+                output,
+                calibrated,
+                record,
+                global,
+            )?;
             return Ok(Formats { mix, chosen: Some(chosen), widened });
         }
         let mix = level.context("give --to, --bits or --fit")?;
@@ -245,6 +256,9 @@ fn show(quantized: &Quantized, model: &Path) -> anyhow::Result<()> {
         }
         let predicted = chosen.predicted_kl_divergence;
         output::line(format_args!("predicted KL divergence: about {predicted:.2} nats per token"))?;
+        if let Some(speed) = chosen.predicted_tokens_per_second {
+            output::line(format_args!("predicted speed on this machine: about {speed:.0} tokens per second"))?;
+        }
     }
     let output = quantized.output.display();
     output::line(format_args!(

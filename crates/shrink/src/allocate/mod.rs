@@ -3,7 +3,7 @@
 //! Where to start: [`measure`] says how far the model's predictions move with each tensor in each format, [`Budget::allocate`] makes of
 //! that the best mix that a user allows. `probe.rs` is the model with one tensor replaced, `outcomes.rs` how far its predictions are
 //! from the model's, `rounding.rs` the error that a format makes of a layer's output, `kept.rs` a file of what was measured, `choose.rs`
-//! the allocation.
+//! the allocation, `speed.rs` how fast its model will be.
 //!
 //! The divergence is measured with each tensor rounded, by error feedback, to about 4½ bits; for other formats it is scaled by the
 //! squared error of the layer's output, to which a small divergence is proportional (its second-order term). Both are taken on other text
@@ -15,9 +15,11 @@ mod kept;
 mod outcomes;
 mod probe;
 mod rounding;
+mod speed;
 
 pub use budget::{Allocation, Budget};
 pub use kept::Kept;
+pub use speed::Speed;
 
 use crate::calibrate::{Inputs, Moments, Walk};
 use crate::mix::{self, quantizable_role};
