@@ -264,26 +264,6 @@ pub fn config_json(
     dtype: &str,
 ) -> Result<serde_json::Value, String> {
     let token = |name: &str| metadata.uint(&format!("tokenizer.ggml.{name}_token_id"));
-    if let Some(encoder) = &config.encoder {
-        return Ok(json!({
-            "architectures": [family.class],
-            "model_type": family.model_types[0],
-            "dtype": dtype,
-            "torch_dtype": dtype,
-            "hidden_size": config.embedding_length,
-            "intermediate_size": config.feed_forward_length,
-            "num_hidden_layers": config.block_count,
-            "num_attention_heads": config.head_count,
-            "vocab_size": config.vocab_size,
-            "max_position_embeddings": config.context_length,
-            "type_vocab_size": encoder.token_types,
-            "position_embedding_type": "absolute",
-            "layer_norm_eps": short(config.norm_eps),
-            "hidden_act": family.activation,
-            "pad_token_id": token("padding").unwrap_or(0),
-        }));
-    }
-    let rope = rope_json(config, rope_factors)?;
     let mut json = json!({
         "architectures": [family.class],
         "model_type": family.model_types[0],
@@ -293,24 +273,49 @@ pub fn config_json(
         "intermediate_size": config.feed_forward_length,
         "num_hidden_layers": config.block_count,
         "num_attention_heads": config.head_count,
-        "num_key_value_heads": config.head_count_kv,
-        "head_dim": config.key_length,
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context_length,
-        "rms_norm_eps": short(config.norm_eps),
         "hidden_act": family.activation,
-        "tie_word_embeddings": tied,
-        "bos_token_id": token("bos"),
-        "eos_token_id": token("eos"),
-        "rope_theta": short(config.rope.freq_base),
-        "rope_scaling": rope,
     });
+    if let Some(encoder) = &config.encoder {
+        extend(
+            &mut json,
+            json!({
+                "type_vocab_size": encoder.token_types,
+                "position_embedding_type": "absolute",
+                "layer_norm_eps": short(config.norm_eps),
+                "pad_token_id": token("padding").unwrap_or(0),
+            }),
+        );
+        return Ok(json);
+    }
+    extend(
+        &mut json,
+        json!({
+            "num_key_value_heads": config.head_count_kv,
+            "head_dim": config.key_length,
+            "rms_norm_eps": short(config.norm_eps),
+            "tie_word_embeddings": tied,
+            "bos_token_id": token("bos"),
+            "eos_token_id": token("eos"),
+            "rope_theta": short(config.rope.freq_base),
+            "rope_scaling": rope_json(config, rope_factors)?,
+        }),
+    );
     match family.architecture {
         "llama" | "qwen3" => json["attention_bias"] = biases.into(),
         "gemma3" => gemma3_json(config, &mut json),
         _ => {}
     }
     Ok(json)
+}
+
+/// Adds the fields of another object.
+fn extend(json: &mut serde_json::Value, other: serde_json::Value) {
+    let (Some(json), serde_json::Value::Object(other)) = (json.as_object_mut(), other) else {
+        unreachable!("both are objects")
+    };
+    json.extend(other);
 }
 
 fn gemma3_json(config: &Config, json: &mut serde_json::Value) {

@@ -66,14 +66,31 @@ pub struct DistillArgs {
 
 const OF_LANGUAGE_MODELS: &str = "the teacher is an encoder, which has embeddings and no probabilities: --divergence, --soft and --on-policy are for language models; give \
      --match";
+
+/// What a language model's student learns, as it was asked for.
+#[derive(Clone, Copy)]
+struct Word {
+    divergence: Divergence,
+    /// The weight of the teacher's word beside that of the text itself.
+    soft: f32,
+    /// The share of sequences that the student writes.
+    on_policy: f64,
+}
+
+impl DistillArgs {
+    fn word(&self) -> anyhow::Result<Word> {
+        let (soft, on_policy) = (self.soft.unwrap_or(1.0), self.on_policy.unwrap_or(0.0));
+        ensure!((0.0..=1.0).contains(&soft), "--soft {soft}: expected a share within 0 and 1");
+        ensure!((0.0..=1.0).contains(&on_policy), "--on-policy {on_policy}: expected a share within 0 and 1");
+        // One's own words as labels teach nothing.
+        ensure!(on_policy == 0.0 || soft == 1.0, "--on-policy needs --soft 1: the student's own text is no label");
+        Ok(Word { divergence: self.divergence.unwrap_or(Divergence::Forward), soft, on_policy })
+    }
+}
+
 pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
-    let (divergence, soft) = (args.divergence.unwrap_or(Divergence::Forward), args.soft.unwrap_or(1.0));
-    ensure!((0.0..=1.0).contains(&soft), "--soft {soft}: expected a share within 0 and 1");
-    let on_policy = args.on_policy.unwrap_or(0.0);
-    ensure!((0.0..=1.0).contains(&on_policy), "--on-policy {on_policy}: expected a share within 0 and 1");
-    // One's own words as labels teach nothing.
-    ensure!(on_policy == 0.0 || soft == 1.0, "--on-policy needs --soft 1: the student's own text is no label");
-    let Some(teacher_path) = &args.teacher else { return from_told(args, divergence, soft, global) };
+    let word = args.word()?;
+    let Some(teacher_path) = &args.teacher else { return from_told(args, word, global) };
     let teacher = Checkpoint::open(teacher_path)?;
     teacher.refuse_overwriting(&args.output)?;
     // The layers taken lie in a file of their own while the run lasts.
@@ -92,33 +109,51 @@ pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
     if student.parameters() > teacher.parameters() && !global.quiet {
         output::say(format_args!("note: the student is larger than its teacher"));
     }
-    if are_encoders {
-        ensure!(args.divergence.is_none() && args.soft.is_none() && args.on_policy.is_none(), "{OF_LANGUAGE_MODELS}");
-        let distillation = Distillation {
-            teacher: &teacher,
-            student: &student,
-            taken,
-            data: &args.data,
-            cache: args.cache.as_deref(),
-            embeddings: &args.embeddings,
-            steps: &args.steps,
-            output: &args.output,
-        };
-        return distillation.run(global);
+    if !are_encoders {
+        return from_model(args, word, &teacher, &student, taken.as_deref(), global);
     }
+    ensure!(args.divergence.is_none() && args.soft.is_none() && args.on_policy.is_none(), "{OF_LANGUAGE_MODELS}");
+    let distillation = Distillation {
+        teacher: &teacher,
+        student: &student,
+        taken,
+        data: &args.data,
+        cache: args.cache.as_deref(),
+        embeddings: &args.embeddings,
+        steps: &args.steps,
+        output: &args.output,
+    };
+    distillation.run(global)
+}
+
+/// Distils from a language model, of which these layers were taken for the student, if any were.
+fn from_model(
+    args: &DistillArgs,
+    Word { divergence, soft, on_policy }: Word,
+    teacher: &Checkpoint,
+    student: &Checkpoint,
+    taken: Option<&[usize]>,
+    global: &Global,
+) -> anyhow::Result<()> {
     let hidden = args.embeddings.hidden_alone()?;
-    same_tokens(&teacher, &student)?;
-    let (teacher_model, model) = (Model::load(&teacher)?, Model::load(&student)?);
-    let sources = args.data.read(&teacher)?;
-    let mut word = args.word.teacher(&teacher_model, teacher_path, args.data.length)?;
+    same_tokens(teacher, student)?;
+    let (teacher_model, model) = (Model::load(teacher)?, Model::load(student)?);
+    let sources = args.data.read(teacher)?;
     let hidden = if hidden > 0.0 {
         let (ours, theirs) = (model.config().block_count, teacher_model.config());
-        let layers = args.embeddings.layers(ours, theirs.block_count, taken.as_deref())?;
-        word = word.with_hidden(&layers);
+        let layers = args.embeddings.layers(ours, theirs.block_count, taken)?;
         Some(HiddenMatching { weight: hidden, layers, width: theirs.embedding_length })
     } else {
         None
     };
+    let teacher_of = || {
+        let word = args.word.teacher(&teacher_model, teacher.path(), args.data.length)?;
+        anyhow::Ok(match &hidden {
+            Some(hidden) => word.with_hidden(&hidden.layers),
+            None => word,
+        })
+    };
+    let word = teacher_of()?;
     let step = student
         .step("distill")
         .setting("teacher", word.description())
@@ -126,10 +161,15 @@ pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
         .setting("soft", soft)
         .setting("hidden", format!("{hidden:?}"))
         .setting("on policy", on_policy);
+    let on_policy = if on_policy > 0.0 {
+        let tokenizer = Tokenizer::of(teacher)?;
+        let ends = (0..tokenizer.vocab_size() as u32).filter(|&token| tokenizer.is_end(token)).collect();
+        Some(OnPolicy::new(on_policy, args.data.length, ends, Box::new(teacher_of()?)))
+    } else {
+        None
+    };
     let mut task = args.steps.task(&model, &sources);
-    let matching = Matching { divergence, temperature: args.word.temperature, soft };
-    task.hidden = hidden;
-    let asked = args.cache.is_none().then_some(&teacher);
+    let asked = args.cache.is_none().then_some(teacher);
     let word: Box<dyn Teacher + '_> = match &args.cache {
         Some(path) => {
             let cache = args.word.cache(path, &word, &sources)?;
@@ -137,22 +177,15 @@ pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
         }
         None => Box::new(word),
     };
-    task.teacher = Some((word, matching));
-    if on_policy > 0.0 {
-        let tokenizer = Tokenizer::of(&teacher)?;
-        let ends = (0..tokenizer.vocab_size() as u32).filter(|&token| tokenizer.is_end(token)).collect();
-        let mut judge = args.word.teacher(&teacher_model, teacher_path, args.data.length)?;
-        if let Some(hidden) = &task.hidden {
-            judge = judge.with_hidden(&hidden.layers);
-        }
-        task.on_policy = Some(OnPolicy::new(on_policy, args.data.length, ends, Box::new(judge)));
-    }
-    let trained = training::train(&student, asked, &mut task, &args.steps, step, &args.output, global)?;
+    task.teacher = Some((word, Matching { divergence, temperature: args.word.temperature, soft }));
+    task.hidden = hidden;
+    task.on_policy = on_policy;
+    let trained = training::train(student, asked, &mut task, &args.steps, step, &args.output, global)?;
     training::report(&trained, global)
 }
 
 /// Distils from the probabilities that came with the text.
-fn from_told(args: &DistillArgs, divergence: Divergence, soft: f32, global: &Global) -> anyhow::Result<()> {
+fn from_told(args: &DistillArgs, Word { divergence, soft, .. }: Word, global: &Global) -> anyhow::Result<()> {
     let needless = args.cache.is_some() || args.on_policy.is_some() || args.embeddings.given() || args.layers.is_some();
     ensure!(!needless, "--cache, --on-policy, --match, --map, --fixed-tokens and --layers need a --teacher");
     ensure!(args.word.temperature == 1.0, "--temperature: probabilities that were told are those at 1");
