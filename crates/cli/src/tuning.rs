@@ -1,7 +1,7 @@
 //! Training a quantized model's scales: `tune`, and the last step of `quantize --effort best`.
 
 use crate::args::{Global, at_least_one};
-use crate::{calibration, training};
+use crate::{calibration, progress, training};
 use anyhow::ensure;
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::output::ScratchDir;
@@ -12,7 +12,7 @@ use bantam_nn::train::AdamW;
 use bantam_shrink::distill::{Divergence, Matching, ModelTeacher, TextTask, same_tokens};
 use bantam_shrink::text::{Sequence, Source, SourceSpec};
 use bantam_shrink::train::{Decay, Schedule, Settings, Trainer};
-use bantam_shrink::tune::{Tuning, divergence};
+use bantam_shrink::tune::{LOOKED_AT, Tuning, divergence};
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -30,9 +30,10 @@ pub struct TuningArgs {
     /// Tokens of a sequence
     #[arg(long, default_value_t = Self::DEFAULT.length, value_name = "TOKENS", value_parser = at_least_one())]
     length: usize,
-    /// The highest learning rate, as a share of what rounding to four bits loses: of a scale of four bits itself, of finer formats less
-    #[arg(long, default_value_t = Self::DEFAULT.learning_rate, value_name = "RATE")]
-    learning_rate: f32,
+    /// The highest learning rate, as a share of what rounding to four bits loses: of a scale of four bits itself, of finer formats less [default: up
+    /// to 0.003, the more parts of the text agree on where to go; nothing is trained if they do not]
+    #[arg(long, value_name = "RATE")]
+    learning_rate: Option<f32>,
     /// Chooses the order of the text
     #[arg(long, default_value_t = Self::DEFAULT.seed, value_name = "N")]
     seed: u64,
@@ -43,7 +44,7 @@ pub struct TuningArgs {
 
 impl TuningArgs {
     /// What is done unless something else is asked for.
-    const DEFAULT: Self = Self { steps: 100, batch: 4, length: 256, learning_rate: 1e-3, seed: 0, save_every: 300 };
+    const DEFAULT: Self = Self { steps: 100, batch: 4, length: 256, learning_rate: None, seed: 0, save_every: 300 };
 
     /// How many steps unless something else is asked for.
     pub const DEFAULT_STEPS: usize = Self::DEFAULT.steps;
@@ -55,17 +56,27 @@ impl TuningArgs {
 
     /// Refuses rates that are none.
     pub fn check(&self) -> anyhow::Result<()> {
-        let rate = self.learning_rate;
-        ensure!(rate > 0.0 && rate < 1.0, "--learning-rate {rate}: expected a share");
+        if let Some(rate) = self.learning_rate {
+            ensure!(rate > 0.0 && rate < 1.0, "--learning-rate {rate}: expected a share");
+        }
         Ok(())
     }
 }
+
+/// The learning rate where text agrees so far on where to go, or farther; below, it is in proportion.
+const MOST: (f32, f64) = (3e-3, 0.5);
+
+/// Where text agrees less, there is nothing to learn.
+const LEAST_AGREEMENT: f64 = 0.1;
 
 /// What came of it.
 #[derive(Serialize)]
 pub struct Tuned {
     pub output: PathBuf,
     pub file_bytes: u64,
+    /// The cosine between gradients on two parts of the text, unless a learning rate was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<f64>,
     /// Numbers that were trained.
     pub trained: usize,
     pub steps: u64,
@@ -81,6 +92,11 @@ impl Tuned {
     /// Whether it is nearer to its base than before; otherwise it was not written.
     pub fn helped(&self) -> bool {
         self.divergence_after < self.divergence_before
+    }
+
+    /// Whether nothing was trained, since the text did not agree on where to go.
+    pub fn was_hopeless(&self) -> bool {
+        self.agreement.is_some_and(|agreement| agreement < LEAST_AGREEMENT)
     }
 }
 
@@ -148,8 +164,35 @@ pub fn tune(
     let mut tuning = Tuning::new(student, task)?;
     let mut shares = tuning.parameters();
     let (trained, steps, state) = (shares.trained(), args.steps as u64, training::state_of(output));
+    let agreement = match args.learning_rate {
+        Some(_) => None,
+        None => {
+            let bar = progress::bar(global, "compare gradients", LOOKED_AT, "batches");
+            let agreement = tuning.agreement(&mut shares, &mut || bar.inc(1))?;
+            bar.finish_and_clear();
+            Some(agreement)
+        }
+    };
+    let tuned = Tuned {
+        output: output.to_owned(),
+        file_bytes: student.file_bytes()?,
+        agreement,
+        trained,
+        steps: 0,
+        tokens: 0,
+        seconds: start.elapsed().as_secs_f64(),
+        divergence_before: before,
+        divergence_after: before,
+        losses: Vec::new(),
+    };
+    if tuned.was_hopeless() {
+        return Ok(tuned);
+    }
+    let (most, enough) = MOST;
+    let in_proportion = |agreement: f64| most * (agreement / enough).min(1.0) as f32;
+    let rate = args.learning_rate.unwrap_or_else(|| in_proportion(agreement.expect("it was looked for")));
     let settings = Settings {
-        schedule: Schedule { peak: args.learning_rate, floor: 0.0, warmup: steps / 20, steps, decay: Decay::Cosine },
+        schedule: Schedule { peak: rate, floor: 0.0, warmup: steps / 20, steps, decay: Decay::Cosine },
         method: AdamW { weight_decay: 0.0, ..AdamW::default() }.into(),
         clip: None,
         save: Some((state.clone(), Duration::from_secs(args.save_every))),
@@ -165,7 +208,7 @@ pub fn tune(
         .setting("steps", args.steps)
         .setting("batch", args.batch)
         .setting("length", args.length)
-        .setting("learning rate", args.learning_rate)
+        .setting("learning rate", rate)
         .setting("seed", args.seed);
     step.training = Some(Training::new(trainer.losses(), trainer.items(), flops));
     // Beside the output first: it becomes the output only if it is better.
@@ -175,15 +218,13 @@ pub fn tune(
     tuning.write(student, &shares, step, &path)?;
     let after = divergence(&Checkpoint::open(&path)?, &mut teacher(), &held_out)?;
     let tuned = Tuned {
-        output: output.to_owned(),
         file_bytes: Checkpoint::open(&path)?.file_bytes()?,
-        trained,
         steps,
         tokens: trainer.items(),
         seconds: start.elapsed().as_secs_f64(),
-        divergence_before: before,
         divergence_after: after,
         losses: trainer.losses().to_vec(),
+        ..tuned
     };
     if tuned.helped() {
         std::fs::rename(&path, output)?;

@@ -3,6 +3,7 @@
 mod common;
 
 use bantam_checkpoint::Checkpoint;
+use bantam_nn::random::SplitMix64;
 use common::Folder;
 
 const QUICK: &str = "--length 32 --batch 2 --steps 40 --learning-rate 3e-3 --save-every 0";
@@ -46,4 +47,20 @@ fn what_cannot_be_tuned_is_refused() {
     ] {
         folder.refuses(command, &[reason]);
     }
+}
+
+#[test]
+fn nothing_is_trained_where_text_does_not_agree() {
+    let folder = folder();
+    // A file that says what its base does but for activations, and text without a pattern.
+    folder.succeeds("quantize q4.gguf --to F32 -o base.gguf");
+    let mut random = SplitMix64::new(1);
+    let letters: String = (0..12_000).map(|_| char::from(b'a' + random.below(26) as u8)).collect();
+    folder.write("letters.txt", letters);
+    let tune = "tune q4.gguf --base base.gguf --data letters.txt --length 32 --batch 2 --steps 4 -o out.gguf";
+    folder.refuses(tune, &["nothing to learn", "--batch", "--learning-rate"]);
+    // What is asked for all the same is trained, and not written, since it does not help.
+    let output = folder.run(&format!("{tune} --learning-rate 0.003"));
+    assert!(!output.status.success() && common::stderr(&output).contains("did not help"));
+    assert!(!folder.path("out.gguf").exists());
 }

@@ -5,7 +5,8 @@
 //! EfficientQAT: Chen et al. 2024; DWQ of mlx-lm). What is trained goes back into the format's own scales, so that the file is as
 //! large as before and every program reads it.
 //!
-//! Where to start: [`Tuning`] is a task for the [`Trainer`](crate::train::Trainer); [`Tuning::write`] writes what came of it.
+//! Where to start: [`Tuning`] is a task for the [`Trainer`](crate::train::Trainer); [`Tuning::agreement`] says before whether there is anything to
+//! gain, [`Tuning::write`] writes what came of it.
 
 use crate::distill::{Divergence, Soft, SoftLabels, Teacher, TextTask};
 use crate::text::Sequence;
@@ -133,6 +134,30 @@ impl<'a> Tuning<'a> {
             }
         }
         shares
+    }
+
+    /// How far text agrees on where to go from the beginning: the cosine between the gradients of two halves of a few batches, mean over what is
+    /// trained. Where layers were rounded so that their outputs' errors are least, and these are small, it is near 0, and training only
+    /// follows the noise of its batches; what was rounded to the nearest, or to few bits, has much in common. Calls `progress` after each of
+    /// [`LOOKED_AT`] batches.
+    ///
+    /// # Errors
+    /// As a step of training.
+    pub fn agreement(&mut self, shares: &mut Parameters, progress: &mut dyn FnMut()) -> Result<f64, Error> {
+        let zeros = || shares.variables().iter().map(|v| vec![0.0; v.gradient.len()]).collect();
+        let mut halves: [Vec<Vec<f32>>; 2] = [zeros(), zeros()];
+        for step in 0..LOOKED_AT {
+            shares.clear_gradients();
+            self.pass(step, shares)?;
+            for (sum, variable) in halves[step as usize % 2].iter_mut().zip(shares.variables()) {
+                sum.iter_mut().zip(&variable.gradient).for_each(|(sum, g)| *sum += g);
+            }
+            progress();
+        }
+        shares.clear_gradients();
+        let [first, second] = &halves;
+        let cosines: f64 = first.iter().zip(second).map(|(a, b)| cosine(a, b)).sum();
+        Ok(cosines / first.len().max(1) as f64)
     }
 
     /// Brings the student's weights in line with what is trained.
@@ -266,6 +291,14 @@ impl Task for Tuning<'_> {
         self.collect(shares);
         Ok(pass)
     }
+}
+
+/// Batches that [`Tuning::agreement`] is found on.
+pub const LOOKED_AT: u64 = 8;
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt().max(f64::MIN_POSITIVE)
 }
 
 /// Rows of logits held at once.

@@ -9,7 +9,7 @@ use bantam_shrink::distill::{Divergence, Matching, ModelTeacher, TextTask};
 use bantam_shrink::quantize::{Method, Plan};
 use bantam_shrink::text::{Sequence, Source, SourceSpec};
 use bantam_shrink::train::{Decay, Schedule, Settings, Task, Trainer};
-use bantam_shrink::tune::{Tuning, divergence};
+use bantam_shrink::tune::{LOOKED_AT, Tuning, divergence};
 use std::path::{Path, PathBuf};
 
 const MATCHING: Matching = Matching { divergence: Divergence::Forward, temperature: 1.0, soft: 1.0 };
@@ -24,12 +24,15 @@ struct Case {
 
 /// A tiny random model, rounded to 4 bits, and random text.
 fn case(name: &str, level: &str) -> Case {
+    case_by(name, level, |_| Method::Nearest)
+}
+
+/// The same by a method, which gets the text.
+fn case_by(name: &str, level: &str, method: impl for<'a> Fn(&'a [Vec<u32>]) -> Method<'a>) -> Case {
     let folder = tempfile::tempdir().unwrap();
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures").join(name);
     let base = Checkpoint::open(fixture).unwrap();
     let path = folder.path().join("student.gguf");
-    let plan = Plan::new(&base, Mix::by_name(level).unwrap()).unwrap();
-    plan.write(&path, Method::Nearest, &mut |_| ()).unwrap();
     let vocab = Model::load(&base).unwrap().config().vocab_size;
     let mut random = SplitMix64::new(5);
     let mut sequence = |_| Sequence {
@@ -39,6 +42,9 @@ fn case(name: &str, level: &str) -> Case {
     };
     let spec = SourceSpec { category: "random".into(), path: PathBuf::new(), weight: None };
     let source = Source { spec, sequences: (0..24).map(&mut sequence).collect() };
+    let text: Vec<Vec<u32>> = source.sequences.iter().map(|s| s.tokens.clone()).collect();
+    let plan = Plan::new(&base, Mix::by_name(level).unwrap()).unwrap();
+    plan.write(&path, method(&text), &mut |_| ()).unwrap();
     Case { base, student: Checkpoint::open(&path).unwrap(), source, folder }
 }
 
@@ -119,6 +125,26 @@ fn a_tuned_file_is_as_large_and_nearer_to_its_base() {
         // What was written is what was trained: the last loss, on a batch of the same text.
         let last = f64::from(*trainer.losses().last().unwrap());
         assert!((after - last).abs() < 0.3 * last, "{name} {level}: {after} written, {last} trained");
+    }
+}
+
+#[test]
+fn text_agrees_less_where_errors_were_made_up_for() {
+    let agreement = |case: &Case| {
+        let (student, teacher) = (Model::load(&case.student).unwrap(), Model::load(&case.base).unwrap());
+        let sources = std::slice::from_ref(&case.source);
+        let mut tuning = Tuning::new(&case.student, task(&student, &teacher, sources)).unwrap();
+        let (mut shares, mut done) = (tuning.parameters(), 0);
+        let agreement = tuning.agreement(&mut shares, &mut || done += 1).unwrap();
+        assert_eq!(done, LOOKED_AT);
+        assert!(shares.variables().iter().all(|v| v.values.iter().chain(&v.gradient).all(|x| *x == 0.0)));
+        agreement
+    };
+    for name in ["llama", "qwen3"] {
+        let nearest = agreement(&case(name, "Q4_0"));
+        let made_up_for = agreement(&case_by(name, "Q4_0", |text| Method::Descent(text)));
+        println!("{name}: {nearest} and {made_up_for}");
+        assert!(made_up_for < nearest && nearest > 0.2 && nearest < 1.0, "{name}: {nearest} and {made_up_for}");
     }
 }
 

@@ -46,7 +46,14 @@ pub fn run(args: &TuneArgs, global: &Global) -> anyhow::Result<()> {
     let text = Text::read(&args.data, &base, &args.tuning)?;
     text.warn_of_overlap(&base)?;
     let tuned = tune(&student, &base, &text, &args.tuning, &args.output, global)?;
-    let Tuned { divergence_before: before, divergence_after: after, .. } = tuned;
+    let Tuned { divergence_before: before, divergence_after: after, agreement, .. } = tuned;
+    ensure!(
+        !tuned.was_hopeless(),
+        "there is nothing to learn for its scales: parts of the text do not agree on where they should go (the cosine of their gradients is {:.2}), \
+         as where errors of layers were made up for well; nothing was trained or written. Larger steps (--batch) average more text, and with \
+         --learning-rate it is tried all the same",
+        agreement.unwrap_or_default()
+    );
     ensure!(
         tuned.helped(),
         "tuning did not help: on text held out the divergence from the base went from {before:.4} to {after:.4}, so nothing was written. \
