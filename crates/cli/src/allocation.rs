@@ -141,7 +141,7 @@ pub fn allocate(
     const WORTH: f64 = 0.9;
     let widening = widening(checkpoint, when)?;
     let weights = checkpoint.tensors().iter().map(|t| t.len()).sum();
-    let speed = tokens_per_second.map(|_| Speed::of(checkpoint)).transpose()?;
+    let speed = tokens_per_second.map(|_| timed(checkpoint, global)).transpose()?;
     let within = |of: &Checkpoint, choices: &[Sensitivity]| {
         let file_bytes = |mix: &_| {
             let plan = Plan::new(of, mix)?.with_settings(&calibrated.settings);
@@ -194,6 +194,14 @@ pub fn allocate(
     let allocation = plain?;
     let chosen = Chosen::of(&allocation, &measured.plain, speed.as_ref());
     Ok(Allocated { mix: allocation.mix, chosen, widened: None })
+}
+
+/// Times what a token takes this machine.
+fn timed(checkpoint: &Checkpoint, global: &Global) -> anyhow::Result<Speed> {
+    let bar = progress::bar(global, "time formats", Speed::pieces(), "timings");
+    let speed = Speed::of(checkpoint, &mut || bar.inc(1))?;
+    bar.finish_and_clear();
+    Ok(speed)
 }
 
 /// How the model gets rows that blocks of 256 divide. `None` if it has them, or never shall; what must be widened `always` and cannot is refused.

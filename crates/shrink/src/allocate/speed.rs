@@ -38,11 +38,11 @@ pub struct Speed {
 
 impl Speed {
     /// That of this machine with this model, on the threads of the current rayon pool: takes seconds. Where other work slows the
-    /// machine all the while, it is less than it could be.
+    /// machine all the while, it is less than it could be. Calls `progress` after each of [`pieces`](Self::pieces).
     ///
     /// # Errors
     /// If the model cannot be run.
-    pub fn of(checkpoint: &Checkpoint) -> Result<Self, Error> {
+    pub fn of(checkpoint: &Checkpoint, progress: &mut dyn FnMut()) -> Result<Self, Error> {
         let mut model = Model::load(checkpoint)?;
         let embedding = model.embedding_mut().path.clone();
         let looked_up = (model.definition().head().path != embedding).then_some(embedding);
@@ -58,13 +58,20 @@ impl Speed {
             for (format, rate) in &mut rates {
                 let bytes = format.bytes_of(weights.next_multiple_of(BLOCK)).expect("all blocks divide it");
                 *rate = rate.min(seconds_a_byte(format, rows, cols, &blocks[..BYTES.min(bytes)]));
+                progress();
             }
             whole = whole.min(token(&model)?);
+            progress();
         }
         let mut speed = Self { path: checkpoint.path().to_owned(), rates, rest: 0.0, looked_up };
         let products = tensors.iter().map(|t| speed.seconds(&t.name, t.format, t.bytes() as u64)).sum::<f64>();
         speed.rest = (whole - products).max(0.0);
         Ok(speed)
+    }
+
+    /// What is timed, piece by piece.
+    pub fn pieces() -> u64 {
+        (ROUNDS * (FORMATS.len() + 1)) as u64
     }
 
     /// Tokens per second, as predicted, with these choices for the tensors measured.
@@ -290,7 +297,9 @@ mod tests {
     fn all_formats_are_timed_here() {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures/llama");
         let checkpoint = Checkpoint::open(fixture).unwrap();
-        let speed = Speed::of(&checkpoint).unwrap();
+        let mut pieces = 0;
+        let speed = Speed::of(&checkpoint, &mut || pieces += 1).unwrap();
+        assert_eq!(pieces, Speed::pieces());
         assert_eq!(speed.rates.len(), bantam_formats::FORMATS.len());
         assert!(speed.rest >= 0.0 && speed.rates.iter().all(|(_, rate)| *rate > 0.0 && *rate < 1e-3));
     }
