@@ -31,7 +31,7 @@ pub struct TuningArgs {
     #[arg(long, default_value_t = Self::DEFAULT.length, value_name = "TOKENS", value_parser = at_least_one())]
     length: usize,
     /// The highest learning rate, as a share of what rounding to four bits loses: of a scale of four bits itself, of finer formats less [default: up
-    /// to 0.003, the more parts of the text agree on where to go; nothing is trained if they do not]
+    /// to 0.0002, the more parts of the text agree on where to go; nothing is trained if they do not]
     #[arg(long, value_name = "RATE")]
     learning_rate: Option<f32>,
     /// Chooses the order of the text
@@ -64,7 +64,7 @@ impl TuningArgs {
 }
 
 /// The learning rate where text agrees so far on where to go, or farther; below, it is in proportion.
-const MOST: (f32, f64) = (3e-3, 0.5);
+const MOST: (f32, f64) = (2e-4, 0.5);
 
 /// Where text agrees less, there is nothing to learn.
 const LEAST_AGREEMENT: f64 = 0.1;
