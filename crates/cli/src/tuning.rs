@@ -63,11 +63,12 @@ impl TuningArgs {
     }
 }
 
-/// The learning rate where text agrees so far on where to go, or farther; below, it is in proportion.
-const MOST: (f32, f64) = (2e-4, 0.5);
-
-/// Where text agrees less, there is nothing to learn.
+/// Where text agrees less on where to go, there is nothing to learn.
 const LEAST_AGREEMENT: f64 = 0.1;
+
+/// Where it agrees so far or farther, the learning rate is the highest; below, it is in proportion.
+const ENOUGH_AGREEMENT: f64 = 0.5;
+const HIGHEST_RATE: f32 = 2e-4;
 
 /// What came of it.
 #[derive(Serialize)]
@@ -164,13 +165,13 @@ pub fn tune(
     let mut tuning = Tuning::new(student, task)?;
     let mut shares = tuning.parameters();
     let (trained, steps, state) = (shares.trained(), args.steps as u64, training::state_of(output));
-    let agreement = match args.learning_rate {
-        Some(_) => None,
+    let (agreement, rate) = match args.learning_rate {
+        Some(rate) => (None, rate),
         None => {
             let bar = progress::bar(global, "compare gradients", LOOKED_AT, "batches");
             let agreement = tuning.agreement(&mut shares, &mut || bar.inc(1))?;
             bar.finish_and_clear();
-            Some(agreement)
+            (Some(agreement), HIGHEST_RATE * (agreement / ENOUGH_AGREEMENT).min(1.0) as f32)
         }
     };
     let tuned = Tuned {
@@ -188,9 +189,6 @@ pub fn tune(
     if tuned.was_hopeless() {
         return Ok(tuned);
     }
-    let (most, enough) = MOST;
-    let in_proportion = |agreement: f64| most * (agreement / enough).min(1.0) as f32;
-    let rate = args.learning_rate.unwrap_or_else(|| in_proportion(agreement.expect("it was looked for")));
     let settings = Settings {
         schedule: Schedule { peak: rate, floor: 0.0, warmup: steps / 20, steps, decay: Decay::Cosine },
         method: AdamW { weight_decay: 0.0, ..AdamW::default() }.into(),

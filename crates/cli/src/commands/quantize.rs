@@ -271,19 +271,19 @@ fn show(quantized: &Quantized, model: &Path) -> anyhow::Result<()> {
     for fall_back in &quantized.fall_backs {
         output::line(format_args!("  {fall_back}"))?;
     }
-    if let Some(tuned) = &quantized.tuned
-        && tuned.was_hopeless()
-    {
-        output::line(format_args!(
+    match &quantized.tuned {
+        None => (),
+        Some(tuned) if tuned.was_hopeless() => output::line(format_args!(
             "scales were not trained: parts of the text do not agree on where they should go, so that nothing is to be gained"
-        ))?;
-    } else if let Some(tuned) = &quantized.tuned {
-        let Tuned { divergence_before: before, divergence_after: after, .. } = tuned;
-        let kept = if tuned.helped() { "" } else { ", so that they were left as they were" };
-        output::line(format_args!(
-            "scales trained: divergence from the base on text held out {before:.4} → {after:.4} ({:+.0} %){kept}",
-            100.0 * (after / before - 1.0)
-        ))?;
+        ))?,
+        Some(tuned) => {
+            let Tuned { divergence_before: before, divergence_after: after, .. } = tuned;
+            let kept = if tuned.helped() { "" } else { ", so that they were left as they were" };
+            output::line(format_args!(
+                "scales trained: divergence from the base on text held out {before:.4} → {after:.4} ({:+.0} %){kept}",
+                100.0 * (after / before - 1.0)
+            ))?;
+        }
     }
     output::line(format_args!("next: bantam eval {output} --base {}", model.display()))
 }
