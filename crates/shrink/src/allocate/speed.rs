@@ -213,7 +213,7 @@ mod tests {
 
     const FORMATS: [&str; 4] = ["IQ2_XXS", "IQ3_XXS", "Q3_K", "Q4_K"];
 
-    /// Formats with code books take twice as long as the next wider one.
+    /// Formats with code books take longer than wider ones without, and the widest longer than the one before it.
     fn speed() -> Speed {
         let seconds_a_weight = [8.0, 6.0, 3.0, 4.0];
         let rate = |(name, seconds): (&&str, f64)| {
@@ -264,19 +264,13 @@ mod tests {
             assert!(slow < fastest, "time is no matter at {budget} bytes");
             let unhurried = speed.allocate(slow, &tensors, &within).unwrap();
             assert_eq!(unhurried.divergence(), free.divergence());
-            for asked in [0.5 * (slow + fastest), fastest] {
-                let chosen = speed.allocate(asked, &tensors, &within);
+            for asked in [0.9 * slow + 0.1 * fastest, 0.5 * (slow + fastest)] {
+                let chosen = speed.allocate(asked, &tensors, &within).unwrap();
                 let is_fast = |a: &Allocation| speed.predicted(&tensors, &a.choices) >= asked;
                 let best = small.iter().filter(|a| is_fast(a)).map(Allocation::divergence).fold(f64::MAX, f64::min);
-                match chosen {
-                    Ok(chosen) => {
-                        assert!(is_fast(&chosen) && bytes(&chosen) <= budget);
-                        // Multipliers reach the convex hull only: of four tensors, one choice may be missed.
-                        assert!(chosen.divergence() < best + 2.5, "{budget}, {asked}: {} {best}", chosen.divergence());
-                    }
-                    Err(Error::TooSlow { most, .. }) => assert!(most > slow && most <= fastest, "{most} {fastest}"),
-                    Err(error) => panic!("{error}"),
-                }
+                assert!(is_fast(&chosen) && bytes(&chosen) <= budget);
+                // Multipliers reach the convex hull only: of four tensors, one choice may be missed.
+                assert!(chosen.divergence() < best + 2.5, "{budget}, {asked}: {} {best}", chosen.divergence());
             }
             let error = speed.allocate(2.0 * fastest, &tensors, &within).unwrap_err().to_string();
             assert!(error.starts_with("x.gguf: ") && error.contains("tokens per second"), "{error}");
