@@ -180,8 +180,10 @@ impl Folder {
     /// A shell command in which `bantam` is the command.
     pub fn shell(&self, script: &str) -> Output {
         let mut command = Command::new("sh");
-        let script = script.replace("bantam", &format!("'{}'", env!("CARGO_BIN_EXE_bantam")));
-        command.args(["-c", &script]);
+        // Found by its name, so that nothing in the script, a path with `bantam` in it, is taken for it.
+        let folder = Path::new(env!("CARGO_BIN_EXE_bantam")).parent().expect("it lies in a folder");
+        let others = std::env::var("PATH").unwrap_or_default();
+        command.args(["-c", script]).env("PATH", format!("{}:{others}", folder.display()));
         self.prepare(&mut command);
         finish(&mut command)
     }
