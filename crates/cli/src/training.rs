@@ -158,8 +158,11 @@ pub fn train(
     parameters.freeze(|path| path == "rope_freqs.weight");
     let settings = args.settings(state.clone())?;
     let mut trainer = Trainer::new(settings, task, &mut parameters)?;
+    say_resumed(&trainer, &state, global);
     let start = Instant::now();
-    let tokens = go(&mut trainer, task, &mut parameters, args.steps as u64, &state, global)?;
+    let before = trainer.items();
+    go(&mut trainer, task, &mut parameters, args.steps as u64, &state, global)?;
+    let tokens = trainer.items() - before;
     let seconds = start.elapsed().as_secs_f64();
     let flops = trainer.items() as f64 * (6.0 * products(student) + teacher.map_or(0.0, |t| 2.0 * products(t)));
     let step = Step {
@@ -187,35 +190,41 @@ pub fn state_of(output: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Makes the steps that remain, with a progress bar; returns the tokens that they learned from.
+/// Says so where a run goes on from what was saved.
+pub fn say_resumed(trainer: &Trainer, state: &Path, global: &Global) {
+    if trainer.steps() > 0 && !global.quiet {
+        output::say(format_args!("note: going on from step {}, saved in {}", trainer.steps(), state.display()));
+    }
+}
+
+/// Makes the steps that remain until `until` are made, with a progress bar.
 pub fn go(
     trainer: &mut Trainer,
     task: &mut dyn Task,
     parameters: &mut Parameters,
-    steps: u64,
+    until: u64,
     state: &Path,
     global: &Global,
-) -> anyhow::Result<u64> {
-    if trainer.steps() > 0 && !global.quiet {
-        output::say(format_args!("note: going on from step {}, saved in {}", trainer.steps(), state.display()));
+) -> anyhow::Result<()> {
+    if trainer.steps() >= until {
+        return Ok(());
     }
-    let bar = progress::bar(global, "train", steps, "steps");
+    let bar = progress::bar(global, "train", trainer.settings().schedule.steps, "steps");
     bar.set_position(trainer.steps());
-    let (mut tokens, mut mean) = (0, None);
+    let mut mean = None;
     trainer.run(task, parameters, &mut |steps, pass| {
-        tokens += pass.items as u64;
         let smooth = mean.map_or(pass.loss, |m: f64| 0.95 * m + 0.05 * pass.loss);
         mean = Some(smooth);
         bar.set_position(steps);
         bar.set_message(format!("loss {smooth:.4}"));
-        !interrupt::requested()
+        steps < until && !interrupt::requested()
     })?;
     bar.finish_and_clear();
-    if trainer.steps() < steps {
+    if trainer.steps() < until {
         let at = format!("at step {}, saved in {}", trainer.steps(), state.display());
         return Err(interrupt::Interrupted { at }.into());
     }
-    Ok(tokens)
+    Ok(())
 }
 
 /// Weights that a token is multiplied with: all matrices, the embedding only where it is the head too. (Encoders have no head.)

@@ -5,10 +5,10 @@ use crate::{calibration, progress, training};
 use anyhow::ensure;
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::output::ScratchDir;
-use bantam_checkpoint::provenance::Training;
+use bantam_checkpoint::provenance::{Step, Training};
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_nn::Model;
-use bantam_nn::train::AdamW;
+use bantam_nn::train::{AdamW, Parameters};
 use bantam_shrink::distill::{Divergence, Matching, ModelTeacher, TextTask, same_tokens};
 use bantam_shrink::text::{Sequence, Source, SourceSpec};
 use bantam_shrink::train::{Decay, Schedule, Settings, Trainer};
@@ -69,6 +69,9 @@ const LEAST_AGREEMENT: f64 = 0.1;
 /// Where it agrees so far or farther, the learning rate is the highest; below, it is in proportion.
 const ENOUGH_AGREEMENT: f64 = 0.5;
 const HIGHEST_RATE: f32 = 2e-4;
+
+/// A run that is so many times as far from the base as before on the way is given up. One that is a little farther may come back as its rate falls.
+const TOO_FAR: f64 = 1.25;
 
 /// What came of it.
 #[derive(Serialize)]
@@ -143,92 +146,126 @@ impl Text {
     }
 }
 
-/// Trains the scales of `student` on what `base` says of the text, and writes it to `output` if that helped on what was held out. A run that was
-/// stopped goes on.
-pub fn tune(
-    student: &Checkpoint,
-    base: &Checkpoint,
-    text: &Text,
-    args: &TuningArgs,
-    output: &Path,
-    global: &Global,
-) -> anyhow::Result<Tuned> {
-    same_tokens(base, student)?;
-    let start = Instant::now();
-    let (base_model, student_model) = (Model::load(base)?, Model::load(student)?);
-    let teacher = || ModelTeacher::new(&base_model, &base.path().display().to_string(), args.length, KEPT, 1.0);
-    let held_out: Vec<(u64, &Sequence)> = text.held_out.iter().map(|s| (0, s)).collect();
-    let before = divergence(student, &mut teacher(), &held_out)?;
-    let mut task = TextTask::new(&student_model, &text.sources, args.batch, args.seed);
-    let matching = Matching { divergence: Divergence::Forward, temperature: 1.0, soft: 1.0 };
-    task.teacher = Some((Box::new(teacher()), matching));
-    let mut tuning = Tuning::new(student, task)?;
-    let mut shares = tuning.parameters();
-    let (trained, steps, state) = (shares.trained(), args.steps as u64, training::state_of(output));
-    let (agreement, rate) = match args.learning_rate {
-        Some(rate) => (None, rate),
-        None => {
-            let bar = progress::bar(global, "compare gradients", LOOKED_AT, "batches");
-            let agreement = tuning.agreement(&mut shares, &mut || bar.inc(1))?;
-            bar.finish_and_clear();
-            (Some(agreement), HIGHEST_RATE * (agreement / ENOUGH_AGREEMENT).min(1.0) as f32)
-        }
-    };
-    let tuned = Tuned {
-        output: output.to_owned(),
-        file_bytes: student.file_bytes()?,
-        agreement,
-        trained,
-        steps: 0,
-        tokens: 0,
-        seconds: start.elapsed().as_secs_f64(),
-        divergence_before: before,
-        divergence_after: before,
-        losses: Vec::new(),
-    };
-    if tuned.was_hopeless() {
-        return Ok(tuned);
-    }
-    let settings = Settings {
-        schedule: Schedule { peak: rate, floor: 0.0, warmup: steps / 20, steps, decay: Decay::Cosine },
-        method: AdamW { weight_decay: 0.0, ..AdamW::default() }.into(),
-        clip: None,
-        save: Some((state.clone(), Duration::from_secs(args.save_every))),
-    };
-    let mut trainer = Trainer::new(settings, &tuning, &mut shares)?;
-    training::go(&mut trainer, &mut tuning, &mut shares, steps, &state, global)?;
+/// What a run is about.
+pub struct Run<'a> {
+    pub student: &'a Checkpoint,
+    pub base: &'a Checkpoint,
+    pub text: &'a Text,
+    pub args: &'a TuningArgs,
+    pub output: &'a Path,
+    pub global: &'a Global,
+}
 
-    let flops = trainer.items() as f64 * (6.0 * training::products(student) + 2.0 * training::products(base));
-    let mut step = student
-        .step("tune")
-        .setting("base", base.path().file_name().unwrap_or_default().to_string_lossy())
-        .setting("data", text.names.join(", "))
-        .setting("steps", args.steps)
-        .setting("batch", args.batch)
-        .setting("length", args.length)
-        .setting("learning rate", rate)
-        .setting("seed", args.seed);
-    step.training = Some(Training::new(trainer.losses(), trainer.items(), flops));
-    // Beside the output first: it becomes the output only if it is better.
-    let beside = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = ScratchDir::near(beside)?;
-    let path = folder.path().join("tuned.gguf");
-    tuning.write(student, &shares, step, &path)?;
-    let after = divergence(&Checkpoint::open(&path)?, &mut teacher(), &held_out)?;
-    let tuned = Tuned {
-        file_bytes: Checkpoint::open(&path)?.file_bytes()?,
-        steps,
-        tokens: trainer.items(),
-        seconds: start.elapsed().as_secs_f64(),
-        divergence_after: after,
-        losses: trainer.losses().to_vec(),
-        ..tuned
-    };
-    if tuned.helped() {
-        std::fs::rename(&path, output)?;
-        std::fs::remove_file(&state).ok();
+impl Run<'_> {
+    /// Trains the scales of the student on what the base says of the text, and writes it to the output if that helped on what was held out. A run
+    /// that was stopped goes on.
+    pub fn tune(&self) -> anyhow::Result<Tuned> {
+        let Run { student, base, args, .. } = *self;
+        same_tokens(base, student)?;
+        let start = Instant::now();
+        let (base_model, student_model) = (Model::load(base)?, Model::load(student)?);
+        let teacher = || ModelTeacher::new(&base_model, &base.path().display().to_string(), args.length, KEPT, 1.0);
+        let held_out: Vec<(u64, &Sequence)> = self.text.held_out.iter().map(|s| (0, s)).collect();
+        let judge = |model: &Checkpoint| divergence(model, &mut teacher(), &held_out);
+        let mut task = TextTask::new(&student_model, &self.text.sources, args.batch, args.seed);
+        let matching = Matching { divergence: Divergence::Forward, temperature: 1.0, soft: 1.0 };
+        task.teacher = Some((Box::new(teacher()), matching));
+        let mut tuning = Tuning::new(student, task)?;
+        let mut shares = tuning.parameters();
+
+        let before = judge(student)?;
+        let (agreement, rate) = self.rate(&mut tuning, &mut shares)?;
+        let mut tuned = Tuned {
+            output: self.output.to_owned(),
+            file_bytes: student.file_bytes()?,
+            agreement,
+            trained: shares.trained(),
+            steps: 0,
+            tokens: 0,
+            seconds: 0.0,
+            divergence_before: before,
+            divergence_after: before,
+            losses: Vec::new(),
+        };
+        if !tuned.was_hopeless() {
+            self.train(&mut tuning, &mut shares, rate, &judge, &mut tuned)?;
+        }
+        tuned.seconds = start.elapsed().as_secs_f64();
+        Ok(tuned)
     }
-    Ok(tuned)
+
+    /// The highest learning rate, and the agreement that it follows from unless it was given.
+    fn rate(&self, tuning: &mut Tuning, shares: &mut Parameters) -> anyhow::Result<(Option<f64>, f32)> {
+        if let Some(rate) = self.args.learning_rate {
+            return Ok((None, rate));
+        }
+        let bar = progress::bar(self.global, "compare gradients", LOOKED_AT, "batches");
+        let agreement = tuning.agreement(shares, &mut || bar.inc(1))?;
+        bar.finish_and_clear();
+        Ok((Some(agreement), HIGHEST_RATE * (agreement / ENOUGH_AGREEMENT).min(1.0) as f32))
+    }
+
+    /// Makes the steps, and keeps what came of them if it is better. A run that went astray is given up on the way.
+    fn train(
+        &self,
+        tuning: &mut Tuning,
+        shares: &mut Parameters,
+        rate: f32,
+        judge: &dyn Fn(&Checkpoint) -> Result<f64, bantam_shrink::Error>,
+        tuned: &mut Tuned,
+    ) -> anyhow::Result<()> {
+        let (steps, state) = (self.args.steps as u64, training::state_of(self.output));
+        let settings = Settings {
+            schedule: Schedule { peak: rate, floor: 0.0, warmup: steps / 20, steps, decay: Decay::Cosine },
+            method: AdamW { weight_decay: 0.0, ..AdamW::default() }.into(),
+            clip: None,
+            save: Some((state.clone(), Duration::from_secs(self.args.save_every))),
+        };
+        let mut trainer = Trainer::new(settings, tuning, shares)?;
+        training::say_resumed(&trainer, &state, self.global);
+        // Beside the output first: it becomes the output only if it is better.
+        let beside = self.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = ScratchDir::near(beside)?;
+        let path = folder.path().join("tuned.gguf");
+        let made = trainer.steps();
+        for until in looks(steps).into_iter().filter(|until| *until >= made) {
+            training::go(&mut trainer, tuning, shares, until, &state, self.global)?;
+            tuning.write(self.student, shares, self.record(&trainer, rate), &path)?;
+            let written = Checkpoint::open(&path)?;
+            (tuned.file_bytes, tuned.divergence_after) = (written.file_bytes()?, judge(&written)?);
+            if tuned.divergence_after > TOO_FAR * tuned.divergence_before {
+                break;
+            }
+        }
+        (tuned.steps, tuned.tokens, tuned.losses) = (trainer.steps(), trainer.items(), trainer.losses().to_vec());
+        if tuned.helped() {
+            std::fs::rename(&path, self.output)?;
+            std::fs::remove_file(&state).ok();
+        }
+        Ok(())
+    }
+
+    /// What the file says of the run.
+    fn record(&self, trainer: &Trainer, rate: f32) -> Step {
+        let products = 6.0 * training::products(self.student) + 2.0 * training::products(self.base);
+        let step = self
+            .student
+            .step("tune")
+            .setting("base", self.base.path().file_name().unwrap_or_default().to_string_lossy())
+            .setting("data", self.text.names.join(", "))
+            .setting("steps", self.args.steps)
+            .setting("batch", self.args.batch)
+            .setting("length", self.args.length)
+            .setting("learning rate", rate)
+            .setting("seed", self.args.seed);
+        let training = Training::new(trainer.losses(), trainer.items(), trainer.items() as f64 * products);
+        Step { training: Some(training), ..step }
+    }
+}
+
+/// After which steps held-out text is looked at: a run that its rate has driven away shows it long before the end.
+fn looks(steps: u64) -> Vec<u64> {
+    [steps / 4, steps / 2, steps].into_iter().filter(|until| *until > 0).collect()
 }
 
 /// Takes sequences out that nothing is learned from.

@@ -64,3 +64,16 @@ fn nothing_is_trained_where_text_does_not_agree() {
     assert!(!output.status.success() && common::stderr(&output).contains("did not help"));
     assert!(!folder.path("out.gguf").exists());
 }
+
+#[test]
+fn a_run_that_went_astray_is_given_up_on_the_way() {
+    let folder = folder();
+    let tune = "tune q4.gguf --base model.gguf --data text.txt --length 32 --batch 2 --steps 40 --learning-rate 0.9 -o out.gguf";
+    // The second time it looks again where it stopped, and goes no farther.
+    for _ in 0..2 {
+        let output = folder.run(tune);
+        let said = common::stderr(&output);
+        assert!(!output.status.success() && said.contains("did not help") && said.contains("in 10 steps"), "{said}");
+        assert!(!folder.path("out.gguf").exists());
+    }
+}

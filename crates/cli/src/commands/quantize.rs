@@ -228,7 +228,7 @@ fn tune(
         let output = output.display();
         output::say(format_args!("{output} is complete, and stays if you stop here; now its scales are trained"));
     }
-    let tuned = tuning::tune(&student, base, text, args, output, global)?;
+    let tuned = tuning::Run { student: &student, base, text, args, output, global }.tune()?;
     if !tuned.helped() {
         std::fs::remove_file(training::state_of(output)).ok();
     }

@@ -1,7 +1,7 @@
 //! `bantam tune`: a quantized model's scales learn from its base.
 
 use crate::args::Global;
-use crate::tuning::{Text, Tuned, TuningArgs, tune};
+use crate::tuning::{Run, Text, Tuned, TuningArgs};
 use crate::{output, training};
 use anyhow::ensure;
 use bantam_checkpoint::Checkpoint;
@@ -45,7 +45,8 @@ pub fn run(args: &TuneArgs, global: &Global) -> anyhow::Result<()> {
     );
     let text = Text::read(&args.data, &base, &args.tuning)?;
     text.warn_of_overlap(&base)?;
-    let tuned = tune(&student, &base, &text, &args.tuning, &args.output, global)?;
+    let (tuning, output) = (&args.tuning, &args.output);
+    let tuned = Run { student: &student, base: &base, text: &text, args: tuning, output, global }.tune()?;
     let Tuned { divergence_before: before, divergence_after: after, agreement, .. } = tuned;
     ensure!(
         !tuned.was_hopeless(),
@@ -56,8 +57,9 @@ pub fn run(args: &TuneArgs, global: &Global) -> anyhow::Result<()> {
     );
     ensure!(
         tuned.helped(),
-        "tuning did not help: on text held out the divergence from the base went from {before:.4} to {after:.4}, so nothing was written. \
-         Give more --data, or a lower --learning-rate, and delete {}",
+        "tuning did not help: on text held out the divergence from the base went from {before:.4} to {after:.4} in {} steps, so nothing was \
+         written. Give more --data, or a lower --learning-rate, and delete {}",
+        tuned.steps,
         training::state_of(&args.output).display()
     );
     if global.json {

@@ -75,6 +75,11 @@ impl Trainer {
         Ok(Self { settings, run, optimizer, past })
     }
 
+    /// How it trains.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// Steps made so far, in earlier runs too.
     pub fn steps(&self) -> u64 {
         self.optimizer.steps()
