@@ -8,7 +8,7 @@ use anyhow::{bail, ensure};
 use bantam_checkpoint::{Checkpoint, Config};
 use bantam_formats::Format;
 use bantam_shrink::Mix;
-use bantam_shrink::allocate::{Allocation, Budget, Kept, Sensitivity, Speed, measure, possible, tensors};
+use bantam_shrink::allocate::{Allocation, Budget, Kept, Measured, Sensitivity, Speed, measure, possible, tensors};
 use bantam_shrink::estimate::Rates;
 use bantam_shrink::quantize::Plan;
 use bantam_shrink::widen::Widening;
@@ -124,76 +124,114 @@ pub struct Allocated {
     pub widened: Option<Intermediate>,
 }
 
-/// Measures how far each tensor moves the predictions in each format, and chooses, if asked for among what generates so many tokens per second. The
-/// wider model, if it is chosen, is kept beside `output`. Of a file's size `record` bytes are left for what later steps say of themselves.
-pub fn allocate(
-    checkpoint: &Checkpoint,
-    budget: Budget,
-    tokens_per_second: Option<f64>,
-    when: Widen,
-    kept: Option<&Path>,
-    output: &Path,
-    calibrated: &Calibrated,
-    record: u64,
-    global: &Global,
-) -> anyhow::Result<Allocated> {
-    /// A wider model is slower: it has to be better by this much.
-    const WORTH: f64 = 0.9;
-    let widening = widening(checkpoint, when)?;
-    let weights = checkpoint.tensors().iter().map(|t| t.len()).sum();
-    let speed = tokens_per_second.map(|_| timed(checkpoint, global)).transpose()?;
-    let within = |of: &Checkpoint, choices: &[Sensitivity]| {
-        let file_bytes = |mix: &_| {
-            let plan = Plan::new(of, mix)?.with_settings(&calibrated.settings);
-            Ok(plan.file_bytes(calibrated.method()) + record)
+/// A choice to be made.
+pub struct Choosing<'a> {
+    pub checkpoint: &'a Checkpoint,
+    pub budget: Budget,
+    /// How fast it has to be, if that matters.
+    pub tokens_per_second: Option<f64>,
+    pub widen: Widen,
+    /// Where what is measured is kept for the next time.
+    pub kept: Option<&'a Path>,
+    pub calibrated: &'a Calibrated,
+    /// Bytes of a file's size that are left for what later steps say of themselves.
+    pub record: u64,
+}
+
+impl Choosing<'_> {
+    /// Measures how far each tensor moves the predictions in each format, and chooses. The wider model, if it is chosen, is kept beside `output`.
+    pub fn allocate(&self, output: &Path, global: &Global) -> anyhow::Result<Allocated> {
+        let checkpoint = self.checkpoint;
+        let widening = widening(checkpoint, self.widen)?;
+        let speed = match self.tokens_per_second {
+            Some(least) => Some((least, timed(checkpoint, global)?)),
+            None => None,
         };
-        let of_size = |choices: &[Sensitivity]| budget.allocate(of, weights, choices, &file_bytes);
-        match tokens_per_second.zip(speed.as_ref()) {
-            Some((least, speed)) => speed.allocate(least, choices, &of_size),
+        let within = |of: &Checkpoint, choices: &[Sensitivity]| self.within(of, choices, speed.as_ref());
+        // What no choice of formats fits is refused before anything is measured.
+        let planned = widening.as_ref().map(|widening| widening.planned(checkpoint));
+        let fits = |of: &Checkpoint| within(of, &possible(of));
+        match &planned {
+            Some(wider) if self.widen == Widen::Always => fits(wider)?,
+            Some(wider) => fits(checkpoint).or_else(|plain| fits(wider).map_err(|_| plain))?,
+            None => fits(checkpoint)?,
+        };
+        let measured = self.measured(global)?;
+        let plain = within(checkpoint, &measured.plain);
+        let wider = measured.widened.as_ref().zip(planned.as_ref()).map(|(of_wider, wider)| within(wider, of_wider));
+        let chosen = |allocation, of| Chosen::of(allocation, of, speed.as_ref().map(|(_, speed)| speed));
+        match (self.better(&plain, wider)?, &measured.widened, widening) {
+            (Some(mut allocation), Some(of_wider), Some(widening)) => {
+                let wider = widen(checkpoint, &widening, output, global)?;
+                let width = |of: &Checkpoint| anyhow::Ok(Config::of(of)?.embedding_length);
+                let instead_of = plain.ok().map(|plain| plain.divergence());
+                let widened = Some(Widened { from: width(checkpoint)?, to: width(&wider.checkpoint)?, instead_of });
+                let chosen = Chosen { widened, ..chosen(&allocation, of_wider) };
+                allocation.mix.widen = true;
+                Ok(Allocated { mix: allocation.mix, chosen, widened: Some(wider) })
+            }
+            _ => {
+                let allocation = plain?;
+                let chosen = chosen(&allocation, &measured.plain);
+                Ok(Allocated { mix: allocation.mix, chosen, widened: None })
+            }
+        }
+    }
+
+    /// The best of these choices for a model that the budget allows, and that are fast enough.
+    fn within(
+        &self,
+        of: &Checkpoint,
+        choices: &[Sensitivity],
+        speed: Option<&(f64, Speed)>,
+    ) -> Result<Allocation, bantam_shrink::Error> {
+        let weights = self.checkpoint.tensors().iter().map(|t| t.len()).sum();
+        let file_bytes = |mix: &_| {
+            let plan = Plan::new(of, mix)?.with_settings(&self.calibrated.settings);
+            Ok(plan.file_bytes(self.calibrated.method()) + self.record)
+        };
+        let of_size = |choices: &[Sensitivity]| self.budget.allocate(of, weights, choices, &file_bytes);
+        match speed {
+            Some((least, speed)) => speed.allocate(*least, choices, &of_size),
             None => of_size(choices),
         }
-    };
-    // What no choice of formats fits is refused before anything is measured.
-    let planned = widening.as_ref().map(|widening| widening.planned(checkpoint));
-    let fits = |of: &Checkpoint| within(of, &possible(of));
-    match &planned {
-        Some(wider) if when == Widen::Always => fits(wider)?,
-        Some(wider) => fits(checkpoint).or_else(|plain| fits(wider).map_err(|_| plain))?,
-        None => fits(checkpoint)?,
-    };
-    let kept = match kept {
-        Some(path) => Kept::open(path, checkpoint, &calibrated.text)?,
-        None => Kept::nothing(),
-    };
-    if forecast::is_wanted(global) {
-        let rates = Rates::of(checkpoint, &calibrated.text)?;
-        let left = 1.0 - kept.count() as f64 / tensors(checkpoint).max(1) as f64;
-        let rounding = rates.rounding_to_bits(calibrated.method(), budget.bits(checkpoint));
-        forecast::say(&[(left * rates.measuring()?, "measure"), (rounding, "round")]);
     }
-    let bar = progress::bar(global, "measure tensors", tensors(checkpoint), "tensors");
-    let measured = measure(checkpoint, &calibrated.text, kept, &mut || bar.inc(1))?;
-    bar.finish_and_clear();
-    let plain = within(checkpoint, &measured.plain);
-    if let Some((of_wider, widening)) = measured.widened.zip(widening) {
-        let allocation = within(planned.as_ref().expect("it is widened"), &of_wider);
-        // What is too little for the one may be enough for the other; if for neither, the plain one says so.
-        let allocation = if when == Widen::Always { Some(allocation?) } else { allocation.ok() };
-        let instead_of = plain.as_ref().ok().map(Allocation::divergence);
-        let better =
-            |a: &Allocation| when == Widen::Always || instead_of.is_none_or(|plain| a.divergence() < WORTH * plain);
-        if let Some(mut allocation) = allocation.filter(better) {
-            let wider = widen(checkpoint, &widening, output, global)?;
-            let width = |of: &Checkpoint| anyhow::Ok(Config::of(of)?.embedding_length);
-            let widened = Some(Widened { from: width(checkpoint)?, to: width(&wider.checkpoint)?, instead_of });
-            let chosen = Chosen { widened, ..Chosen::of(&allocation, &of_wider, speed.as_ref()) };
-            allocation.mix.widen = true;
-            return Ok(Allocated { mix: allocation.mix, chosen, widened: Some(wider) });
+
+    /// What each tensor loses in each format, measured now or before.
+    fn measured(&self, global: &Global) -> anyhow::Result<Measured> {
+        let (checkpoint, text) = (self.checkpoint, &self.calibrated.text);
+        let kept = match self.kept {
+            Some(path) => Kept::open(path, checkpoint, text)?,
+            None => Kept::nothing(),
+        };
+        if forecast::is_wanted(global) {
+            let rates = Rates::of(checkpoint, text)?;
+            let left = 1.0 - kept.count() as f64 / tensors(checkpoint).max(1) as f64;
+            let rounding = rates.rounding_to_bits(self.calibrated.method(), self.budget.bits(checkpoint));
+            forecast::say(&[(left * rates.measuring()?, "measure"), (rounding, "round")]);
+        }
+        let bar = progress::bar(global, "measure tensors", tensors(checkpoint), "tensors");
+        let measured = measure(checkpoint, text, kept, &mut || bar.inc(1))?;
+        bar.finish_and_clear();
+        Ok(measured)
+    }
+
+    /// The wider model's allocation, if it is better than that of the model as it is.
+    fn better(
+        &self,
+        plain: &Result<Allocation, bantam_shrink::Error>,
+        wider: Option<Result<Allocation, bantam_shrink::Error>>,
+    ) -> anyhow::Result<Option<Allocation>> {
+        /// A wider model is slower: it has to lose so much less.
+        const WORTH: f64 = 0.9;
+        match (wider, plain) {
+            (Some(wider), _) if self.widen == Widen::Always => Ok(Some(wider?)),
+            // What is too little for the one may be enough for the other; if for neither, the plain one says so.
+            (Some(Ok(wider)), Err(_)) => Ok(Some(wider)),
+            (Some(Ok(wider)), Ok(plain)) if wider.divergence() < WORTH * plain.divergence() => Ok(Some(wider)),
+            _ => Ok(None),
         }
     }
-    let allocation = plain?;
-    let chosen = Chosen::of(&allocation, &measured.plain, speed.as_ref());
-    Ok(Allocated { mix: allocation.mix, chosen, widened: None })
 }
 
 /// Times what a token takes this machine.

@@ -139,10 +139,13 @@ fn a_speed_is_predicted_where_one_is_asked_for() {
     // A model as small is always as fast, so that the choice is what it would be.
     let made = |options: &str| {
         let json = folder.json(&format!("quantize model.gguf --bits 5 {options} {QUICK} -o out.gguf"));
-        (json["chosen"]["predicted_tokens_per_second"].as_f64(), folder.read("out.gguf"))
+        (json["chosen"]["predicted_tokens_per_second"].as_f64(), json["chosen"]["tensors"].clone())
     };
     let ((none, plain), (speed, fast)) = (made(""), made("--tokens-per-second 0.5"));
     assert!(none.is_none() && speed > Some(0.5) && plain == fast, "{none:?}, {speed:?}");
+    // The file says what was asked for.
+    let inspected = folder.succeeds("inspect out.gguf --json");
+    assert!(inspected.contains("tokens_per_second 0.5"), "{inspected}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `bantam quantize`: round a model's weights to fewer bits.
 
-use crate::allocation::{Allocated, BudgetArgs, Chosen, Widen, Widened, allocate, picture, widen, widening};
+use crate::allocation::{Allocated, BudgetArgs, Choosing, Chosen, Widen, Widened, picture, widen, widening};
 use crate::calibration::{Calibrated, CalibrationArgs, Effort};
 use crate::intermediate::Intermediate;
 use crate::tuning::{self, Tuned, TuningArgs};
@@ -119,6 +119,9 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
         .then(|| tuning::Text::read(args.calibration.files(), &checkpoint, &tuning))
         .transpose()?;
     let mut calibrated = args.calibration.calibrate(&checkpoint, choosing, global)?;
+    if let Some(least) = args.budget.tokens_per_second() {
+        calibrated.settings.push(("tokens_per_second".to_owned(), least.to_string()));
+    }
     let Formats { mix, chosen, widened } = args.formats(&checkpoint, named, &calibrated, output, global)?;
     if let Some(mut file) = saved {
         file.write_all(mix.to_toml().as_bytes()).context("cannot write the mix")?;
@@ -181,19 +184,16 @@ impl QuantizeArgs {
             (budget, _) => budget,
         };
         if let Some(budget) = budget {
-            let kept = self.sensitivity.as_deref();
-            let record = if self.tunes(level.as_ref()) { tuning::RECORD } else { 0 };
-            let Allocated { mix, chosen, widened } = allocate(
+            let choosing = Choosing {
                 checkpoint,
                 budget,
-                self.budget.tokens_per_second(),
-                self.widen,
-                kept,
-                output,
+                tokens_per_second: self.budget.tokens_per_second(),
+                widen: self.widen,
+                kept: self.sensitivity.as_deref(),
                 calibrated,
-                record,
-                global,
-            )?;
+                record: if self.tunes(level.as_ref()) { tuning::RECORD } else { 0 },
+            };
+            let Allocated { mix, chosen, widened } = choosing.allocate(output, global)?;
             return Ok(Formats { mix, chosen: Some(chosen), widened });
         }
         let mix = level.context("give --to, --bits or --fit")?;
