@@ -206,6 +206,17 @@ impl Checkpoint {
         self.tensors.iter().map(|t| t.len() as u64).sum()
     }
 
+    /// The weights of the model: its parameters without what longer rows added to them, which carries nothing, where it was made of a model
+    /// that bantam had widened.
+    pub fn weights(&self) -> u64 {
+        let steps = provenance::of(self.metadata());
+        // Steps that take and leave all weights.
+        let made_it = steps.iter().rev().find(|step| !["quantize", "tune"].contains(&&step.step[..]));
+        let widened = made_it.filter(|step| step.step == "widen");
+        let before = widened.and_then(|step| step.get("weights")?.parse().ok());
+        before.unwrap_or_else(|| self.parameters())
+    }
+
     /// The bytes of all tensors.
     pub fn bytes(&self) -> u64 {
         self.tensors.iter().map(|t| t.bytes() as u64).sum()

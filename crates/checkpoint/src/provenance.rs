@@ -78,6 +78,11 @@ impl Step {
         self.settings.push((name.to_owned(), value.to_string()));
         self
     }
+
+    /// A setting's value.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.settings.iter().find(|(n, _)| n == name).map(|(_, value)| &value[..])
+    }
 }
 
 impl fmt::Display for Step {

@@ -185,7 +185,7 @@ impl Choosing<'_> {
         choices: &[Sensitivity],
         speed: Option<&(f64, Speed)>,
     ) -> Result<Allocation, bantam_shrink::Error> {
-        let weights = self.checkpoint.tensors().iter().map(|t| t.len()).sum();
+        let weights = self.checkpoint.weights() as usize;
         let file_bytes = |mix: &_| {
             let plan = Plan::new(of, mix)?.with_settings(&self.calibrated.settings);
             Ok(plan.file_bytes(self.calibrated.method()) + self.record)

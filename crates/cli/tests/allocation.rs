@@ -94,6 +94,13 @@ fn rows_are_made_longer_where_that_is_asked_for() {
     folder.succeeds(&encoder);
     folder.refuses(&format!("{encoder} --widen always"), &["cannot be made longer", "leave out --widen"]);
 
+    // Bits are of the model's own weights, whoever says them.
+    let json = folder.json(&format!("quantize {} --to Q3_K_M --widen always -o out.gguf", model.display()));
+    let inspected = folder.json("inspect out.gguf");
+    let own = Checkpoint::open(&model).unwrap().parameters();
+    assert_eq!(inspected["model"]["parameters"].as_u64(), Some(own), "{inspected}");
+    assert_eq!(inspected["model"]["bits_per_weight"], json["bits_per_weight"]);
+
     // What is known of the model's channels holds for the wider one's.
     assert_eq!(made(&format!("--to Q3_K_M --widen always --calibrate --method importance {QUICK}")).1, 256);
 

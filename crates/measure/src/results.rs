@@ -110,7 +110,7 @@ pub struct ModelSummary {
     pub architecture: String,
     /// Bytes of the file.
     pub file_bytes: u64,
-    /// Weights in all tensors.
+    /// Weights in all tensors, but for what longer rows added that carries nothing.
     pub parameters: u64,
     /// Tensor bytes times eight over weights.
     pub bits_per_weight: f64,

@@ -11,7 +11,7 @@ use std::path::Path;
 pub fn of(checkpoint: &Checkpoint) -> Result<ModelSummary> {
     let path = checkpoint.path();
     let bytes_by_format = checkpoint.by_format().iter().map(|s| (s.format.name.to_owned(), s.bytes)).collect();
-    let parameters = checkpoint.parameters();
+    let parameters = checkpoint.weights();
     let steps = provenance::of(checkpoint.metadata()).into_iter();
     Ok(ModelSummary {
         label: label(path),

@@ -181,7 +181,11 @@ impl Widening {
             let share = config.embedding_length as f32 / self.embedding_length as f32;
             set("attention.layer_norm_rms_epsilon", Value::F32(config.norm_eps * share));
         }
-        let step = model.step("widen").setting("from", config.embedding_length).setting("to", self.embedding_length);
+        let step = model
+            .step("widen")
+            .setting("from", config.embedding_length)
+            .setting("to", self.embedding_length)
+            .setting("weights", model.parameters());
         provenance::append(&mut metadata, step);
         metadata
     }

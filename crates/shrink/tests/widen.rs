@@ -41,12 +41,14 @@ fn a_wider_model_predicts_the_same() {
         let narrow = checkpoint(name);
         let widening = Widening::of(&narrow).unwrap().expect("these models have short rows");
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("wide.gguf");
+        // The name is in the record of what is made of it, and so in its size.
+        let path = folder.path().join(name);
         let mut done = 0;
         widening.write(&narrow, &path, &mut |weights| done += weights).unwrap();
         let wide = Checkpoint::open(&path).unwrap();
         is_as_planned(&wide, &widening.planned(&narrow));
         assert_eq!(done, wide.parameters(), "{name}");
+        assert_eq!((narrow.weights(), wide.weights()), (narrow.parameters(), narrow.parameters()), "{name}");
         let config = Config::of(&wide).unwrap();
         assert!(
             config.embedding_length.is_multiple_of(256) && config.feed_forward_length.is_multiple_of(256),

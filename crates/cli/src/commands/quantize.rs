@@ -134,9 +134,6 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     let source = widened.as_ref().or(smoothed.as_ref()).map_or(&checkpoint, |made| &made.checkpoint);
     // Where formats were chosen, how long rounding takes was said with that.
     let mut quantized = quantize_by(source, &mix, &calibrated, chosen.is_some(), output, global)?;
-    // Channels that carry nothing are no weights of the model.
-    let weights = |checkpoint: &Checkpoint| checkpoint.tensors().iter().map(|t| t.len()).sum::<usize>() as f64;
-    quantized.bits_per_weight *= weights(source) / weights(&checkpoint);
     quantized.source_bytes = checkpoint.file_bytes()?;
     quantized.chosen = chosen;
     if let Some(text) = tuning_text {

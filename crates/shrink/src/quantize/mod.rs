@@ -145,7 +145,7 @@ impl<'a> Plan<'a> {
     /// Bits per weight of the output, scales included.
     pub fn bits_per_weight(&self) -> f64 {
         let bytes: usize = self.outputs().iter().map(TensorInfo::bytes).sum();
-        bytes as f64 * 8.0 / self.weights() as f64
+        bytes as f64 * 8.0 / self.checkpoint.weights() as f64
     }
 
     /// The tensors whose rows their mix's format does not divide.
