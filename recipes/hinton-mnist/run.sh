@@ -18,5 +18,4 @@ if [ ! -f "$data/t10k-labels-idx1-ubyte" ]; then
     echo "6bbc9ace898e44ae57da46a324031adb  $work/package/data/train-images-idx3-ubyte" | md5sum --check --quiet
     mv "$work"/package/data/*-ubyte "$data/"
 fi
-cargo build --release --quiet --package bantam
-exec target/release/bantam experiment recipes/hinton-mnist/experiment.toml --images "$data" -o "$output"
+exec cargo run --release --quiet --package bantam -- experiment recipes/hinton-mnist/experiment.toml --images "$data" -o "$output"

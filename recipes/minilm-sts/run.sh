@@ -37,20 +37,19 @@ if [ ! -d "$cache/brown" ]; then
     mv "$work/package" "$cache/brown"
     rm -r "$work"
 fi
-cargo build --release --quiet --package bantam
-bantam=target/release/bantam
+bantam=(cargo run --release --quiet --package bantam --)
 mkdir -p "$output"
 [ -f "$output/brown.txt" ] || python3 recipes/minilm-sts/sentences.py "$data" "$cache/brown" "$output"
 
 # shellcheck disable=SC2086 # $threads is an option and its value, or nothing
 {
     teacher=$output/minilm-l6.gguf
-    [ -f "$teacher" ] || "$bantam" convert "$model" "$teacher" --dtype f32
-    [ -f "$output/before.gguf" ] || "$bantam" student "$teacher" --layers 0,2,5 -o "$output/before.gguf"
-    [ -f "$output/student.gguf" ] || "$bantam" distill --teacher "$teacher" --layers 0,2,5 --match cosine \
+    [ -f "$teacher" ] || "${bantam[@]}" convert "$model" "$teacher" --dtype f32
+    [ -f "$output/before.gguf" ] || "${bantam[@]}" student "$teacher" --layers 0,2,5 -o "$output/before.gguf"
+    [ -f "$output/student.gguf" ] || "${bantam[@]}" distill --teacher "$teacher" --layers 0,2,5 --match cosine \
         --data "$output/sts-train.txt:3" "$output/brown.txt:1" --cache "$output/teacher.cache" --length 64 \
         --batch 64 --steps "$steps" --learning-rate 3e-4 $threads -o "$output/student.gguf"
     for candidate in before student; do
-        "$bantam" eval "$output/$candidate.gguf" --base "$teacher" --pairs "$data/sts-test.csv" $threads
+        "${bantam[@]}" eval "$output/$candidate.gguf" --base "$teacher" --pairs "$data/sts-test.csv" $threads
     done
 }

