@@ -161,7 +161,7 @@ impl<'a> Plan<'a> {
 
     /// Weights that will be read and encoded: the unit of progress.
     pub fn weights(&self) -> u64 {
-        self.checkpoint.tensors().iter().map(|t| t.len() as u64).sum()
+        self.checkpoint.parameters()
     }
 
     fn metadata(&self, method: &str) -> Metadata {
