@@ -18,7 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(Path(__file__).parents[1]))
+import built  # noqa: E402
 
 
 def arguments():
@@ -128,13 +129,6 @@ def write_transformer(args, folder):
     (folder / "tokens").write_bytes(tokens.numpy().tobytes())
 
 
-def build(example):
-    command = ["cargo", "build", "--release", "-p", "bantam-nn", "--example", example, "--message-format=json"]
-    messages = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-    artifacts = [json.loads(line) for line in messages.splitlines() if line.startswith("{")]
-    return next(a["executable"] for a in reversed(artifacts) if a.get("executable"))
-
-
 def run(command):
     """What a process printed, and the peak of its memory in KB."""
     timed = [sys.executable, "-c", "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
@@ -149,7 +143,7 @@ def main():
         return pytorch_network(args) if args.network else pytorch(args)
     import torch
 
-    bantam = build("image_training_speed" if args.network else "training_speed")
+    bantam = built.program("bantam-nn", example="image_training_speed" if args.network else "training_speed")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         torch.manual_seed(0)

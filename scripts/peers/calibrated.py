@@ -21,6 +21,9 @@ import sys
 import tempfile
 import time
 
+sys.path.append(str(pathlib.Path(__file__).parents[1]))
+import built  # noqa: E402
+
 
 def run(*command):
     return measured(*command)[0]
@@ -93,9 +96,10 @@ def main():
     parser.add_argument("--sensitivity", type=pathlib.Path, help="file that keeps the sensitivities")
     parser.add_argument("--keep", type=pathlib.Path, help="folder that keeps the files made")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--bantam", type=pathlib.Path, default=pathlib.Path("target/release/bantam"))
+    parser.add_argument("--bantam", type=pathlib.Path, help="default: built here")
     parser.add_argument("--llama", type=pathlib.Path, help="folder of llama.cpp's tools (default: built by build_llama_cpp.sh)")
     args = parser.parse_args()
+    args.bantam = args.bantam or built.program()
     tools = args.llama or pathlib.Path(run(pathlib.Path(__file__).parent / "build_llama_cpp.sh").strip().splitlines()[-1])
     os.environ["LD_LIBRARY_PATH"] = str(tools)
     chunks = ["--chunks", args.chunks] if args.chunks else []

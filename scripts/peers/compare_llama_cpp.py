@@ -25,6 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.append(str(Path(__file__).parents[1]))
+import built  # noqa: E402
+
 ROOT = Path(__file__).resolve().parents[2]
 PROMPTS = [
     "The capital of France is",
@@ -39,7 +42,7 @@ NEAR_TIE = 0.02
 def main():
     args = arguments()
     env = {**os.environ, "LD_LIBRARY_PATH": str(args.llama_bin)}
-    bantam = build_bantam()
+    bantam = built.program("bantam-nn", example="logits")
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         llama = build_llama_logits(args, folder)
@@ -73,13 +76,6 @@ def arguments():
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--follow", type=int, default=64)
     return parser.parse_args()
-
-
-def build_bantam():
-    command = ["cargo", "build", "--release", "-p", "bantam-nn", "--example", "logits", "--message-format=json"]
-    messages = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-    artifacts = [json.loads(line) for line in messages.splitlines() if line.startswith("{")]
-    return next(a["executable"] for a in reversed(artifacts) if a.get("executable"))
 
 
 def build_llama_logits(args, folder):

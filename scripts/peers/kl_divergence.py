@@ -17,6 +17,9 @@ import subprocess
 import sys
 import tempfile
 
+sys.path.append(str(pathlib.Path(__file__).parents[1]))
+import built  # noqa: E402
+
 TOLERANCE = 0.01
 STORAGE = 1e-4
 HEADER = "| candidate | perplexity llama.cpp | bantam | ratio | KL llama.cpp | bantam | ratio | same top llama.cpp | bantam |"
@@ -54,9 +57,10 @@ def main():
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--chunks", type=int)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--bantam", type=pathlib.Path, default=pathlib.Path("target/release/bantam"))
+    parser.add_argument("--bantam", type=pathlib.Path, help="default: built here")
     parser.add_argument("--llama", type=pathlib.Path, help="folder of llama.cpp's tools (default: built by build_llama_cpp.sh)")
     args = parser.parse_args()
+    args.bantam = args.bantam or built.program()
     tools = args.llama or pathlib.Path(run(pathlib.Path(__file__).parent / "build_llama_cpp.sh")[0].strip().splitlines()[-1])
 
     agree = True

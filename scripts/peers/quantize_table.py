@@ -18,6 +18,9 @@ import subprocess
 import sys
 import time
 
+sys.path.append(str(pathlib.Path(__file__).parents[1]))
+import built  # noqa: E402
+
 LEVELS = "F16,Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,Q2_K"
 
 
@@ -59,9 +62,10 @@ def main():
     parser.add_argument("--chunks", type=int, default=12)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("peer-work"))
-    parser.add_argument("--bantam", type=pathlib.Path, default=pathlib.Path("target/release/bantam"))
+    parser.add_argument("--bantam", type=pathlib.Path, help="default: built here")
     parser.add_argument("--llama", type=pathlib.Path, help="folder of llama.cpp's tools (default: built by build_llama_cpp.sh)")
     args = parser.parse_args()
+    args.bantam = args.bantam or built.program()
     here = pathlib.Path(__file__).parent
     tools = args.llama or pathlib.Path(run(here / "build_llama_cpp.sh").strip().splitlines()[-1])
     args.work.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 """Speed of bantam beside llama.cpp, on the same files, taken in turns.
 
     scripts/peers/speed.py [--threads N] [--prompt 512] [--decode 64] [--depth 0] [--repetitions 5]
-                           [--bantam target/release/bantam] --llama-bench PATH/llama-bench MODEL.gguf...
+                           [--bantam PATH/bantam] --llama-bench PATH/llama-bench MODEL.gguf...
 
 Prints one line of a Markdown table per file: the tokens per second of bantam and of llama.cpp for a prompt of --prompt
 tokens in an empty context, and for generating --decode tokens after --depth others, and their ratios (above 1 bantam is
@@ -23,7 +23,11 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1]))
+import built  # noqa: E402
 
 
 def output(command):
@@ -68,9 +72,10 @@ def main():
     parser.add_argument("--decode", type=int, default=64)
     parser.add_argument("--depth", type=int, default=0, help="tokens before the generated ones")
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--bantam", default="target/release/bantam")
+    parser.add_argument("--bantam", help="default: built here")
     parser.add_argument("--llama-bench", required=True)
     args = parser.parse_args()
+    args.bantam = args.bantam or built.program()
 
     print(f"{args.threads} threads, a prompt of {args.prompt}, {args.decode} tokens generated at depth {args.depth}\n")
     print("| model | prefill, bantam | llama.cpp | ratio | decode, bantam | llama.cpp | ratio |")
