@@ -96,8 +96,10 @@ fn top(
     softmax(logits, temperature);
     let p: Vec<f32> = log_probabilities.iter().map(|l| l.exp()).collect();
     let q: Vec<f32> = tokens.iter().map(|&t| logits[t as usize]).collect();
-    let rest = |x: &[f32]| (1.0 - x.iter().map(|&x| f64::from(x)).sum::<f64>()).max(0.0) as f32;
-    let (p_rest, q_rest) = (rest(&p), rest(&q));
+    let sum = |x: &[f32]| x.iter().map(|&x| f64::from(x)).sum::<f64>();
+    let p_rest = (1.0 - sum(&p)).max(0.0) as f32;
+    // From the numbers that the gradients are made of: 1 less the sum, both rounded, may be anything beside a rest of 1e-8.
+    let q_rest = (sum(logits) - sum(&q)).max(f64::from(f32::MIN_POSITIVE)) as f32;
     let (f_rest, g_rest) = divergence.of(p_rest, q_rest);
     let (mut loss, mut mean) = (f64::from(f_rest), f64::from(q_rest * g_rest));
     let slopes: Vec<f32> = p
@@ -124,10 +126,11 @@ mod tests {
 
     const TEACHER: [f32; 6] = [1.0, -0.5, 2.0, 0.3, -2.0, 0.0];
     const STUDENT: [f32; 6] = [0.2, 0.4, 1.0, -1.0, 0.1, 0.6];
-    const DIVERGENCES: [Divergence; 4] = [
+    const DIVERGENCES: [Divergence; 5] = [
         Divergence::Forward,
         Divergence::Reverse,
         Divergence::Skewed { alpha: 0.1 },
+        Divergence::SkewedReverse { alpha: 0.3 },
         Divergence::JensenShannon { beta: 0.5 },
     ];
 
@@ -193,6 +196,35 @@ mod tests {
             let (top, top_gradient) = loss(Soft::Top { tokens: &tokens, log_probabilities: &log_probabilities });
             assert!((full - top).abs() < 1e-5, "{divergence:?}: {full} and {top}");
             assert!(full_gradient.iter().zip(&top_gradient).all(|(a, b)| (a - b).abs() < 1e-5), "{divergence:?}");
+        }
+    }
+
+    #[test]
+    fn gradients_are_small_where_both_are_all_but_certain() {
+        const VOCAB: usize = 20_000;
+        // A token with all but 1e-9 to 1e-6 of the probability, as where a text has one way on; the student is a little surer, or less sure.
+        for (lead, other) in [(32.0, 31.0), (28.0, 29.0), (24.0, 26.0)] {
+            let row =
+                |lead: f32| (0..VOCAB).map(|i| if i == 5 { lead } else { (i % 7) as f32 / 8.0 }).collect::<Vec<f32>>();
+            let probabilities = |row: &[f32]| -> Vec<f64> {
+                let sum: f64 = row.iter().map(|&z| f64::from(z).exp()).sum();
+                row.iter().map(|&z| f64::from(z).exp() / sum).collect()
+            };
+            let (teacher, student) = (row(lead), row(other));
+            let (p, q) = (probabilities(&teacher), probabilities(&student));
+            let tokens: Vec<u32> = [5].into_iter().chain((6..VOCAB as u32).step_by(7).take(63)).collect();
+            let log_probabilities: Vec<f32> = tokens.iter().map(|&t| p[t as usize].ln() as f32).collect();
+            let rest = |x: &[f64]| (0..VOCAB).filter(|&i| !tokens.contains(&(i as u32))).map(|i| x[i]).sum::<f64>();
+            let (p_rest, q_rest) = (rest(&p), rest(&q));
+            for divergence in DIVERGENCES {
+                let top = Soft::Top { tokens: &tokens, log_probabilities: &log_probabilities };
+                let mut gradient = student.clone();
+                soft_labels(&[Some(top)], divergence, 1.0, 1.0).loss(0, &mut gradient);
+                let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+                // By the forward divergence the gradient is q - p, the rest as one outcome.
+                let bound = 20.0 * (p_rest + q_rest) + 1e-6;
+                assert!(norm < bound, "{divergence:?}, rests of {p_rest:e} and {q_rest:e}: a gradient of {norm:e}");
+            }
         }
     }
 

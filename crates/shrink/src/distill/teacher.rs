@@ -232,10 +232,13 @@ fn likeliest(logits: &mut [f32], temperature: f32, tokens: &mut [u32], log_proba
     }
     order.sort_unstable_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
     order.truncate(k);
-    let chosen: Vec<f32> = order.iter().map(|&i| logits[i as usize] / temperature).collect();
-    let log_sum = softmax(logits, temperature);
+    // From the likeliest, near whose logit the sum's logarithm is: less the sum's own, a probability near 1 would be off by as much as the rest is.
+    let highest = logits[order[0] as usize];
+    let below: Vec<f32> = order.iter().map(|&i| (logits[i as usize] - highest) / temperature).collect();
+    softmax(logits, temperature);
+    let log = logits[order[0] as usize].ln();
     tokens.copy_from_slice(&order);
-    log_probabilities.iter_mut().zip(chosen).for_each(|(log, z)| *log = z - log_sum);
+    log_probabilities.iter_mut().zip(below).for_each(|(to, below)| *to = below + log);
 }
 
 #[cfg(test)]
@@ -270,7 +273,19 @@ mod tests {
             let expected = |token: u32| f64::from(logits[token as usize] / 2.0) - sum.ln();
             assert!(tokens.iter().zip(&log).all(|(&t, &l)| (f64::from(l) - expected(t)).abs() < 1e-5));
         }
-        let mut broken = vec![f32::NAN; 100];
-        likeliest(&mut broken, 1.0, &mut [0; 3], &mut [0.0; 3]);
+        let mut log = [0.0; 3];
+        likeliest(&mut [f32::NAN; 100], 1.0, &mut [0; 3], &mut log);
+        assert!(log.iter().all(|l| l.is_nan()), "a broken teacher says nothing: {log:?}");
+    }
+
+    #[test]
+    fn what_is_left_to_others_is_known_where_it_is_next_to_nothing() {
+        // Logits near 20, where f32 has steps of 2e-6.
+        let mut logits = vec![2.5f32; 10_000];
+        logits[7] = 20.3;
+        let mut log = [0.0];
+        likeliest(&mut logits, 0.7, &mut [0], &mut log);
+        let others = 9_999.0 * ((2.5f64 - f64::from(20.3f32)) / 0.7).exp();
+        assert!((f64::from(log[0]) + others).abs() < 1e-7, "{} is not -{others}", log[0]);
     }
 }

@@ -51,7 +51,14 @@ impl<'t> Pieces<'t> {
             if !self.tokenizer.is_end(token) {
                 spelled.extend_from_slice(word.token.bytes());
             }
-            let told = word.top.iter().filter_map(|(piece, log)| Some((self.token(piece)?, *log))).collect();
+            let mut told = Top::new();
+            for (token, log) in word.top.iter().filter_map(|(piece, log)| Some((self.token(piece)?, *log))) {
+                // Several of the teacher's may be one of the student's: special tokens are told as empty text, whichever they are.
+                match told.iter_mut().find(|(other, _)| *other == token) {
+                    Some((_, sum)) => *sum = (sum.exp() + log.exp()).ln(),
+                    None => told.push((token, log)),
+                }
+            }
             tokens.push((token, told));
         }
         let spelled = String::from_utf8_lossy(&spelled);
@@ -97,5 +104,8 @@ mod tests {
         let ended = [&words[..], &[word("", &[("", -0.5)])]].concat();
         let end = pieces.answer(&ended, text).unwrap().pop().unwrap();
         assert!(tokenizer.is_end(end.0) && end.1 == [(end.0, -0.5)]);
+        let twice = [&words[..], &[word("", &[("", 0.5f32.ln()), ("", 0.25f32.ln())])]].concat();
+        let end = pieces.answer(&twice, text).unwrap().pop().unwrap();
+        assert!(matches!(end.1[..], [(_, log)] if (log.exp() - 0.75).abs() < 1e-6), "{end:?}");
     }
 }
