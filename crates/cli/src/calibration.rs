@@ -21,6 +21,9 @@ use std::path::PathBuf;
 const TOKENS: usize = 16_384;
 const MANY_TOKENS: usize = 65_536;
 
+/// Tokens of a sequence if nobody says how many.
+const LENGTH: usize = 512;
+
 /// How weights are rounded, and what is learned about the model for it.
 #[derive(Args)]
 pub struct CalibrationArgs {
@@ -43,9 +46,9 @@ pub struct CalibrationArgs {
     /// Tokens of text to run through the model, if there are as many [default: 16384, with --effort best 65536]
     #[arg(long, value_name = "N", value_parser = at_least_one())]
     calibration_tokens: Option<usize>,
-    /// Tokens of a sequence of that text
-    #[arg(long, default_value_t = 512, value_name = "TOKENS", value_parser = at_least_one())]
-    calibration_length: usize,
+    /// Tokens of a sequence of that text [default: 512]
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one())]
+    calibration_length: Option<usize>,
 }
 
 /// How much time to take.
@@ -129,6 +132,10 @@ impl CalibrationArgs {
             MethodName::Importance => choosing || self.imatrix.is_none(),
             MethodName::Gptq | MethodName::Descent | MethodName::Scaling => true,
         };
+        ensure!(
+            needs_text || self.calibration_tokens.is_none() && self.calibration_length.is_none(),
+            "--calibration-tokens and --calibration-length are of text to calibrate on: give --calibrate"
+        );
         let mut calibrated = Calibrated { method, ..Calibrated::default() };
         let mut names = Vec::new();
         if needs_text {
@@ -147,7 +154,7 @@ impl CalibrationArgs {
                     calibrated.settings.extend(settings.map(|(key, value)| (key.to_owned(), value)));
                     imatrix
                 }
-                None => observe(checkpoint, &calibrated.text, self.calibration_length, names, global)?,
+                None => observe(checkpoint, &calibrated.text, self.length(), names, global)?,
             };
             if let Some(path) = &self.save_imatrix {
                 imatrix.write(path)?;
@@ -165,14 +172,26 @@ impl CalibrationArgs {
         self.calibrate.as_deref().unwrap_or_default()
     }
 
+    /// Tokens of a sequence.
+    fn length(&self) -> usize {
+        self.calibration_length.unwrap_or(LENGTH)
+    }
+
     /// Refuses options that the method has no use for.
     fn check(&self, method: MethodName, choosing: bool) -> anyhow::Result<()> {
         let (text, saves) = (self.calibrate.is_some(), self.save_imatrix.is_some());
         match method {
-            MethodName::Nearest => ensure!(
-                !saves && self.imatrix.is_none() && (choosing || !text),
-                "--method nearest learns nothing: leave out --calibrate, --imatrix and --save-imatrix"
-            ),
+            MethodName::Nearest => {
+                ensure!(!saves || self.method.is_some(), "--save-imatrix needs --calibrate --method importance");
+                ensure!(
+                    !saves && self.imatrix.is_none() && (choosing || !text),
+                    "--method nearest learns nothing: leave out --calibrate, --imatrix and --save-imatrix"
+                );
+                ensure!(
+                    choosing || self.effort.is_none_or(|effort| effort == Effort::Fast),
+                    "--method nearest takes no time: leave out --effort"
+                );
+            }
             MethodName::Importance => ensure!(
                 !saves || self.imatrix.is_none(),
                 "--save-imatrix needs --calibrate: with --imatrix there is a file already"
@@ -180,7 +199,7 @@ impl CalibrationArgs {
             MethodName::Gptq | MethodName::Descent | MethodName::Scaling => {
                 ensure!(
                     self.imatrix.is_none(),
-                    "--method {} needs text, of which an importance matrix keeps too little: give --calibrate",
+                    "the method {} needs text, of which an importance matrix keeps too little: give --calibrate instead of --imatrix, or --effort fast",
                     method.to_possible_value().expect("none is hidden").get_name()
                 );
                 ensure!(!saves, "--save-imatrix needs --method importance");
@@ -192,7 +211,7 @@ impl CalibrationArgs {
     /// Sequences drawn from all files by their weights, none of them twice.
     fn text(&self, files: &[SourceSpec], checkpoint: &Checkpoint, global: &Global) -> anyhow::Result<Text> {
         let tokenizer = Tokenizer::of(checkpoint)?;
-        let sources = sources(files, checkpoint, &tokenizer, self.calibration_length)?;
+        let sources = sources(files, checkpoint, &tokenizer, self.length())?;
         let there: usize = sources.iter().map(|s| s.sequences.len()).sum();
         let mut mixture = Mixture::new(&sources, 0);
         let (mut sequences, mut tokens, mut seen) = (Vec::new(), 0, BTreeSet::new());
@@ -221,7 +240,7 @@ impl CalibrationArgs {
         let settings = [
             ("calibration", names.join(", ")),
             ("calibration_tokens", tokens.to_string()),
-            ("calibration_length", self.calibration_length.to_string()),
+            ("calibration_length", self.length().to_string()),
         ];
         Ok(Text { sequences, names, settings: settings.map(|(key, value)| (key.to_owned(), value)).to_vec() })
     }

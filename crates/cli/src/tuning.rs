@@ -2,7 +2,7 @@
 
 use crate::args::{Global, at_least_one};
 use crate::{calibration, progress, training};
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::output::ScratchDir;
 use bantam_checkpoint::provenance::{Step, Training};
@@ -31,7 +31,7 @@ pub struct TuningArgs {
     #[arg(long, default_value_t = Self::DEFAULT.length, value_name = "TOKENS", value_parser = at_least_one())]
     length: usize,
     /// The highest learning rate, as a share of what rounding to four bits loses: of a scale of four bits itself, of finer formats less [default: up
-    /// to 0.0002, the more parts of the text agree on where to go; nothing is trained if they do not]
+    /// to 0.001, the more parts of the text agree on where to go; nothing is trained if they do not]
     #[arg(long, value_name = "RATE")]
     learning_rate: Option<f32>,
     /// Chooses the order of the text
@@ -57,18 +57,21 @@ impl TuningArgs {
     /// Refuses rates that are none.
     pub fn check(&self) -> anyhow::Result<()> {
         if let Some(rate) = self.learning_rate {
-            ensure!(rate > 0.0 && rate < 1.0, "--learning-rate {rate}: expected a share");
+            ensure!(
+                rate > 0.0 && rate < 1.0,
+                "--learning-rate {rate}: expected a number above 0 and below 1, as 0.0002"
+            );
         }
         Ok(())
     }
 }
 
-/// Where text agrees less on where to go, there is nothing to learn: at .16 a model gained nothing, at .6 another a fifth (BENCHMARKS.md).
-const LEAST_AGREEMENT: f64 = 0.25;
+/// Where text agrees less on where to go, there is nothing to learn. At .2 a model gained a thirteenth (BENCHMARKS.md).
+const LEAST_AGREEMENT: f64 = 0.1;
 
 /// Where it agrees so far or farther, the learning rate is the highest; below, it is in proportion.
 const ENOUGH_AGREEMENT: f64 = 0.5;
-const HIGHEST_RATE: f32 = 2e-4;
+const HIGHEST_RATE: f32 = 1e-3;
 
 /// A run that is so many times as far from the base as before on the way is given up. One that is a little farther may come back as its rate falls.
 const TOO_FAR: f64 = 1.25;
@@ -110,13 +113,8 @@ const KEPT: usize = 256;
 /// Every so many sequences one is held out, up to so many in all.
 const HELD_OUT: (usize, usize) = (8, 16);
 
-/// The most bytes that the record of tuning adds to a file.
-pub const RECORD: u64 = 8 << 10;
-
-/// Bytes that tuning this model takes: each weight and its gradient in f32.
-pub fn memory(student: &Checkpoint) -> u64 {
-    8 * student.tensors().iter().map(|t| t.len() as u64).sum::<u64>()
-}
+/// The most bytes that the record of tuning adds to a file, beside the names of its text.
+const RECORD: u64 = 8 << 10;
 
 /// Text to learn on and to judge by.
 pub struct Text {
@@ -136,6 +134,11 @@ impl Text {
             args.length
         );
         Ok(Self { names: calibration::names(files), sources, held_out })
+    }
+
+    /// The most bytes that the record of tuning on it adds to a file.
+    pub fn record(&self) -> u64 {
+        RECORD + self.names.join(", ").len() as u64
     }
 
     /// Says so where it is text that bantam measures on.
@@ -239,9 +242,11 @@ impl Run<'_> {
         }
         (tuned.steps, tuned.tokens, tuned.losses) = (trainer.steps(), trainer.items(), trainer.losses().to_vec());
         if tuned.helped() {
-            std::fs::rename(&path, self.output)?;
-            std::fs::remove_file(&state).ok();
+            let beside = || format!("cannot put the finished file in the place of {}", self.output.display());
+            std::fs::rename(&path, self.output).with_context(beside)?;
         }
+        // The run is over, whatever came of it: another rate or other text begins anew.
+        std::fs::remove_file(&state).ok();
         Ok(())
     }
 
@@ -268,20 +273,41 @@ fn looks(steps: u64) -> Vec<u64> {
     [steps / 4, steps / 2, steps].into_iter().filter(|until| *until > 0).collect()
 }
 
-/// Takes sequences out that nothing is learned from.
+/// Takes sequences out that nothing is learned from: every so many of all, as many of each source.
 fn hold_out(sources: &mut [Source]) -> Vec<Sequence> {
     let (every, most) = HELD_OUT;
     let each = (most / sources.len().max(1)).max(1);
-    let mut held_out = Vec::new();
+    let (mut at, mut held_out) = (0, Vec::new());
     for source in sources {
-        let (mut at, mut taken) = (0, 0);
+        let mut taken = 0;
+        let there = held_out.len();
         let take = |_: &mut Sequence| {
             at += 1;
-            let take = at % every == 0 && taken < each;
+            let take = at % every == 0 && taken < each && there + taken < most;
             taken += usize::from(take);
             take
         };
         held_out.extend(source.sequences.extract_if(.., take));
     }
     held_out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_text_is_held_out_of_many_short_files_and_of_few_long_ones() {
+        let spec = || SourceSpec { category: "text".into(), path: PathBuf::new(), weight: None };
+        let sequence = |token| Sequence { tokens: vec![token; 4], learned: vec![true; 4], told: Vec::new() };
+        for (files, sequences, held_out) in [(50, 3, 16), (3, 100, 15), (1, 7, 0), (9, 1, 1)] {
+            let sequences = || (0..sequences).map(|i| sequence(i)).collect::<Vec<_>>();
+            let mut sources: Vec<Source> =
+                (0..files).map(|_| Source { spec: spec(), sequences: sequences() }).collect();
+            let all = files * sequences().len();
+            let held = hold_out(&mut sources);
+            assert_eq!(held.len(), held_out, "{files} files");
+            assert_eq!(held.len() + sources.iter().map(|s| s.sequences.len()).sum::<usize>(), all);
+        }
+    }
 }

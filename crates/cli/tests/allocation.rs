@@ -43,11 +43,12 @@ fn formats_are_chosen_for_bits_and_for_a_size() {
 #[test]
 fn the_best_of_a_level_is_no_larger_than_the_level() {
     let folder = Folder::with_model();
-    let made = |effort: &str| {
-        folder
-            .json(&format!("quantize model.gguf --to Q4_K_M --effort {effort} --tune-steps 2 {QUICK} -o {effort}.gguf"))
+    let made = |effort: &str, options: &str| {
+        folder.json(&format!("quantize model.gguf --to Q4_K_M --effort {effort} {options} -o {effort}.gguf"))
     };
-    let [fast, balanced, best] = ["fast", "balanced", "best"].map(made);
+    let (fast, balanced) = (made("fast", ""), made("balanced", QUICK));
+    let best_of = || made("best", &format!("--tune-steps 2 {QUICK}"));
+    let best = best_of();
     let [method, bytes] = ["method", "file_bytes"].map(|key| [&fast, &balanced, &best].map(|json| json[key].clone()));
     assert_eq!(method, ["nearest", "scaling", "scaling"]);
     assert!(bytes[2].as_u64() <= bytes[1].as_u64() && bytes[2].as_u64() > Some(0), "{bytes:?}");
@@ -57,6 +58,15 @@ fn the_best_of_a_level_is_no_larger_than_the_level() {
     assert!(balanced["tuned"].is_null());
     assert_eq!(folder.succeeds("inspect best.gguf --json").contains("\"tune\""), after < before);
     assert!(!folder.path("best.gguf.training").exists());
+    // What a stopped run left of another file under this name is not in the way.
+    let file = folder.read("best.gguf");
+    folder.write("text.txt", "The cat sat on the mat, and then the dog came. ".repeat(40));
+    folder.succeeds("quantize model.gguf --to Q4_0 -o q4.gguf");
+    let tune = "tune q4.gguf --base model.gguf --data text.txt --length 32 --batch 2 --steps 4000 --learning-rate 3e-3";
+    folder.killed(&format!("{tune} --save-every 0 -o best.gguf"), &[1000]);
+    assert!(folder.path("best.gguf.training").exists());
+    best_of();
+    assert!(folder.read("best.gguf") == file && !folder.path("best.gguf.training").exists());
 }
 
 #[test]
@@ -103,6 +113,11 @@ fn rows_are_made_longer_where_that_is_asked_for() {
 
     // What is known of the model's channels holds for the wider one's.
     assert_eq!(made(&format!("--to Q3_K_M --widen always --calibrate --method importance {QUICK}")).1, 256);
+
+    // Smoothing is of the wider model, and both are in it.
+    folder.succeeds(&format!("quantize {} --to W8A8 --widen always --calibrate {QUICK} -o w8a8", model.display()));
+    let inspected = folder.succeeds("inspect w8a8 --json");
+    assert!(inspected.contains("\"widen llama") && inspected.contains("\"smooth llama"), "{inspected}");
 
     // A mix of one's own says that it is for the wider model.
     folder.write("own.toml", "widen = true\ndefault = \"Q3_K\"\nhead = \"Q6_K\"\n");

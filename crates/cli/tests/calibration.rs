@@ -104,7 +104,14 @@ fn what_cannot_be_learned_from_is_refused() {
         ("--method gptq --imatrix im.gguf", "gptq"),
         ("--method descent --imatrix im.gguf", "descent"),
         ("--method scaling --imatrix im.gguf", "scaling"),
-        ("--save-imatrix im.gguf", "leave out"),
+        ("--save-imatrix im.gguf", "--calibrate --method importance"),
+        ("--calibration-tokens 100", "give --calibrate"),
+        ("--calibration-length 64", "give --calibrate"),
+        ("--method nearest --effort balanced", "leave out --effort"),
+        ("--effort balanced --imatrix im.gguf", "or --effort fast"),
+        ("--tune-steps 5 --calibrate text.txt", "--effort best"),
+        ("--effort best --calibrate text.txt --calibration-length 4000", "too few"),
+        ("--list", "--list"),
     ] {
         folder.refuses(&format!("quantize model.gguf --to Q4_0 {options} -o out.gguf"), &[reason]);
     }
@@ -130,6 +137,12 @@ fn code_books_without_calibration_are_warned_of() {
     folder.succeeds(&format!(
         "quantize model.gguf --to IQ2_XS --calibrate --method importance {QUICK} --save-imatrix im.gguf -o out.gguf"
     ));
+    // Where a matrix has gaps, that is said, and what it costs.
+    let mut gaps = Imatrix::read(&folder.path("im.gguf")).unwrap();
+    gaps.entries.retain(|name, _| !name.contains("ffn"));
+    gaps.write(&folder.path("gaps.gguf")).unwrap();
+    let warned = said("--to IQ2_XS --imatrix gaps.gguf");
+    assert!(warned.contains("nothing about 3 of") && warned.contains("warning: formats with code books"), "{warned}");
     for options in ["--to IQ4_XS", "--to IQ2_XS --imatrix im.gguf", &format!("--to IQ2_XS --calibrate {QUICK}")] {
         assert!(!said(options).contains("warning"), "{options}");
     }

@@ -38,12 +38,16 @@ fn a_tuned_file_is_nearer_to_its_base_and_a_killed_run_ends_in_the_same() {
 fn what_cannot_be_tuned_is_refused() {
     let folder = folder();
     folder.write("short.txt", "Too short.");
+    std::fs::create_dir(folder.path("folder")).unwrap();
+    folder.succeeds("quantize model.gguf --to W4A16 -o w4");
     for (command, reason) in [
         ("tune model.gguf --base model.gguf -o out.gguf", "not quantized"),
         ("tune q4.gguf --base model.gguf --data short.txt -o out.gguf", "too few"),
         ("tune q4.gguf --base model.gguf --data text.txt --learning-rate 7 -o out.gguf", "--learning-rate"),
         ("tune q4.gguf --base model.gguf --data text.txt -o q4.gguf", "q4.gguf"),
         ("tune q4.gguf --base missing.gguf --data text.txt -o out.gguf", "missing.gguf"),
+        ("tune q4.gguf --base model.gguf --data text.txt -o folder", "this is a directory"),
+        ("tune w4 --base model.gguf --data text.txt -o out.gguf", "tune a GGUF file"),
     ] {
         folder.refuses(command, &[reason]);
     }
@@ -69,11 +73,27 @@ fn nothing_is_trained_where_text_does_not_agree() {
 fn a_run_that_went_astray_is_given_up_on_the_way() {
     let folder = folder();
     let tune = "tune q4.gguf --base model.gguf --data text.txt --length 32 --batch 2 --steps 40 --learning-rate 0.9 -o out.gguf";
-    // The second time it looks again where it stopped, and goes no farther.
-    for _ in 0..2 {
-        let output = folder.run(tune);
-        let said = common::stderr(&output);
-        assert!(!output.status.success() && said.contains("did not help") && said.contains("in 10 steps"), "{said}");
-        assert!(!folder.path("out.gguf").exists());
+    let output = folder.run(tune);
+    let said = common::stderr(&output);
+    assert!(!output.status.success() && said.contains("did not help") && said.contains("in 10 steps"), "{said}");
+    assert!(!folder.path("out.gguf").exists());
+    // Nothing of it is in the way of the lower rate that is advised.
+    folder.succeeds(&tune.replace("0.9", "0.003"));
+}
+
+#[test]
+fn another_students_run_is_not_gone_on_with() {
+    let folder = folder();
+    folder.succeeds("quantize model.gguf --to Q4_0 --calibrate text.txt --calibration-length 32 -o scaled.gguf");
+    let tune = |student: &str| format!("tune {student} --base model.gguf --data text.txt {QUICK} -o out.gguf");
+    folder.succeeds(&tune("scaled.gguf"));
+    let expected = folder.read("out.gguf");
+    // Of the same formats and text: only its weights are others.
+    folder.killed(&tune("q4.gguf"), &[300]);
+    if folder.path("out.gguf.training").exists() {
+        folder.refuses(&tune("scaled.gguf"), &["another run", "delete"]);
+        std::fs::remove_file(folder.path("out.gguf.training")).unwrap();
     }
+    folder.succeeds(&tune("scaled.gguf"));
+    assert!(folder.read("out.gguf") == expected);
 }

@@ -11,7 +11,7 @@
 use crate::distill::{Divergence, Soft, SoftLabels, Teacher, TextTask};
 use crate::text::Sequence;
 use crate::train::{Pass, Task};
-use crate::{Error, students};
+use crate::{Error, identity, students};
 use bantam_checkpoint::{Checkpoint, GgufWriter, TensorInfo, provenance};
 use bantam_formats::{Format, Grid};
 use bantam_nn::Model;
@@ -29,6 +29,8 @@ const PART: usize = 1 << 14;
 /// noise of the steps would do more harm to an embedding of 8 bits than rounding did.
 pub struct Tuning<'a> {
     task: TextTask<'a>,
+    /// By what a saved run knows its student: what is trained begins at 0 for every one.
+    identity: u64,
     /// The student's weights, as its scales have them now.
     weights: Parameters,
     /// How each of the weights' variables follows from what is trained.
@@ -41,7 +43,7 @@ enum Kind {
     Matrix(Matrix),
     /// Values of their own, and what their shares are counted in.
     Vector { values: Vec<f32>, unit: f32 },
-    /// Not trained: matrices in formats without scales, factors of the rotary frequencies.
+    /// Not trained: matrices in formats without scales, vectors of zeros, factors of the rotary frequencies.
     Fixed,
 }
 
@@ -91,6 +93,20 @@ fn mins_of(path: &str) -> String {
     format!("{path}/mins")
 }
 
+/// Bytes that tuning a student takes beside what a batch does: weights and their gradients, quants, scales and mins, and what Adam keeps of what
+/// is trained.
+pub fn memory(student: &Checkpoint) -> u64 {
+    const OF_SHARES: usize = 4 * size_of::<f32>();
+    let bytes = |tensor: &TensorInfo| match &tensor.format.grid {
+        Some(grid) => {
+            let trained = if grid.zero.is_none() { 2 } else { 1 };
+            9 * tensor.len() + tensor.len() / grid.group * (8 + trained * OF_SHARES)
+        }
+        None => tensor.len() * (8 + if tensor.stays_f32() { 4 + OF_SHARES } else { 0 }),
+    };
+    student.tensors().iter().map(|tensor| bytes(tensor) as u64).sum()
+}
+
 impl<'a> Tuning<'a> {
     /// Takes a quantized student apart; `task` has it as its student, and its base as teacher.
     ///
@@ -106,7 +122,7 @@ impl<'a> Tuning<'a> {
                     let values = students::values(student, tensor)?;
                     let squares: f32 = values.iter().map(|v| v * v).sum();
                     let unit = VECTOR_UNIT * (squares / values.len().max(1) as f32).sqrt();
-                    Kind::Vector { values, unit }
+                    if unit > 0.0 { Kind::Vector { values, unit } } else { Kind::Fixed }
                 }
                 None => Kind::Fixed,
             })
@@ -114,7 +130,7 @@ impl<'a> Tuning<'a> {
         let kinds = student.tensors().iter().map(kind).collect::<Result<Vec<_>, _>>()?;
         let pairs = || student.tensors().iter().zip(&kinds);
         weights.freeze(|path| pairs().any(|(tensor, kind)| tensor.name == path && matches!(kind, Kind::Fixed)));
-        Ok(Self { task, weights, kinds })
+        Ok(Self { task, identity: identity::of_model_and_text(student, &[])?, weights, kinds })
     }
 
     /// What is trained, at the beginning.
@@ -281,7 +297,7 @@ impl Matrix {
 
 impl Task for Tuning<'_> {
     fn description(&self) -> String {
-        format!("tuning of scales; {}", self.task.description())
+        format!("tuning of the scales of {:016x}; {}", self.identity, self.task.description())
     }
 
     fn pass(&mut self, step: u64, shares: &mut Parameters) -> Result<Pass, Error> {
@@ -304,7 +320,8 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 /// Rows of logits held at once.
 const ROWS: usize = 64;
 
-/// The mean divergence of a student, run as its users run it, from what its base says of these sequences.
+/// The mean divergence of a student, run as its users run it, from what its base says of these sequences, in nats a token: of those that are learned,
+/// over the tokens that the base tells and all others as one.
 ///
 /// # Errors
 /// If one of the two cannot be run.
@@ -322,7 +339,9 @@ pub fn divergence(student: &Checkpoint, base: &mut dyn Teacher, sequences: &[(u6
         for (part, hidden) in hidden.chunks(ROWS * width).enumerate() {
             let rows = hidden.len() / width;
             session.logits(hidden, &mut logits[..rows * vocab]);
-            let teacher: Vec<Option<Soft<'_>>> = (0..rows).map(|row| said.at(part * ROWS + row)).collect();
+            let learned = |at: usize| sequence.learned.get(at + 1).is_some_and(|learned| *learned);
+            let places = part * ROWS..part * ROWS + rows;
+            let teacher: Vec<Option<Soft<'_>>> = places.map(|at| said.at(at).filter(|_| learned(at))).collect();
             let objective = SoftLabels {
                 teacher: &teacher,
                 labels: &vec![None; rows],

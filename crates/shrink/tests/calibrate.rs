@@ -279,14 +279,23 @@ fn a_run_that_was_stopped_goes_on() {
     assert!(finished && fewer < steps, "{fewer} steps of {steps}");
     assert!(std::fs::read(&whole).unwrap() == std::fs::read(&output).unwrap() && !unfinished(&output).exists());
 
-    // What is not of this run, or damaged, is not used.
+    // What is not of this run, or damaged, is not used, and kept: it may be hours of another.
     let other = Plan::new(&checkpoint, Mix::by_name("Q5_0").unwrap()).unwrap();
     std::fs::write(unfinished(&output), &kept).unwrap();
     other.write(&output, Method::Scaling(&sequences), &mut |_| ()).unwrap();
     assert!(std::fs::metadata(&output).unwrap().len() > std::fs::metadata(&whole).unwrap().len());
+    let aside = folder.path().join("output.gguf.rounding.other");
+    assert!(std::fs::read(&aside).unwrap() == kept && !unfinished(&output).exists());
     let mut damaged = kept;
     *damaged.iter_mut().nth_back(100).unwrap() ^= 1;
-    std::fs::write(unfinished(&output), damaged).unwrap();
+    std::fs::write(unfinished(&output), &damaged).unwrap();
     assert!(write(&output, usize::MAX) == (true, steps));
+    assert!(std::fs::read(&aside).unwrap() == damaged);
     assert!(std::fs::read(&whole).unwrap() == std::fs::read(&output).unwrap());
+
+    // No text leaves no record behind that could be gone on with.
+    for _ in 0..2 {
+        let refused = plan.write(&output, Method::Gptq(&[]), &mut |_| ()).unwrap_err().to_string();
+        assert!(refused.contains("text"), "{refused}");
+    }
 }

@@ -129,6 +129,36 @@ fn a_tuned_file_is_as_large_and_nearer_to_its_base() {
 }
 
 #[test]
+fn a_run_knows_its_student() {
+    let description = |level: &str, method: Method<'static>| {
+        let case = case_by("llama", level, |_| method);
+        let (student, teacher) = (Model::load(&case.student).unwrap(), Model::load(&case.base).unwrap());
+        Tuning::new(&case.student, task(&student, &teacher, &[case.source])).unwrap().description()
+    };
+    let of_nearest = description("Q4_0", Method::Nearest);
+    assert_eq!(of_nearest, description("Q4_0", Method::Nearest));
+    let text: &[Vec<u32>] = vec![(0..24).collect(), (9..33).collect()].leak();
+    // Of the same formats, and what is trained begins at 0 for both.
+    assert_ne!(of_nearest, description("Q4_0", Method::Gptq(text)));
+}
+
+#[test]
+fn what_is_not_learned_is_not_judged() {
+    let mut case = case("llama", "Q4_0");
+    let teacher = Model::load(&case.base).unwrap();
+    let mut asked = ModelTeacher::new(&teacher, "base", 24, K, 1.0);
+    let mut of = |sequence: &Sequence| divergence(&case.student, &mut asked, &[(0, sequence)]).unwrap();
+    let sequence = &mut case.source.sequences[0];
+    let all = of(sequence);
+    sequence.learned = (0..24).map(|i| i < 12).collect();
+    let first = of(sequence);
+    sequence.learned = (0..24).map(|i| i >= 12).collect();
+    let last = of(sequence);
+    // The first token follows nothing: 11 and 12 are predicted.
+    assert!(first != last && (all - (11.0 * first + 12.0 * last) / 23.0).abs() < 1e-6 * all, "{all}: {first}, {last}");
+}
+
+#[test]
 fn text_agrees_less_where_errors_were_made_up_for() {
     let agreement = |case: &Case| {
         let (student, teacher) = (Model::load(&case.student).unwrap(), Model::load(&case.base).unwrap());

@@ -3,18 +3,20 @@
 use crate::allocation::{Allocated, BudgetArgs, Choosing, Chosen, Widen, Widened, picture, widen, widening};
 use crate::calibration::{Calibrated, CalibrationArgs, Effort};
 use crate::intermediate::Intermediate;
+use crate::interrupt::Interrupted;
 use crate::tuning::{self, Tuned, TuningArgs};
 use crate::{args::Global, forecast, output, progress, training};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::output::{OutputDir, OutputFile};
-use bantam_checkpoint::{Checkpoint, Config};
+use bantam_checkpoint::{Checkpoint, Config, TensorInfo};
 use bantam_formats::Format;
 use bantam_measure::machine;
 use bantam_shrink::estimate::Rates;
 use bantam_shrink::{
     Mix,
     allocate::Budget,
-    quantize::{FallBack, Method, Plan, Smoothed, smooth, unfinished},
+    quantize::{FallBack, Importance, Method, Plan, Smoothed, smooth, unfinished},
+    tune,
 };
 use clap::Args;
 use serde::Serialize;
@@ -60,16 +62,16 @@ pub struct QuantizeArgs {
     /// bits, and the model becomes slower by as much as its rows grow
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Widen::Auto)]
     widen: Widen,
-    /// Steps in which --effort best trains scales, as `bantam tune` does; 0 for none
-    #[arg(long, default_value_t = TuningArgs::DEFAULT_STEPS, value_name = "N")]
-    tune_steps: usize,
+    /// Steps in which --effort best trains scales, as `bantam tune` does; 0 for none [default: 100]
+    #[arg(long, value_name = "N")]
+    tune_steps: Option<usize>,
     /// The GGUF file to write; for W4A16, W8A8 and GPTQ a Hugging Face directory
     #[arg(long, short, value_name = "FILE", required_unless_present = "list")]
     output: Option<PathBuf>,
     #[command(flatten)]
     calibration: CalibrationArgs,
     /// List the levels
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["model", "to", "output"])]
     list: bool,
 }
 
@@ -99,30 +101,22 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(model)?;
     // What is named is read before anything takes time.
     let named = args.to.as_deref().map(Mix::named).transpose()?;
-    checkpoint.refuse_overwriting(output)?;
-    // Places that cannot be written are refused now, not after minutes of calibration.
-    match named.as_ref().filter(|mix| mix.directory.is_some()) {
-        Some(mix) => refuse_as_directory(output, mix)?,
-        None => drop(OutputFile::create(output)?),
-    }
+    args.refuse_early(&checkpoint, named.as_ref(), output)?;
     let saved = args.save_mix.as_deref().map(OutputFile::create).transpose()?;
     let start = Instant::now();
-    let choosing = args.budget.budget().is_some() || args.chooses_within(named.as_ref());
-    ensure!(
-        choosing
-            || (args.sensitivity.is_none() && args.save_mix.is_none() && args.budget.tokens_per_second().is_none()),
-        "--sensitivity, --save-mix and --tokens-per-second are for formats that are chosen: give --bits, --fit, or --effort best"
-    );
-    let tuning = TuningArgs::of_steps(args.tune_steps);
+    let choosing = args.chooses(named.as_ref());
+    let tuning = TuningArgs::of_steps(args.steps_of_tuning());
     let tuning_text = args
         .tunes(named.as_ref())
         .then(|| tuning::Text::read(args.calibration.files(), &checkpoint, &tuning))
-        .transpose()?;
+        .transpose()
+        .context("--effort best trains scales at the end; --tune-steps 0 leaves that out")?;
     let mut calibrated = args.calibration.calibrate(&checkpoint, choosing, global)?;
     if let Some(least) = args.budget.tokens_per_second() {
         calibrated.settings.push(("tokens_per_second".to_owned(), least.to_string()));
     }
-    let Formats { mix, chosen, widened } = args.formats(&checkpoint, named, &calibrated, output, global)?;
+    let record = tuning_text.as_ref().map_or(0, tuning::Text::record);
+    let Formats { mix, chosen, widened } = args.formats(&checkpoint, named, &calibrated, record, output, global)?;
     if let Some(mut file) = saved {
         file.write_all(mix.to_toml().as_bytes()).context("cannot write the mix")?;
         file.finish()?;
@@ -130,14 +124,15 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     if widened.is_some() {
         calibrated.widen(&checkpoint)?;
     }
-    let smoothed = smoothed(&checkpoint, &mix, &calibrated, output, global)?;
-    let source = widened.as_ref().or(smoothed.as_ref()).map_or(&checkpoint, |made| &made.checkpoint);
+    let source = widened.as_ref().map_or(&checkpoint, |made| &made.checkpoint);
+    let smoothed = smoothed(source, &mix, &calibrated, output, global)?;
+    let source = smoothed.as_ref().map_or(source, |made| &made.checkpoint);
     // Where formats were chosen, how long rounding takes was said with that.
     let mut quantized = quantize_by(source, &mix, &calibrated, chosen.is_some(), output, global)?;
     quantized.source_bytes = checkpoint.file_bytes()?;
     quantized.chosen = chosen;
     if let Some(text) = tuning_text {
-        quantized.tuned = tune(&checkpoint, &text, &tuning, output, global)?;
+        quantized.tuned = train_scales(&checkpoint, &text, &tuning, output, global)?;
         quantized.file_bytes = Checkpoint::open(output)?.file_bytes()?;
     }
     quantized.seconds = start.elapsed().as_secs_f64();
@@ -154,6 +149,35 @@ struct Formats {
 }
 
 impl QuantizeArgs {
+    /// Refuses places that cannot be written, before minutes of calibration, and options that nothing would come of.
+    fn refuse_early(&self, checkpoint: &Checkpoint, level: Option<&Mix>, output: &Path) -> anyhow::Result<()> {
+        checkpoint.refuse_overwriting(output)?;
+        match level.filter(|mix| mix.directory.is_some()) {
+            Some(mix) => refuse_as_directory(output, mix)?,
+            None => drop(OutputFile::create(output)?),
+        }
+        let for_choice =
+            self.sensitivity.is_some() || self.save_mix.is_some() || self.budget.tokens_per_second().is_some();
+        ensure!(
+            self.chooses(level) || !for_choice,
+            "--sensitivity, --save-mix and --tokens-per-second are for formats that are chosen: give --bits, --fit, or --effort best"
+        );
+        ensure!(
+            self.tune_steps.is_none() || self.calibration.effort == Some(Effort::Best),
+            "--tune-steps is for --effort best; `bantam tune` trains the scales of a file that there is"
+        );
+        Ok(())
+    }
+
+    /// Whether formats are chosen.
+    fn chooses(&self, level: Option<&Mix>) -> bool {
+        self.budget.budget().is_some() || self.chooses_within(level)
+    }
+
+    fn steps_of_tuning(&self) -> usize {
+        self.tune_steps.unwrap_or(TuningArgs::DEFAULT_STEPS)
+    }
+
     /// Whether formats are chosen within the size that this level would have; a directory for other engines has one format for all.
     fn chooses_within(&self, level: Option<&Mix>) -> bool {
         self.calibration.effort == Some(Effort::Best) && level.is_some_and(|mix| mix.directory.is_none())
@@ -161,7 +185,7 @@ impl QuantizeArgs {
 
     /// Whether scales are trained at the end; those of a directory for other engines are not.
     fn tunes(&self, level: Option<&Mix>) -> bool {
-        let best = self.calibration.effort == Some(Effort::Best) && self.tune_steps > 0;
+        let best = self.calibration.effort == Some(Effort::Best) && self.steps_of_tuning() > 0;
         best && level.is_none_or(|mix| mix.directory.is_none())
     }
 
@@ -170,6 +194,7 @@ impl QuantizeArgs {
         checkpoint: &Checkpoint,
         level: Option<Mix>,
         calibrated: &Calibrated,
+        record: u64,
         output: &Path,
         global: &Global,
     ) -> anyhow::Result<Formats> {
@@ -188,7 +213,7 @@ impl QuantizeArgs {
                 widen: self.widen,
                 kept: self.sensitivity.as_deref(),
                 calibrated,
-                record: if self.tunes(level.as_ref()) { tuning::RECORD } else { 0 },
+                record,
             };
             let Allocated { mix, chosen, widened } = choosing.allocate(output, global)?;
             return Ok(Formats { mix, chosen: Some(chosen), widened });
@@ -202,7 +227,7 @@ impl QuantizeArgs {
 }
 
 /// Trains the scales of the output, which is complete and stays as it is if that does not help, cannot be done here, or is stopped.
-fn tune(
+fn train_scales(
     base: &Checkpoint,
     text: &tuning::Text,
     args: &TuningArgs,
@@ -213,7 +238,7 @@ fn tune(
     if student.tensors().iter().all(|t| t.format.grid.is_none()) {
         return Ok(None);
     }
-    let (needed, there) = (tuning::memory(&student), machine::available_memory());
+    let (needed, there) = (tune::memory(&student), machine::available_memory());
     if there > 0 && needed > there {
         let (needed, there) = (output::bytes(needed), output::bytes(there));
         output::say(format_args!(
@@ -225,11 +250,21 @@ fn tune(
         let output = output.display();
         output::say(format_args!("{output} is complete, and stays if you stop here; now its scales are trained"));
     }
-    let tuned = tuning::Run { student: &student, base, text, args, output, global }.tune()?;
-    if !tuned.helped() {
-        std::fs::remove_file(training::state_of(output)).ok();
+    let run = tuning::Run { student: &student, base, text, args, output, global };
+    let of_another = |e: &anyhow::Error| matches!(e.downcast_ref(), Some(bantam_shrink::Error::TrainingState { .. }));
+    let tuned = run.tune().or_else(|e| match of_another(&e) {
+        // What a stopped run left for another file of this name, which is gone.
+        true => std::fs::remove_file(training::state_of(output)).map_err(Into::into).and_then(|()| run.tune()),
+        false => Err(e),
+    });
+    match tuned {
+        Ok(tuned) => Ok(Some(tuned)),
+        Err(e) if e.is::<Interrupted>() => Err(e),
+        Err(e) => {
+            output::say(format_args!("note: {} is complete, but its scales were not trained: {e:#}", output.display()));
+            Ok(None)
+        }
     }
-    Ok(Some(tuned))
 }
 
 /// Refuses an output that cannot be a directory.
@@ -331,12 +366,14 @@ fn quantize_by(
     let unfinished = unfinished(output);
     if method.text().is_some() && unfinished.exists() && !global.quiet && !global.json {
         output::say(format_args!(
-            "going on with what a stopped run left in {}, if it is the same",
+            "a stopped run left rounded layers in {0}: if it was the same run they are gone on with, otherwise they are kept as {0}.other",
             unfinished.display()
         ));
     }
-    if matches!(method, Method::Nearest) {
-        warn_of_code_books(checkpoint, &plan);
+    match method {
+        Method::Nearest => warn_of_code_books(&plan, |_| true),
+        Method::Importance(importance) => warn_of_gaps(&plan, importance),
+        _ => {}
     }
     if let Some(text) = method.text()
         && !foretold
@@ -363,11 +400,28 @@ fn quantize_by(
     })
 }
 
+/// Says so where an importance matrix has nothing about matrices that are rounded. The embedding is in none: no product sees it but as the head.
+fn warn_of_gaps(plan: &Plan<'_>, importance: &Importance) {
+    let rounded: Vec<TensorInfo> = plan.rounded().collect();
+    let missing: Vec<&str> = rounded
+        .iter()
+        .filter(|t| t.shape.len() > 1 && t.name != "token_embd.weight" && !importance.contains_key(&t.name))
+        .map(|t| &t.name[..])
+        .collect();
+    if let Some(first) = missing.first() {
+        output::say(format_args!(
+            "warning: the importance matrix has nothing about {} of {} tensors ({first} and so on): they are rounded to the nearest. Is it of this model?",
+            missing.len(),
+            rounded.len()
+        ));
+        warn_of_code_books(plan, |name| missing.contains(&name));
+    }
+}
+
 /// Says so where nothing tells which errors matter, and neighbouring weights have to choose a point together: some of them lose much then.
-fn warn_of_code_books(checkpoint: &Checkpoint, plan: &Plan<'_>) {
-    let outputs = plan.outputs();
-    let rounded = checkpoint.tensors().iter().zip(&outputs).filter(|(from, to)| from.format != to.format);
-    let of_books = rounded.map(|(_, to)| to.format).filter(|f| f.grid.as_ref().is_some_and(|grid| grid.vector > 1));
+fn warn_of_code_books(plan: &Plan<'_>, of: impl Fn(&str) -> bool) {
+    let rounded = plan.rounded().filter(|t| of(&t.name));
+    let of_books = rounded.map(|t| t.format).filter(|f| f.grid.as_ref().is_some_and(|grid| grid.vector > 1));
     let names: BTreeSet<&str> = of_books.map(|format| format.name).collect();
     if !names.is_empty() {
         output::say(format_args!(

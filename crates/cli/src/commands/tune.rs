@@ -1,10 +1,11 @@
 //! `bantam tune`: a quantized model's scales learn from its base.
 
 use crate::args::Global;
+use crate::output;
 use crate::tuning::{Run, Text, Tuned, TuningArgs};
-use crate::{output, training};
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::output::OutputFile;
 use bantam_shrink::text::SourceSpec;
 use clap::Args;
 use std::path::PathBuf;
@@ -43,6 +44,16 @@ pub fn run(args: &TuneArgs, global: &Global) -> anyhow::Result<()> {
         "{}: it is not quantized: it has no scales to tune",
         args.model.display()
     );
+    if let Some(tensor) = student.tensors().iter().find(|t| !t.format.in_gguf()) {
+        bail!(
+            "{}: tensor `{}` is {}: directories for other engines are not tuned; tune a GGUF file",
+            args.model.display(),
+            tensor.name,
+            tensor.format
+        );
+    }
+    // A place that cannot be written is refused now, not after the training.
+    drop(OutputFile::create(&args.output)?);
     let text = Text::read(&args.data, &base, &args.tuning)?;
     text.warn_of_overlap(&base)?;
     let (tuning, output) = (&args.tuning, &args.output);
@@ -58,9 +69,8 @@ pub fn run(args: &TuneArgs, global: &Global) -> anyhow::Result<()> {
     ensure!(
         tuned.helped(),
         "tuning did not help: on text held out the divergence from the base went from {before:.4} to {after:.4} in {} steps, so nothing was \
-         written. Give more --data, or a lower --learning-rate, and delete {}",
-        tuned.steps,
-        training::state_of(&args.output).display()
+         written. Give more --data, or a lower --learning-rate",
+        tuned.steps
     );
     if global.json {
         return output::json(&tuned);

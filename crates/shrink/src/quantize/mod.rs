@@ -137,6 +137,12 @@ impl<'a> Plan<'a> {
         pairs.map(|(tensor, target)| TensorInfo { format: target.format, ..tensor.clone() }).collect()
     }
 
+    /// The tensors of the output that are of another format than in the source.
+    pub fn rounded(&self) -> impl Iterator<Item = TensorInfo> {
+        let pairs = self.checkpoint.tensors().iter().zip(self.outputs());
+        pairs.filter(|(from, to)| from.format != to.format).map(|(_, to)| to)
+    }
+
     /// The size of the output file in bytes, exactly; of a directory, about.
     pub fn file_bytes(&self, method: Method<'_>) -> u64 {
         GgufWriter::file_bytes(&self.metadata(method.name()), &self.outputs())
@@ -195,6 +201,11 @@ impl<'a> Plan<'a> {
             Method::Nearest => self.stream(&mut *writer, &nothing, |_| true, progress)?,
             Method::Importance(importance) => self.stream(&mut *writer, importance, |_| true, progress)?,
             Method::Gptq(sequences) | Method::Descent(sequences) | Method::Scaling(sequences) => {
+                if sequences.iter().all(Vec::is_empty) {
+                    let problem =
+                        format!("the method {} rounds for the inputs that text gives: give some", method.name());
+                    return Err(Error::Data { path: self.checkpoint.path().to_owned(), problem });
+                }
                 let description = self.description(method);
                 let rounded = rounded.insert(Rounded::open(output, &description, self.checkpoint, sequences)?);
                 self.feed_back(&mut *writer, sequences, method, rounded, progress)?;

@@ -26,8 +26,8 @@ pub(super) struct Rounded {
 }
 
 impl Rounded {
-    /// Those of an earlier run of the same `description` on this model and text, if there was one. A file that is of anything else, or
-    /// damaged, is begun anew: all that is in it can be computed again.
+    /// Those of an earlier run of the same `description` on this model and text, if there was one. A file that is of anything else, or damaged, is
+    /// kept beside, with `.other` after its name: it may be hours of another run.
     ///
     /// # Errors
     /// If the file cannot be read or written.
@@ -40,8 +40,10 @@ impl Rounded {
         let path = unfinished(output);
         let inputs = identity::of_model_and_text(checkpoint, sequences)?;
         let records = Records::open(&path, KIND, description, inputs).or_else(|_| {
-            // What is no file cannot be removed, and says so when it is opened again.
-            drop(std::fs::remove_file(&path));
+            let mut other = path.as_os_str().to_owned();
+            other.push(".other");
+            // What cannot be put aside is in the way still, and says so when it is opened again.
+            drop(std::fs::rename(&path, other));
             Records::open(&path, KIND, description, inputs)
         })?;
         Ok(Self { path, records })
