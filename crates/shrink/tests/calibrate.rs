@@ -253,6 +253,29 @@ fn importance_of_another_model_is_refused() {
 }
 
 #[test]
+fn layers_are_rounded_for_the_embedding_that_the_file_has() {
+    let checkpoint = checkpoint("llama");
+    let sequences = sequences(Model::load(&checkpoint).unwrap().config().vocab_size);
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let made = |from: &Checkpoint, mix: &str, method: Method<'_>, to: &str| {
+        std::fs::write(path("mix.toml"), mix).unwrap();
+        let mix = Mix::named(path("mix.toml").to_str().unwrap()).unwrap();
+        Plan::new(from, &mix).unwrap().write(&path(to), method, &mut |_| ()).unwrap();
+        Checkpoint::open(path(to)).unwrap()
+    };
+    let embedding = "{ tensor = \"token_embd\", format = \"Q4_0\" }";
+    let all = "default = \"Q4_0\"\nhead = \"Q4_0\"\n";
+    let at_once = made(&checkpoint, all, Method::Gptq(&sequences), "at-once.gguf");
+    let only = format!("default = \"F32\"\nhead = \"F32\"\nrules = [{embedding}]\n");
+    let first = made(&checkpoint, &only, Method::Nearest, "embedding.gguf");
+    let after = made(&first, all, Method::Gptq(&sequences), "after.gguf");
+    for tensor in at_once.tensors() {
+        assert!(*at_once.data(&tensor.name).unwrap() == *after.data(&tensor.name).unwrap(), "{}", tensor.name);
+    }
+}
+
+#[test]
 fn a_run_that_was_stopped_goes_on() {
     let checkpoint = checkpoint("llama");
     let sequences = sequences(Model::load(&checkpoint).unwrap().config().vocab_size);

@@ -1,6 +1,7 @@
 //! Rounding with error feedback, layer by layer, on what the rounded layers before give.
 
 use super::channels::{Maker, divide_rows};
+use super::rows::Rows;
 use super::scaling::{self, Sampled};
 use super::unfinished::{Layer, Rounded};
 use super::{Feedback, Importance, Method, Plan, beside, check, sample};
@@ -33,6 +34,9 @@ impl Plan<'_> {
         let mut changed: BTreeSet<String> = makers.values().flat_map(|maker| &maker.tensors).cloned().collect();
         model.visit_linears_mut(&mut |linear| changed.extend([linear.path.clone()]));
         self.stream(writer, &Importance::new(), |name| !changed.contains(name), progress)?;
+        if !changed.contains(&model.embedding_mut().path) {
+            self.replace_embedding(&mut model)?;
+        }
         let mut walk = Walk::new(&model, sequences)?;
         let layers = model.config().block_count;
         for layer in 0..=layers {
@@ -175,6 +179,20 @@ impl Plan<'_> {
         let mut data = vec![0; tensor.bytes()];
         (tensor.format.encode.expect("vectors are numbers by themselves"))(&values, None, &mut data);
         Ok(data)
+    }
+
+    /// Gives the model the embedding that the output has. (One that is the head too is rounded last, for what the head sees: until then it is as it was.)
+    fn replace_embedding(&self, model: &mut Model) -> Result<(), Error> {
+        let embedding = model.embedding_mut();
+        let (tensor, target) = self.tensor(&embedding.path);
+        let data = self.checkpoint.data(&tensor.name)?;
+        let rows = Rows { path: self.checkpoint.path(), tensor, first: 0, data: &data, importance: None };
+        let mut encoded = Vec::new();
+        rows.convert(target.format, &mut encoded)?;
+        let data = TensorData::Owned(encoded.into());
+        let blocks = Blocks { format: target.format, data, rows: tensor.rows(), cols: tensor.cols() };
+        embedding.table = Weight::Blocks(blocks);
+        Ok(())
     }
 
     /// Gives the model's tensors of a layer what they became.

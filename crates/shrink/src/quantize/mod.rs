@@ -38,7 +38,7 @@ pub use unfinished::unfinished;
 const CHUNK: usize = 1 << 20;
 
 /// How layers are rounded with error feedback: another number where that changes, so that a run that was stopped is not gone on with otherwise.
-const ROUNDING: u32 = 3;
+const ROUNDING: u32 = 4;
 
 /// How much the errors of each input channel matter, by the path of the weight: the mean squares of what the channels carry.
 pub type Importance = BTreeMap<String, Vec<f32>>;
