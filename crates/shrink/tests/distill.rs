@@ -1,6 +1,6 @@
 //! A student of one layer learns from a tiny teacher of two.
 
-use bantam_checkpoint::{Checkpoint, provenance};
+use bantam_checkpoint::{Checkpoint, GgufWriter, TensorInfo, Value, provenance};
 use bantam_formats::Format;
 use bantam_nn::generate::{Request, generate};
 use bantam_nn::random::SplitMix64;
@@ -262,4 +262,53 @@ fn learning_from_its_own_text_brings_a_student_nearer_where_it_goes_itself() {
     trainer.run(&mut task, &mut parameters, &mut |_, _| true).unwrap();
     let after = on_own_text(&teacher_model, &model, &parameters, &sources[0]);
     assert!(after < 0.9 * before, "{before} to {after}");
+}
+
+/// The model with `rows` rows of its embedding and its head, of which the new ones are likelier than any token: GGUF files may be padded so.
+fn padded(model: &Checkpoint, rows: usize, path: &Path) -> Checkpoint {
+    let f32 = Format::by_name("F32").unwrap();
+    let of_tokens = |name: &str| ["token_embd.weight", "output.weight"].contains(&name);
+    let infos: Vec<TensorInfo> = model
+        .tensors()
+        .iter()
+        .map(|t| {
+            let rest = t.shape[1..].iter().copied();
+            let shape = if of_tokens(&t.name) { [rows].into_iter().chain(rest).collect() } else { t.shape.clone() };
+            TensorInfo { shape, format: f32, ..t.clone() }
+        })
+        .collect();
+    let mut metadata = model.metadata().clone();
+    metadata.set("llama.vocab_size", Value::U32(rows as u32));
+    let mut writer = GgufWriter::create(path, &metadata, &infos).unwrap();
+    for (tensor, info) in model.tensors().iter().zip(&infos) {
+        let mut values = vec![0.0; tensor.len()];
+        (tensor.format.decode)(&model.data(&tensor.name).unwrap(), &mut values);
+        let likelier: Vec<f32> = values.iter().map(|v| 20.0 * v).collect();
+        let new = likelier.into_iter().cycle().take(info.len().saturating_sub(tensor.len()));
+        values.truncate(info.len());
+        values.iter().copied().chain(new).for_each(|v| writer.write(&v.to_le_bytes()).unwrap());
+    }
+    writer.finish().unwrap();
+    Checkpoint::open(path).unwrap()
+}
+
+#[test]
+fn rows_beyond_the_vocabulary_are_neither_said_nor_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = Checkpoint::open(fixture("llama")).unwrap();
+    let tokens = Model::load(&plain).unwrap().config().vocab_size;
+    let wide = padded(&plain, tokens + 64, &folder.path().join("wide.gguf"));
+    for (teacher, student) in [(&wide, &plain), (&plain, &wide)] {
+        let (teacher, model) = (Model::load(teacher).unwrap(), Model::load(student).unwrap());
+        assert_eq!((teacher.tokens(), model.tokens()), (tokens, tokens));
+        let sources = [random_source(tokens, 4)];
+        let mut task = TextTask::new(&model, &sources, 4, 7);
+        let live = || Box::new(ModelTeacher::new(&teacher, "llama", 24, tokens + 64, 1.0));
+        task.teacher = Some((live(), MATCHING));
+        task.on_policy = Some(OnPolicy::new(0.5, 24, Vec::new(), live()));
+        task.pass(0, &mut Parameters::of(student).unwrap()).unwrap();
+    }
+    let narrow = padded(&plain, tokens - 1, &folder.path().join("narrow.gguf"));
+    let error = Model::load(&narrow).err().unwrap().to_string();
+    assert!(error.contains("narrow.gguf") && error.contains(&format!("{tokens} tokens")), "{error}");
 }
