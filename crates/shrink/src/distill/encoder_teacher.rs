@@ -69,9 +69,7 @@ impl<'m> EncoderTeacher<'m> {
     /// # Errors
     /// If the checkpoint cannot be read any more.
     pub fn new(encoder: &'m Encoder, checkpoint: &Checkpoint, length: usize) -> Result<Self, Error> {
-        let name = checkpoint.path().file_name().unwrap_or_default().to_string_lossy();
-        let name = format!("{name} of vectors {:016x}", identity::of_vectors(checkpoint)?);
-        Ok(Self { encoder, name, length, cache: None })
+        Ok(Self { encoder, name: identity::name(checkpoint)?, length, cache: None })
     }
 
     /// Keeps its embeddings of sentences with this hash in a file, or reads them from there.
