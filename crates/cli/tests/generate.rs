@@ -64,4 +64,7 @@ fn prompts_come_in_several_forms_and_wrong_ones_are_refused() {
     folder.refuses(&format!("{} --temperature nan", generate("prompts.txt")), &["temperature"]);
     folder.refuses(&generate("chat.jsonl"), &["prompt 1", "chat template"]);
     folder.refuses(&generate("long.txt"), &["prompt 1", "500 tokens", "128"]);
+    // Nothing is answered before the last prompt is known to be answerable.
+    folder.write("last.txt", format!("{}{}", "One\n".repeat(20), "x".repeat(500)));
+    folder.refuses(&generate("last.txt"), &["prompt 21", "500 tokens", "128"]);
 }

@@ -108,7 +108,9 @@ mod tests {
         for (share, sequences) in [(0.5, 4), (0.1, 3), (1.0, 2)] {
             let mut counts = vec![0; sequences];
             for step in 0..1000 {
-                places(share, step, SplitMix64::child(7, step).next(), sequences).iter().for_each(|&at| counts[at] += 1);
+                places(share, step, SplitMix64::child(7, step).next(), sequences)
+                    .iter()
+                    .for_each(|&at| counts[at] += 1);
             }
             let (all, expected) = (counts.iter().sum::<usize>(), 1000.0 * share);
             assert_eq!(all, (expected * sequences as f64).round() as usize);

@@ -83,6 +83,10 @@ impl Author for ModelAuthor<'_> {
         format!("{} {how} by {:?}, up to {} tokens", self.name, self.sampling, self.max_tokens)
     }
 
+    fn check(&self, number: u64, prompt: &Prompt) -> Result<(), Error> {
+        self.request(number, prompt).map(drop)
+    }
+
     fn answer(
         &mut self,
         group: &[(u64, &Prompt)],
