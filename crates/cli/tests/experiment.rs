@@ -68,4 +68,12 @@ fn an_experiment_killed_at_any_moment_ends_with_the_same_errors() {
     folder.write("stripes.toml", EXPERIMENT.replace("epochs = 20", "epochs = 1"));
     let other = outcomes(folder.json(&format!("{RUN} -o killed")));
     assert_ne!(whole, other, "another experiment's outcomes are not taken for this one's");
+    folder.write("stripes.toml", EXPERIMENT);
+    let mut labels = folder.read("t10k-labels-idx1-ubyte");
+    labels[8..].reverse();
+    folder.write("t10k-labels-idx1-ubyte", labels);
+    let relabelled = outcomes(folder.json(&format!("{RUN} -o whole")));
+    assert_ne!(whole, relabelled, "nor are those of other images");
+    folder.write("whole/seed-1.json", "{");
+    folder.refuses(&format!("{RUN} -o whole"), &["seed-1.json", "no outcomes"]);
 }
