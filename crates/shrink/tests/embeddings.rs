@@ -125,6 +125,8 @@ fn a_cache_of_another_teacher_or_text_is_refused_and_damage_found() {
     let mut teacher = open(&this, 5).unwrap();
     assert!(teacher.capture(&all[..20]).unwrap() > 60);
     assert_eq!(teacher.capture(&all[..20]).unwrap(), 0, "nothing is captured twice");
+    assert!(open(&this, 5).err().unwrap().to_string().contains("another run"));
+    drop(teacher);
     assert_eq!(open(&this, 5).unwrap().cache().unwrap().len(), 20);
     let refused = |of: &Checkpoint, text| open(of, text).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(refused(&other, 5).contains("another teacher"));
