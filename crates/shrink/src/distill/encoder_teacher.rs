@@ -64,11 +64,12 @@ pub(super) struct Taught {
 }
 
 impl<'m> EncoderTeacher<'m> {
-    /// A teacher of this checkpoint that sees the first `length` tokens of a sentence.
+    /// A teacher of this checkpoint that sees the first `length` tokens of a sentence, or as many as it can.
     ///
     /// # Errors
     /// If the checkpoint cannot be read any more.
     pub fn new(encoder: &'m Encoder, checkpoint: &Checkpoint, length: usize) -> Result<Self, Error> {
+        let length = length.min(encoder.config().context_length);
         Ok(Self { encoder, name: identity::name(checkpoint)?, length, cache: None })
     }
 
