@@ -6,7 +6,9 @@ use bantam_nn::generate::{Request, generate};
 use bantam_nn::random::SplitMix64;
 use bantam_nn::train::{AdamW, Parameters, softmax};
 use bantam_nn::{Model, Sampler, Sampling};
-use bantam_shrink::distill::{Cache, Divergence, HiddenMatching, Kept, Matching, ModelTeacher, OnPolicy, TextTask};
+use bantam_shrink::distill::{
+    Cache, Divergence, HiddenMatching, Kept, Matching, ModelTeacher, OnPolicy, Teacher, TextTask,
+};
 use bantam_shrink::quantize::{Method, Plan};
 use bantam_shrink::text::{Sequence, Source, SourceSpec};
 use bantam_shrink::train::{Decay, Schedule, Settings, Task, Trainer};
@@ -99,21 +101,51 @@ fn a_step_in_parts_is_the_same_step() {
     source.sequences[1].learned.truncate(9);
     source.sequences[3].learned[..20].fill(false);
     let sources = [source];
-    let gradients = |at_once: usize| {
-        let mut task = TextTask::new(&model, &sources, 5, 7);
-        task.at_once = at_once;
-        let mut parameters = Parameters::of(&checkpoint).unwrap();
-        let pass = task.pass(0, &mut parameters).unwrap();
-        (pass, parameters)
-    };
-    let (whole, wholly) = gradients(5);
-    let (parts, partly) = gradients(2);
-    assert!((whole.loss - parts.loss).abs() < 1e-5 && whole.items == parts.items, "{whole:?} {parts:?}");
-    for (a, b) in wholly.variables().iter().zip(partly.variables()) {
-        let norm = a.gradient.iter().map(|g| g * g).sum::<f32>().sqrt();
-        let difference = a.gradient.iter().zip(&b.gradient).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
-        assert!(difference <= 1e-4 * norm, "{}: {difference} of {norm}", a.path);
+    let other = Checkpoint::open(fixture("llama-biases")).unwrap();
+    let teacher = Model::load(&other).unwrap();
+    for taught in [false, true] {
+        let gradients = |at_once: usize| {
+            let mut task = TextTask::new(&model, &sources, 5, 7);
+            task.at_once = at_once;
+            let word = ModelTeacher::new(&teacher, "other", 24, 16, 1.0);
+            task.teacher = taught.then(|| (Box::new(word) as Box<dyn Teacher>, Matching { soft: 0.7, ..MATCHING }));
+            let mut parameters = Parameters::of(&checkpoint).unwrap();
+            let pass = task.pass(0, &mut parameters).unwrap();
+            (pass, parameters)
+        };
+        let (whole, wholly) = gradients(5);
+        let (parts, partly) = gradients(2);
+        let same = (whole.loss - parts.loss).abs() < 1e-5 * whole.loss.max(1.0) && whole.items == parts.items;
+        assert!(same, "{taught}: {whole:?} {parts:?}");
+        for (a, b) in wholly.variables().iter().zip(partly.variables()) {
+            let norm = a.gradient.iter().map(|g| g * g).sum::<f32>().sqrt();
+            let difference = a.gradient.iter().zip(&b.gradient).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
+            assert!(difference <= 1e-4 * norm, "{taught}: {}: {difference} of {norm}", a.path);
+        }
     }
+}
+
+/// What changes gradients, though not what a teacher says, makes it another run.
+#[test]
+fn a_run_is_known_by_what_is_learned() {
+    let model = Model::load(&Checkpoint::open(fixture("llama")).unwrap()).unwrap();
+    let whole = random_source(model.config().vocab_size, 6);
+    let description = |sources: &[Source], at_once: usize, dropout: f32| {
+        let mut task = TextTask::new(&model, sources, 4, 7);
+        (task.at_once, task.dropout) = (at_once, (dropout, dropout));
+        task.description()
+    };
+    let same = description(std::slice::from_ref(&whole), 4, 0.0);
+    assert_eq!(same, description(std::slice::from_ref(&whole), 2, 0.0));
+    assert_ne!(description(std::slice::from_ref(&whole), 4, 0.1), description(std::slice::from_ref(&whole), 2, 0.1));
+    let mut masked = whole.clone();
+    masked.sequences[3].learned[..20].fill(false);
+    assert_ne!(same, description(&[masked], 4, 0.0));
+    let parted = |at: usize| {
+        let (first, second) = whole.sequences.split_at(at);
+        [first, second].map(|part| Source { sequences: part.to_vec(), ..whole.clone() })
+    };
+    assert_ne!(description(&parted(2), 4, 0.0), description(&parted(3), 4, 0.0));
 }
 
 /// Dropout in transformers: the draws are those of the step, so the loss has a slope.
@@ -168,7 +200,7 @@ fn hidden_states_come_nearer_and_their_gradients_agree_with_finite_differences()
     let plan = Plan::new(&teacher, Mix::by_name("Q4_0").unwrap()).unwrap();
     plan.write(&packed, Method::Nearest, &mut |_| ()).unwrap();
     let packed = Checkpoint::open(&packed).unwrap();
-    students::initial(&folder.path().join("config.json"), &packed, 1, &narrow).unwrap();
+    students::initial(&folder.path().join("config.json"), &packed, 1, u64::MAX, &narrow).unwrap();
     assert!(packed.quantized_as().is_some() && Checkpoint::open(&narrow).unwrap().quantized_as().is_none());
     for (path, of) in [(&layers, vec![1]), (&narrow, vec![0, 1])] {
         let student = Checkpoint::open(path).unwrap();
@@ -311,4 +343,31 @@ fn rows_beyond_the_vocabulary_are_neither_said_nor_written() {
     let narrow = padded(&plain, tokens - 1, &folder.path().join("narrow.gguf"));
     let error = Model::load(&narrow).err().unwrap().to_string();
     assert!(error.contains("narrow.gguf") && error.contains(&format!("{tokens} tokens")), "{error}");
+}
+
+/// Gemma 3 scales scores otherwise in models of 62 layers, which fewer of its layers are not.
+#[test]
+fn layers_compute_what_they_did_though_their_number_says_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let config = r#"{"model_type": "gemma3_text", "hidden_size": 48, "intermediate_size": 32, "num_hidden_layers": 62,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "vocab_size": 288, "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-6, "sliding_window": 8}"#;
+    std::fs::write(path("config.json"), config).unwrap();
+    let tokens_of = Checkpoint::open(fixture("gemma3")).unwrap();
+    students::initial(&path("config.json"), &tokens_of, 1, u64::MAX, &path("teacher.gguf")).unwrap();
+    let teacher = Checkpoint::open(path("teacher.gguf")).unwrap();
+    students::take_layers(&teacher, "0-2", &path("student.gguf")).unwrap();
+    let student = Checkpoint::open(path("student.gguf")).unwrap();
+    let after_third = |checkpoint: &Checkpoint| {
+        let model = Model::load(checkpoint).unwrap();
+        let mut states = Vec::new();
+        let tokens: Vec<u32> = (5..25).collect();
+        let mut layer = |at: usize, x: &[f32]| states.extend_from_slice(if at == 2 { x } else { &[] });
+        model.session(20).observe(&tokens, &mut layer).unwrap();
+        states
+    };
+    let (theirs, ours) = (after_third(&teacher), after_third(&student));
+    let error = theirs.iter().zip(&ours).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(theirs.len() == 20 * 48 && error < 1e-3, "{error}");
 }

@@ -94,7 +94,7 @@ fn a_narrow_student_learns_through_a_projection_that_is_not_written() {
             "vocab_size": 400, "max_position_embeddings": 64, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_act": "gelu"}"#,
     )
     .unwrap();
-    students::initial(&config, &teacher(), 1, &path).unwrap();
+    students::initial(&config, &teacher(), 1, u64::MAX, &path).unwrap();
     let student = Checkpoint::open(&path).unwrap();
     let matching = "cosine,relation,hidden:0.5".parse().unwrap();
     let (losses, parameters) = run(&student, &matching, &folder.path().join("cache"), 80, None);
