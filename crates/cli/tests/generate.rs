@@ -18,7 +18,7 @@ const GENERATE: &str = "generate teacher.gguf --prompts prompts.txt -n 24 --batc
 fn a_run_killed_at_any_moment_goes_on_to_the_same_file() {
     let folder = folder();
     folder.succeeds(&format!("{GENERATE} -o whole.jsonl"));
-    folder.killed(&format!("{GENERATE} -o killed.jsonl"), &[20, 35, 50, 30, 40]);
+    folder.killed(&format!("{GENERATE} -o killed.jsonl"), "killed.jsonl.generating", &[20, 35, 50, 30, 40]);
     folder.succeeds(&format!("{GENERATE} -o killed.jsonl"));
     let whole = folder.read("whole.jsonl");
     assert!(whole == folder.read("killed.jsonl"), "the files differ");
