@@ -106,12 +106,13 @@ impl Distillation<'_> {
         let matching = args.matching.clone().unwrap_or(EmbeddingMatching { cosine: 1.0, ..Default::default() });
         let (ours, theirs) = (student.definition().layers(), teacher.definition().layers());
         let layers = args.layers(ours, theirs, self.taken.as_deref())?;
+        let mut length = self.data.length;
         if matching.hidden > 0.0 {
-            // Hidden states are matched token by token.
+            // Hidden states are matched token by token: both see the same ones.
             same_tokens(self.teacher, self.student)?;
+            length = length.min(teacher.config().context_length).min(student.config().context_length);
         }
         let sentences = sentences(&self.data.data)?;
-        let length = self.data.length;
         let word = self::teacher(&teacher, self.teacher, length, self.cache, &sentences)?;
         let step = self
             .student

@@ -70,6 +70,13 @@ fn a_student_from_a_configuration_learns_whatever_its_family() {
     }
     folder.write("config.json", CONFIG.replace("MODEL", "llama").replace("260", "300"));
     folder.refuses("student teacher.gguf --config config.json -o none.gguf", &["vocab_size is 300", "260 tokens"]);
+    for huge in ["\"hidden_size\": 4000000000", "\"hidden_size\": 64, \"num_hidden_layers\": 4000000000"] {
+        let config = CONFIG.replace("MODEL", "llama").replace("\"num_hidden_layers\": 2,", "");
+        let config = config.replace("\"hidden_size\": 64", huge);
+        let layers = if huge.contains("layers") { "" } else { "\"num_hidden_layers\": 2," };
+        folder.write("config.json", config.replacen('{', &format!("{{{layers}"), 1));
+        folder.refuses("student teacher.gguf --config config.json -o none.gguf", &["config.json", "GB are free"]);
+    }
     folder.write("config.json", CONFIG.replace("MODEL", "mamba"));
     folder.refuses("student teacher.gguf --config config.json -o none.gguf", &["mamba", "config.json"]);
 }
@@ -144,7 +151,11 @@ fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
     let folder = folder();
     let command = format!("distill --teacher teacher.gguf --layers 0,2 {DATA} {STEPS} --save-every 0");
     folder.succeeds(&format!("{command} -o whole.gguf"));
-    folder.killed(&format!("{command} -o killed.gguf"), &[60, 120, 150, 190, 230, 270, 310, 360, 420, 480]);
+    folder.killed(
+        &format!("{command} -o killed.gguf"),
+        "killed.gguf.training",
+        &[60, 120, 150, 190, 230, 270, 310, 360, 420, 480],
+    );
     folder.succeeds(&format!("{command} -o killed.gguf"));
     assert!(folder.read("whole.gguf") == folder.read("killed.gguf"), "the files differ");
 }
@@ -155,7 +166,7 @@ fn a_run_on_the_students_own_text_goes_on_to_the_same_weights_too() {
     let on_policy = "--on-policy 0.7 --divergence reverse --save-every 0";
     let command = format!("distill --teacher teacher.gguf --layers 0,2 {DATA} {STEPS} {on_policy}");
     folder.succeeds(&format!("{command} -o whole.gguf"));
-    folder.killed(&format!("{command} -o killed.gguf"), &[200, 350, 500]);
+    folder.killed(&format!("{command} -o killed.gguf"), "killed.gguf.training", &[200, 350, 500]);
     folder.succeeds(&format!("{command} -o killed.gguf"));
     assert!(folder.read("whole.gguf") == folder.read("killed.gguf"), "the files differ");
     folder.refuses(&format!("{command} --soft 0.5 -o none.gguf"), &["--on-policy", "--soft 1"]);
@@ -184,10 +195,15 @@ fn what_cannot_be_learned_from_is_refused() {
     folder.write("broken.jsonl", "{\"text\": \"one\"\n");
     folder.write("chat.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}]}\n");
     let train = |data: &str| format!("train teacher.gguf --data {data} --length 32 -o out.gguf");
-    folder.refuses(&train("empty.txt"), &["empty.txt", "too few"]);
+    folder.refuses(&train("empty.txt"), &["empty.txt", "too few", "more text, or a smaller length"]);
+    for table in ["table.csv", "table.TSV", "array.json"] {
+        folder.write(table, "[\"some text\", 1]\n".repeat(200));
+        folder.refuses(&train(table), &[table, ".jsonl", ".txt"]);
+    }
+    folder.refuses("train teacher.gguf --data text.txt --length 1 -o out.gguf", &["text.txt", "at least 2"]);
     folder.refuses(&train("latin.txt"), &["latin.txt", "byte 3", "UTF-8"]);
     folder.refuses(&train("wrong.jsonl"), &["wrong.jsonl", "line 2", "`text`"]);
-    folder.refuses(&train("broken.jsonl"), &["broken.jsonl", "line 1", "JSON"]);
+    folder.refuses(&train("broken.jsonl"), &["broken.jsonl", "line 1: not JSON", "at column"]);
     folder.refuses(&train("chat.jsonl"), &["chat.jsonl", "chat template"]);
     folder.refuses(&train("absent.txt"), &["absent.txt"]);
 

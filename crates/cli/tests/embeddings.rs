@@ -90,7 +90,7 @@ fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
     let data = "--data sentences.txt --match cosine,hidden --cache cache";
     let command = format!("distill --teacher teacher.gguf --layers 0,2 {data} {STEPS} --save-every 0");
     folder.succeeds(&format!("{command} -o whole.gguf"));
-    folder.killed(&format!("{command} -o killed.gguf"), &[40, 80, 120]);
+    folder.killed(&format!("{command} -o killed.gguf"), "killed.gguf.training", &[40, 80, 120]);
     folder.succeeds(&format!("{command} -o killed.gguf"));
     assert!(folder.read("whole.gguf") == folder.read("killed.gguf"), "the files differ");
 }
@@ -124,4 +124,21 @@ fn what_does_not_go_together_is_refused() {
     folder.refuses("eval llama.gguf --base llama.gguf --pairs pairs.tsv", &["--pairs is for sentence encoders"]);
     folder.write("wrong.tsv", "1\ta\tb\nmuch\ta\tb\n");
     folder.refuses("eval teacher.gguf --base teacher.gguf --pairs wrong.tsv", &["wrong.tsv, line 2", "\"much\""]);
+}
+
+#[test]
+fn hidden_states_are_matched_within_the_shorter_context() {
+    let folder = folder();
+    folder.write(
+        "config.json",
+        r#"{"model_type": "bert", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "vocab_size": 400, "max_position_embeddings": 8, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_act": "gelu"}"#,
+    );
+    folder.succeeds("student teacher.gguf --config config.json -o short.gguf");
+    folder.write("long.txt", format!("{}\n", WORDS.join(" ")).repeat(20));
+    let distill = "distill --teacher teacher.gguf --student short.gguf --data long.txt --match hidden -o student.gguf";
+    folder.succeeds(&format!("{distill} {STEPS}"));
+    let student = Checkpoint::open(folder.path("student.gguf")).unwrap();
+    let made = provenance::of(student.metadata()).pop().unwrap().to_string();
+    assert!(made.contains("8 tokens a sentence"), "{made}");
 }

@@ -18,7 +18,7 @@ const GENERATE: &str = "generate teacher.gguf --prompts prompts.txt -n 24 --batc
 fn a_run_killed_at_any_moment_goes_on_to_the_same_file() {
     let folder = folder();
     folder.succeeds(&format!("{GENERATE} -o whole.jsonl"));
-    folder.killed(&format!("{GENERATE} -o killed.jsonl"), &[20, 35, 50, 30, 40]);
+    folder.killed(&format!("{GENERATE} -o killed.jsonl"), "killed.jsonl.generating", &[20, 35, 50, 30, 40]);
     folder.succeeds(&format!("{GENERATE} -o killed.jsonl"));
     let whole = folder.read("whole.jsonl");
     assert!(whole == folder.read("killed.jsonl"), "the files differ");
@@ -64,4 +64,7 @@ fn prompts_come_in_several_forms_and_wrong_ones_are_refused() {
     folder.refuses(&format!("{} --temperature nan", generate("prompts.txt")), &["temperature"]);
     folder.refuses(&generate("chat.jsonl"), &["prompt 1", "chat template"]);
     folder.refuses(&generate("long.txt"), &["prompt 1", "500 tokens", "128"]);
+    // Nothing is answered before the last prompt is known to be answerable.
+    folder.write("last.txt", format!("{}{}", "One\n".repeat(20), "x".repeat(500)));
+    folder.refuses(&generate("last.txt"), &["prompt 21", "500 tokens", "128"]);
 }

@@ -28,7 +28,7 @@ fn a_tuned_file_is_nearer_to_its_base_and_a_killed_run_ends_in_the_same() {
     let inspected = folder.succeeds("inspect tuned.gguf --json");
     assert!(inspected.contains("\"tune\"") && inspected.contains("text=text.txt"), "{inspected}");
 
-    folder.killed(&tune("again.gguf"), &[60, 120, 200, 2000]);
+    folder.killed(&tune("again.gguf"), "again.gguf.training", &[60, 120, 200, 2000]);
     folder.succeeds(&tune("again.gguf"));
     assert!(folder.read("tuned.gguf") == folder.read("again.gguf"));
     assert!(!folder.path("again.gguf.training").exists());

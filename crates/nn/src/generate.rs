@@ -66,7 +66,7 @@ pub fn generate(
         }
         logits.resize(active.len() * vocab, 0.0);
         batch.logits(&hidden, &mut logits);
-        let tokens = sample(requests, &active, &logits, vocab)?;
+        let tokens = sample(requests, &active, &logits, (vocab, batch.model().tokens()))?;
         let mut go_on = true;
         for ((&i, &token), logits) in active.iter().zip(&tokens).zip(logits.chunks_exact(vocab)) {
             go_on &= chosen(i, token, logits);
@@ -90,13 +90,19 @@ pub fn generate(
     }
 }
 
-/// One token for each active request. Sorting a vocabulary takes about as long as a small model, so all threads help.
-fn sample(requests: &mut [Request], active: &[usize], logits: &[f32], vocab: usize) -> Result<Vec<u32>> {
+/// One token for each active request, among the first `tokens` of `rows` logits: beyond them there is none. Sorting a vocabulary takes about as
+/// long as a small model, so all threads help.
+fn sample(
+    requests: &mut [Request],
+    active: &[usize],
+    logits: &[f32],
+    (rows, tokens): (usize, usize),
+) -> Result<Vec<u32>> {
     let samplers: Vec<&mut Sampler> = requests
         .iter_mut()
         .enumerate()
         .filter_map(|(i, request)| active.contains(&i).then_some(&mut request.sampler))
         .collect();
-    let rows = samplers.into_par_iter().zip(logits.par_chunks_exact(vocab));
-    rows.map(|(sampler, logits)| sampler.sample(logits, &[])).collect()
+    let rows = samplers.into_par_iter().zip(logits.par_chunks_exact(rows));
+    rows.map(|(sampler, logits)| sampler.sample(&logits[..tokens], &[])).collect()
 }

@@ -14,6 +14,7 @@ use bantam_formats::kernels::parallel;
 pub struct Model {
     config: Config,
     definition: Definition,
+    tokens: usize,
     weights_bytes: usize,
 }
 
@@ -21,18 +22,25 @@ impl Model {
     /// Loads a decoder language model.
     ///
     /// # Errors
-    /// If tensors are missing, superfluous, or do not have the shapes that the configuration asks for.
+    /// If tensors are missing, superfluous, or do not have the shapes that the configuration asks for, or there are more tokens than rows of
+    /// the embedding.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self> {
         let config = Config::of(checkpoint)?;
         check(checkpoint, &config)?;
+        let tokens = tokens(checkpoint, &config)?;
         let definition = Definition::load(Loader::new(checkpoint), &config)?;
         let weights_bytes = checkpoint.tensors().iter().map(|t| t.bytes()).sum();
-        Ok(Self { config, definition, weights_bytes })
+        Ok(Self { config, definition, tokens, weights_bytes })
     }
 
     /// The hyperparameters.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Tokens of the vocabulary. The embedding may have more rows, which stand for none and are to be predicted by no one.
+    pub fn tokens(&self) -> usize {
+        self.tokens
     }
 
     /// Bytes of all weights.
@@ -110,6 +118,18 @@ fn check(checkpoint: &Checkpoint, config: &Config) -> Result<()> {
             error(format!("the sliding window pattern covers {} of {} layers", window.layers.len(), config.block_count))
         }
         _ => Ok(()),
+    }
+}
+
+/// Tokens of the vocabulary; rows of the embedding if there is no vocabulary.
+fn tokens(checkpoint: &Checkpoint, config: &Config) -> Result<usize> {
+    let rows = config.vocab_size;
+    match checkpoint.metadata().strings("tokenizer.ggml.tokens").map_or(rows, <[_]>::len) {
+        tokens if tokens > rows => {
+            let message = format!("the vocabulary has {tokens} tokens, but the embedding {rows} rows");
+            Err(Error::Hyperparameters { path: checkpoint.path().to_owned(), message })
+        }
+        tokens => Ok(tokens),
     }
 }
 

@@ -77,16 +77,15 @@ struct Plan {
 }
 
 impl Plan {
-    fn zeros(&self, path: &str, shape: &[usize]) -> (&'static Format, TensorData) {
+    /// Notes a tensor, of which there is nothing yet: a plan may be larger than memory.
+    fn nothing(&self, path: &str, shape: &[usize]) -> (&'static Format, TensorData) {
         let format = Format::by_name("F32").expect("F32 is a format");
-        let info = TensorInfo { name: path.to_owned(), shape: shape.to_vec(), format };
-        let zeros = TensorData::Owned(vec![0; info.bytes()].into());
         // A tied table is asked for twice.
         let mut asked = self.asked.borrow_mut();
         if asked.iter().all(|other| other.name != path) {
-            asked.push(info);
+            asked.push(TensorInfo { name: path.to_owned(), shape: shape.to_vec(), format });
         }
-        (format, zeros)
+        (format, TensorData::Owned([].into()))
     }
 }
 
@@ -96,7 +95,7 @@ impl<'c> Loader<'c> {
         Self { checkpoint, taken: RefCell::default(), plan: None }
     }
 
-    /// A loader for a model that is yet to be made: tensors that the checkpoint lacks are handed out as zeros, and noted.
+    /// A loader for a model that is yet to be made: tensors that the checkpoint lacks are handed out empty, and noted.
     /// `tied` says that the head is the embedding.
     pub(crate) fn planning(checkpoint: &'c Checkpoint, tied: bool) -> Self {
         Self { plan: Some(Plan { tied, asked: RefCell::default() }), ..Self::new(checkpoint) }
@@ -133,7 +132,8 @@ impl<'c> Loader<'c> {
     /// If it is missing, has another length, or holds NaN or infinity.
     pub fn vector(&self, path: &str, len: usize) -> Result<Parameter> {
         let (format, data) = self.tensor(path, &[len])?;
-        let mut values = vec![0.0; len];
+        // Of a planned one there is nothing.
+        let mut values = if data.is_empty() { Vec::new() } else { vec![0.0; len] };
         (format.decode)(&data, &mut values);
         if let Some(index) = values.iter().position(|v| !v.is_finite()) {
             let (path, tensor, value) = (self.checkpoint.path().to_owned(), path.to_owned(), values[index]);
@@ -168,7 +168,7 @@ impl<'c> Loader<'c> {
 
     fn tensor(&self, path: &str, expected: &[usize]) -> Result<(&'static Format, TensorData)> {
         if let Some(plan) = self.plan.as_ref().filter(|_| self.checkpoint.tensor(path).is_none()) {
-            return Ok(plan.zeros(path, expected));
+            return Ok(plan.nothing(path, expected));
         }
         let info: &TensorInfo = self.checkpoint.tensor(path).ok_or_else(|| Error::MissingTensor {
             path: self.checkpoint.path().to_owned(),

@@ -153,6 +153,12 @@ pub enum Error {
         /// Its learning rate.
         rate: f32,
     },
+    /// Another process has the file.
+    #[error("{path}: another run of bantam is writing it; wait until that is done, or give another name")]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
     /// Data to learn from, or what a stopped run left, cannot be read.
     #[error("{path}: {problem}")]
     Data {
@@ -170,6 +176,18 @@ pub enum Error {
         layers: String,
         /// Why not.
         problem: String,
+    },
+    /// A student that is larger than what there is room for.
+    #[error(
+        "{path}: a model of this shape needs {needed:.1} GB in F32, {room:.1} GB are free; give it fewer or narrower layers"
+    )]
+    TooLarge {
+        /// Its configuration.
+        path: PathBuf,
+        /// What it needs, in GB.
+        needed: f64,
+        /// What there is, in GB.
+        room: f64,
     },
     /// A width that is no narrowing.
     #[error("{path}: its feed-forward layers have {all} neurons; between 1 and {} can be kept, not {asked}", all - 1)]

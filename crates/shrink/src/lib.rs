@@ -11,7 +11,7 @@ pub mod distill;
 pub mod error;
 pub mod estimate;
 pub mod generate;
-mod identity;
+pub mod identity;
 pub mod images;
 mod lines;
 pub mod mix;

@@ -26,6 +26,8 @@ pub(crate) struct Lines {
     first: Vec<u8>,
     /// Once there is something.
     file: Option<File>,
+    /// Bytes of all that was written whole.
+    whole: u64,
 }
 
 impl Lines {
@@ -35,7 +37,7 @@ impl Lines {
     /// If the file cannot be read, is of anything else (then it stays as it is), or is damaged.
     pub fn open<T: DeserializeOwned>(path: &Path, kind: &Kind, of: &str) -> Result<(Self, Vec<T>), Error> {
         let first = line(&BTreeMap::from([(kind.key, of)]));
-        let mut lines = Self { path: path.to_owned(), first, file: None };
+        let mut lines = Self { path: path.to_owned(), first, file: None, whole: 0 };
         let mut bytes = match std::fs::read(path) {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(lines.error(e.to_string())),
             read => read.unwrap_or_default(),
@@ -57,7 +59,8 @@ impl Lines {
         }
         let kept = there.map(|(at, line)| lines.read(at, line)).collect::<Result<_, _>>()?;
         let file = OpenOptions::new().append(true).open(path).map_err(|e| lines.error(e.to_string()))?;
-        file.set_len(bytes.len() as u64).map_err(|e| lines.error(e.to_string()))?;
+        lines.whole = bytes.len() as u64;
+        file.set_len(lines.whole).map_err(|e| lines.error(e.to_string()))?;
         lines.file = Some(file);
         Ok((lines, kept))
     }
@@ -84,13 +87,23 @@ impl Lines {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let written = match &mut self.file {
-            Some(file) => file.write_all(bytes),
-            none => {
-                File::create(&self.path).and_then(|file| none.insert(file).write_all(&[&self.first, bytes].concat()))
-            }
+        self.try_write(bytes).map_err(|e| self.error(e.to_string()))
+    }
+
+    fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(OpenOptions::new().append(true).create(true).open(&self.path)?),
         };
-        written.map_err(|e| self.error(e.to_string()))
+        if self.whole == 0 {
+            file.set_len(0)?; // it may hold a part of the first line
+        }
+        let first = if self.whole == 0 { &self.first[..] } else { &[] };
+        let bytes = [first, bytes].concat();
+        // On a full disk a part may be there: what is written next would stand behind it.
+        file.write_all(&bytes).inspect_err(|_| drop(file.set_len(self.whole)))?;
+        self.whole += bytes.len() as u64;
+        Ok(())
     }
 
     fn read<T: DeserializeOwned>(&self, at: usize, line: &[u8]) -> Result<T, Error> {

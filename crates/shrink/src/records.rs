@@ -8,7 +8,7 @@
 
 use crate::Error;
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
@@ -46,11 +46,15 @@ impl Records {
     /// Opens the file of what a teacher of this description gave for inputs with this hash, or begins it.
     ///
     /// # Errors
-    /// If the file cannot be read or written, is of another kind, teacher or inputs, or is damaged.
+    /// If the file cannot be read or written, another process has it, it is of another kind, teacher or inputs, or is damaged.
     pub fn open(path: &Path, kind: Kind, description: &str, inputs: u64) -> Result<Self, Error> {
         let error = |problem: String| Error::Data { path: path.to_owned(), problem };
         let io = |e: std::io::Error| error(e.to_string());
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
+        // Two that append at what each takes for the end would write over each other. (Some file systems have no locks.)
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            return Err(Error::InUse { path: path.to_owned() });
+        }
         let len = file.metadata().map_err(io)?.len();
         let mut header = kind.magic.to_vec();
         header.extend(xxh3_64(format!("{description} {inputs:016x}").as_bytes()).to_le_bytes());
@@ -95,13 +99,16 @@ impl Records {
             reader.read_exact(&mut record[12..]).map_err(io)?;
             let (content, checksum) = record.split_at(record.len() - 8);
             if xxh3_64(content).to_le_bytes() != checksum {
-                let problem = format!("the record at byte {} is damaged; delete the file and capture again", self.end);
-                return Err(Error::Data { path: self.path.clone(), problem });
+                return Err(self.damaged(self.end));
             }
             self.records.insert(number, (self.end, units));
             self.end += bytes;
         }
         self.file.set_len(self.end).map_err(io)
+    }
+
+    fn damaged(&self, at: u64) -> Error {
+        self.error(format!("the record at byte {at} is damaged; delete the file and capture again"))
     }
 
     /// An error about the file.
@@ -140,14 +147,55 @@ impl Records {
     /// The units of an input's record, and their bytes.
     ///
     /// # Errors
-    /// If it is not there or cannot be read.
+    /// If it is not there, cannot be read, or is not what was written.
     pub fn read(&mut self, number: u64) -> Result<(u32, Vec<u8>), Error> {
         let &(at, units) = self.records.get(&number).ok_or_else(|| {
             self.error(format!("sequence {number} is not in it; capture the same data with `bantam teach` first"))
         })?;
-        let mut content = vec![0; (self.kind.record(units) - 20) as usize];
-        let read = self.file.seek(SeekFrom::Start(at + 12)).and_then(|_| self.file.read_exact(&mut content));
+        let mut record = vec![0; self.kind.record(units) as usize];
+        let read = self.file.seek(SeekFrom::Start(at)).and_then(|_| self.file.read_exact(&mut record));
         read.map_err(|e| self.error(e.to_string()))?;
-        Ok((units, content))
+        let checksum = record.split_off(record.len() - 8);
+        if record[..8] != number.to_le_bytes() || xxh3_64(&record).to_le_bytes()[..] != checksum {
+            return Err(self.damaged(at));
+        }
+        record.drain(..12);
+        Ok((units, record))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTES: Kind = Kind { magic: *b"bantam?\x01", size: 1, bytes: 1 };
+
+    #[test]
+    fn a_file_is_one_runs_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache");
+        let mut records = Records::open(&path, BYTES, "T", 1).unwrap();
+        let refused = Records::open(&path, BYTES, "T", 1).err().unwrap();
+        assert!(matches!(refused, Error::InUse { .. }) && refused.to_string().contains("cache"), "{refused}");
+        records.keep(3, 2, [7, 8]).unwrap();
+        drop(records);
+        let mut records = Records::open(&path, BYTES, "T", 1).unwrap();
+        assert_eq!(records.read(3).unwrap(), (2, vec![7, 8]));
+    }
+
+    #[test]
+    fn what_changes_after_opening_is_found_on_reading() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache");
+        let mut records = Records::open(&path, BYTES, "T", 1).unwrap();
+        records.keep(3, 2, [7, 8]).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        for at in HEADER as usize..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            std::fs::write(&path, &bytes).unwrap();
+            let error = records.read(3).unwrap_err().to_string();
+            assert!(error.contains("byte 20 is damaged"), "byte {at}: {error}");
+        }
     }
 }

@@ -4,6 +4,7 @@ use crate::Error;
 use bantam_checkpoint::metadata::Array;
 use bantam_checkpoint::{Checkpoint, Config, GgufWriter, Metadata, TensorInfo, Value, provenance};
 use bantam_formats::Format;
+use bantam_nn::models::{attention_scale, planned_tensors};
 use bantam_nn::random::SplitMix64;
 use bantam_nn::train::Parameters;
 use std::path::Path;
@@ -25,6 +26,7 @@ pub fn take_layers(teacher: &Checkpoint, layers: &str, output: &Path) -> Result<
     choose_layers(&mut metadata, &taken, count);
     metadata.set("general.file_type", Value::U32(0));
     provenance::append(&mut metadata, teacher.step("take layers").setting("layers", layers));
+    let queries = attention_scale(&config) / attention_scale(&Config { block_count: taken.len(), ..config.clone() });
     let f32 = Format::by_name("F32").expect("F32 is a format");
     let outside = teacher.tensors().iter().filter(|t| layer_of(&t.name).is_none()).map(|t| (t.name.clone(), t));
     let inside = taken.iter().enumerate().flat_map(|(new, old)| {
@@ -38,7 +40,10 @@ pub fn take_layers(teacher: &Checkpoint, layers: &str, output: &Path) -> Result<
         .collect();
     let mut writer = GgufWriter::create(output, &metadata, &infos)?;
     for (_, tensor) in tensors {
-        writer.write(&values(teacher, tensor)?.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())?;
+        // The number of layers tells families how scores are scaled: queries make up for it.
+        let scale = if tensor.name.ends_with("attn_q_norm.weight") { queries } else { 1.0 };
+        let values = values(teacher, tensor)?;
+        writer.write(&values.iter().flat_map(|v| (scale * v).to_le_bytes()).collect::<Vec<u8>>())?;
     }
     writer.finish()?;
     Ok(taken)
@@ -49,15 +54,14 @@ const SPREAD: f64 = 0.02;
 
 /// Writes a student with random weights, in F32: the hyperparameters of a Hugging Face `config.json`, the tokenizer of
 /// `teacher`. Matrices are normal with a spread of 0.02, those that write into the residual stream narrower by the root of
-/// how many do (GPT-2's); norms are 1, biases 0.
+/// how many do (GPT-2's); norms are 1, biases 0. It may take `room` bytes.
 ///
 /// # Errors
-/// If the configuration cannot be read, is of no known family or for other tokens, or the file cannot be written.
-pub fn initial(config: &Path, teacher: &Checkpoint, seed: u64, output: &Path) -> Result<(), Error> {
+/// If the configuration cannot be read, is of no known family, for other tokens or too large, or the file cannot be written.
+pub fn initial(config: &Path, teacher: &Checkpoint, seed: u64, room: u64, output: &Path) -> Result<(), Error> {
     teacher.refuse_overwriting(output)?;
     let (planned, tied) = bantam_checkpoint::hf::planned(config, teacher)?;
-    let new = bantam_nn::models::planned_tensors(&planned, tied)?;
-    let tensors: Vec<TensorInfo> = planned.tensors().iter().chain(&new).cloned().collect();
+    let tensors = new_tensors(&planned, tied, config, room)?;
     let mut metadata = planned.metadata().clone();
     metadata.set("general.file_type", Value::U32(0));
     // What was done to the teacher was not done to these weights.
@@ -80,9 +84,30 @@ pub fn initial(config: &Path, teacher: &Checkpoint, seed: u64, output: &Path) ->
             (1, false) => 1.0,
             _ => (random.normal() * spread) as f32,
         };
-        writer.write(&(0..tensor.len()).flat_map(|_| value().to_le_bytes()).collect::<Vec<u8>>())?;
+        for start in (0..tensor.len()).step_by(PART) {
+            let len = PART.min(tensor.len() - start);
+            writer.write(&(0..len).flat_map(|_| value().to_le_bytes()).collect::<Vec<u8>>())?;
+        }
     }
     Ok(writer.finish()?)
+}
+
+/// Random weights written at a time.
+const PART: usize = 1 << 20;
+
+/// The tensors of a new model, unless they are more than there is room for.
+fn new_tensors(planned: &Checkpoint, tied: bool, config: &Path, room: u64) -> Result<Vec<TensorInfo>, Error> {
+    let fits = |needed: u128| match needed > u128::from(room) {
+        true => Err(Error::TooLarge { path: config.to_owned(), needed: needed as f64 / 1e9, room: room as f64 / 1e9 }),
+        false => Ok(()),
+    };
+    // So many layers cannot even be listed.
+    let shape = Config::of(planned)?;
+    fits(4 * shape.block_count as u128 * shape.embedding_length as u128)?;
+    let new = planned_tensors(planned, tied)?;
+    let tensors: Vec<TensorInfo> = planned.tensors().iter().cloned().chain(new).collect();
+    fits(tensors.iter().map(|t| 4 * t.shape.iter().map(|&n| n as u128).product::<u128>()).sum())?;
+    Ok(tensors)
 }
 
 /// Writes trained parameters as a checkpoint: the tensors and metadata of `student`, the values of `parameters`, in `format`.

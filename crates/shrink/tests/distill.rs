@@ -1,12 +1,14 @@
 //! A student of one layer learns from a tiny teacher of two.
 
-use bantam_checkpoint::{Checkpoint, provenance};
+use bantam_checkpoint::{Checkpoint, GgufWriter, TensorInfo, Value, provenance};
 use bantam_formats::Format;
 use bantam_nn::generate::{Request, generate};
 use bantam_nn::random::SplitMix64;
 use bantam_nn::train::{AdamW, Parameters, softmax};
 use bantam_nn::{Model, Sampler, Sampling};
-use bantam_shrink::distill::{Cache, Divergence, HiddenMatching, Kept, Matching, ModelTeacher, OnPolicy, TextTask};
+use bantam_shrink::distill::{
+    Cache, Divergence, HiddenMatching, Kept, Matching, ModelTeacher, OnPolicy, Teacher, TextTask,
+};
 use bantam_shrink::quantize::{Method, Plan};
 use bantam_shrink::text::{Sequence, Source, SourceSpec};
 use bantam_shrink::train::{Decay, Schedule, Settings, Task, Trainer};
@@ -99,21 +101,51 @@ fn a_step_in_parts_is_the_same_step() {
     source.sequences[1].learned.truncate(9);
     source.sequences[3].learned[..20].fill(false);
     let sources = [source];
-    let gradients = |at_once: usize| {
-        let mut task = TextTask::new(&model, &sources, 5, 7);
-        task.at_once = at_once;
-        let mut parameters = Parameters::of(&checkpoint).unwrap();
-        let pass = task.pass(0, &mut parameters).unwrap();
-        (pass, parameters)
-    };
-    let (whole, wholly) = gradients(5);
-    let (parts, partly) = gradients(2);
-    assert!((whole.loss - parts.loss).abs() < 1e-5 && whole.items == parts.items, "{whole:?} {parts:?}");
-    for (a, b) in wholly.variables().iter().zip(partly.variables()) {
-        let norm = a.gradient.iter().map(|g| g * g).sum::<f32>().sqrt();
-        let difference = a.gradient.iter().zip(&b.gradient).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
-        assert!(difference <= 1e-4 * norm, "{}: {difference} of {norm}", a.path);
+    let other = Checkpoint::open(fixture("llama-biases")).unwrap();
+    let teacher = Model::load(&other).unwrap();
+    for taught in [false, true] {
+        let gradients = |at_once: usize| {
+            let mut task = TextTask::new(&model, &sources, 5, 7);
+            task.at_once = at_once;
+            let word = ModelTeacher::new(&teacher, "other", 24, 16, 1.0);
+            task.teacher = taught.then(|| (Box::new(word) as Box<dyn Teacher>, Matching { soft: 0.7, ..MATCHING }));
+            let mut parameters = Parameters::of(&checkpoint).unwrap();
+            let pass = task.pass(0, &mut parameters).unwrap();
+            (pass, parameters)
+        };
+        let (whole, wholly) = gradients(5);
+        let (parts, partly) = gradients(2);
+        let same = (whole.loss - parts.loss).abs() < 1e-5 * whole.loss.max(1.0) && whole.items == parts.items;
+        assert!(same, "{taught}: {whole:?} {parts:?}");
+        for (a, b) in wholly.variables().iter().zip(partly.variables()) {
+            let norm = a.gradient.iter().map(|g| g * g).sum::<f32>().sqrt();
+            let difference = a.gradient.iter().zip(&b.gradient).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
+            assert!(difference <= 1e-4 * norm, "{taught}: {}: {difference} of {norm}", a.path);
+        }
     }
+}
+
+/// What changes gradients, though not what a teacher says, makes it another run.
+#[test]
+fn a_run_is_known_by_what_is_learned() {
+    let model = Model::load(&Checkpoint::open(fixture("llama")).unwrap()).unwrap();
+    let whole = random_source(model.config().vocab_size, 6);
+    let description = |sources: &[Source], at_once: usize, dropout: f32| {
+        let mut task = TextTask::new(&model, sources, 4, 7);
+        (task.at_once, task.dropout) = (at_once, (dropout, dropout));
+        task.description()
+    };
+    let same = description(std::slice::from_ref(&whole), 4, 0.0);
+    assert_eq!(same, description(std::slice::from_ref(&whole), 2, 0.0));
+    assert_ne!(description(std::slice::from_ref(&whole), 4, 0.1), description(std::slice::from_ref(&whole), 2, 0.1));
+    let mut masked = whole.clone();
+    masked.sequences[3].learned[..20].fill(false);
+    assert_ne!(same, description(&[masked], 4, 0.0));
+    let parted = |at: usize| {
+        let (first, second) = whole.sequences.split_at(at);
+        [first, second].map(|part| Source { sequences: part.to_vec(), ..whole.clone() })
+    };
+    assert_ne!(description(&parted(2), 4, 0.0), description(&parted(3), 4, 0.0));
 }
 
 /// Dropout in transformers: the draws are those of the step, so the loss has a slope.
@@ -168,7 +200,7 @@ fn hidden_states_come_nearer_and_their_gradients_agree_with_finite_differences()
     let plan = Plan::new(&teacher, Mix::by_name("Q4_0").unwrap()).unwrap();
     plan.write(&packed, Method::Nearest, &mut |_| ()).unwrap();
     let packed = Checkpoint::open(&packed).unwrap();
-    students::initial(&folder.path().join("config.json"), &packed, 1, &narrow).unwrap();
+    students::initial(&folder.path().join("config.json"), &packed, 1, u64::MAX, &narrow).unwrap();
     assert!(packed.quantized_as().is_some() && Checkpoint::open(&narrow).unwrap().quantized_as().is_none());
     for (path, of) in [(&layers, vec![1]), (&narrow, vec![0, 1])] {
         let student = Checkpoint::open(path).unwrap();
@@ -262,4 +294,80 @@ fn learning_from_its_own_text_brings_a_student_nearer_where_it_goes_itself() {
     trainer.run(&mut task, &mut parameters, &mut |_, _| true).unwrap();
     let after = on_own_text(&teacher_model, &model, &parameters, &sources[0]);
     assert!(after < 0.9 * before, "{before} to {after}");
+}
+
+/// The model with `rows` rows of its embedding and its head, of which the new ones are likelier than any token: GGUF files may be padded so.
+fn padded(model: &Checkpoint, rows: usize, path: &Path) -> Checkpoint {
+    let f32 = Format::by_name("F32").unwrap();
+    let of_tokens = |name: &str| ["token_embd.weight", "output.weight"].contains(&name);
+    let infos: Vec<TensorInfo> = model
+        .tensors()
+        .iter()
+        .map(|t| {
+            let rest = t.shape[1..].iter().copied();
+            let shape = if of_tokens(&t.name) { [rows].into_iter().chain(rest).collect() } else { t.shape.clone() };
+            TensorInfo { shape, format: f32, ..t.clone() }
+        })
+        .collect();
+    let mut metadata = model.metadata().clone();
+    metadata.set("llama.vocab_size", Value::U32(rows as u32));
+    let mut writer = GgufWriter::create(path, &metadata, &infos).unwrap();
+    for (tensor, info) in model.tensors().iter().zip(&infos) {
+        let mut values = vec![0.0; tensor.len()];
+        (tensor.format.decode)(&model.data(&tensor.name).unwrap(), &mut values);
+        let likelier: Vec<f32> = values.iter().map(|v| 20.0 * v).collect();
+        let new = likelier.into_iter().cycle().take(info.len().saturating_sub(tensor.len()));
+        values.truncate(info.len());
+        values.iter().copied().chain(new).for_each(|v| writer.write(&v.to_le_bytes()).unwrap());
+    }
+    writer.finish().unwrap();
+    Checkpoint::open(path).unwrap()
+}
+
+#[test]
+fn rows_beyond_the_vocabulary_are_neither_said_nor_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = Checkpoint::open(fixture("llama")).unwrap();
+    let tokens = Model::load(&plain).unwrap().config().vocab_size;
+    let wide = padded(&plain, tokens + 64, &folder.path().join("wide.gguf"));
+    for (teacher, student) in [(&wide, &plain), (&plain, &wide)] {
+        let (teacher, model) = (Model::load(teacher).unwrap(), Model::load(student).unwrap());
+        assert_eq!((teacher.tokens(), model.tokens()), (tokens, tokens));
+        let sources = [random_source(tokens, 4)];
+        let mut task = TextTask::new(&model, &sources, 4, 7);
+        let live = || Box::new(ModelTeacher::new(&teacher, "llama", 24, tokens + 64, 1.0));
+        task.teacher = Some((live(), MATCHING));
+        task.on_policy = Some(OnPolicy::new(0.5, 24, Vec::new(), live()));
+        task.pass(0, &mut Parameters::of(student).unwrap()).unwrap();
+    }
+    let narrow = padded(&plain, tokens - 1, &folder.path().join("narrow.gguf"));
+    let error = Model::load(&narrow).err().unwrap().to_string();
+    assert!(error.contains("narrow.gguf") && error.contains(&format!("{tokens} tokens")), "{error}");
+}
+
+/// Gemma 3 scales scores otherwise in models of 62 layers, which fewer of its layers are not.
+#[test]
+fn layers_compute_what_they_did_though_their_number_says_otherwise() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let config = r#"{"model_type": "gemma3_text", "hidden_size": 48, "intermediate_size": 32, "num_hidden_layers": 62,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "vocab_size": 288, "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-6, "sliding_window": 8}"#;
+    std::fs::write(path("config.json"), config).unwrap();
+    let tokens_of = Checkpoint::open(fixture("gemma3")).unwrap();
+    students::initial(&path("config.json"), &tokens_of, 1, u64::MAX, &path("teacher.gguf")).unwrap();
+    let teacher = Checkpoint::open(path("teacher.gguf")).unwrap();
+    students::take_layers(&teacher, "0-2", &path("student.gguf")).unwrap();
+    let student = Checkpoint::open(path("student.gguf")).unwrap();
+    let after_third = |checkpoint: &Checkpoint| {
+        let model = Model::load(checkpoint).unwrap();
+        let mut states = Vec::new();
+        let tokens: Vec<u32> = (5..25).collect();
+        let mut layer = |at: usize, x: &[f32]| states.extend_from_slice(if at == 2 { x } else { &[] });
+        model.session(20).observe(&tokens, &mut layer).unwrap();
+        states
+    };
+    let (theirs, ours) = (after_third(&teacher), after_third(&student));
+    let error = theirs.iter().zip(&ours).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(theirs.len() == 20 * 48 && error < 1e-3, "{error}");
 }

@@ -94,7 +94,7 @@ fn a_narrow_student_learns_through_a_projection_that_is_not_written() {
             "vocab_size": 400, "max_position_embeddings": 64, "type_vocab_size": 2, "layer_norm_eps": 1e-12, "hidden_act": "gelu"}"#,
     )
     .unwrap();
-    students::initial(&config, &teacher(), 1, &path).unwrap();
+    students::initial(&config, &teacher(), 1, u64::MAX, &path).unwrap();
     let student = Checkpoint::open(&path).unwrap();
     let matching = "cosine,relation,hidden:0.5".parse().unwrap();
     let (losses, parameters) = run(&student, &matching, &folder.path().join("cache"), 80, None);
@@ -125,6 +125,8 @@ fn a_cache_of_another_teacher_or_text_is_refused_and_damage_found() {
     let mut teacher = open(&this, 5).unwrap();
     assert!(teacher.capture(&all[..20]).unwrap() > 60);
     assert_eq!(teacher.capture(&all[..20]).unwrap(), 0, "nothing is captured twice");
+    assert!(open(&this, 5).err().unwrap().to_string().contains("another run"));
+    drop(teacher);
     assert_eq!(open(&this, 5).unwrap().cache().unwrap().len(), 20);
     let refused = |of: &Checkpoint, text| open(of, text).err().map(|e| e.to_string()).unwrap_or_default();
     assert!(refused(&other, 5).contains("another teacher"));

@@ -46,6 +46,21 @@ fn parquet_files_say_what_json_lines_say() {
 }
 
 #[test]
+fn what_has_nothing_to_learn_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |name: &str, text: &str, length: usize| {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        read(&folder.path().join(name), length).unwrap_err()
+    };
+    let silent = refused("silent.jsonl", r#"{"messages": [{"role": "user", "content": "Who are you?"}]}"#, 64);
+    assert!(silent.contains("none of its 1 conversations") && silent.contains("`assistant`"), "{silent}");
+    let long = refused("long.jsonl", r#"{"prompt": "One two three four five", "completion": "six"}"#, 4);
+    assert!(long.contains("within 4 tokens"), "{long}");
+    let broken = refused("broken.jsonl", "{\"text\": \"a\"}\n{\"text\": ", 4);
+    assert!(broken.contains("line 2: not JSON: EOF") && broken.matches("line").count() == 1, "{broken}");
+}
+
+#[test]
 fn damaged_parquet_files_are_refused_and_nothing_panics() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("damaged.parquet");

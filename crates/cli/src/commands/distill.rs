@@ -147,7 +147,7 @@ fn from_model(
         None
     };
     let teacher_of = || {
-        let word = args.word.teacher(&teacher_model, teacher.path(), args.data.length)?;
+        let word = args.word.teacher(&teacher_model, teacher, args.data.length)?;
         anyhow::Ok(match &hidden {
             Some(hidden) => word.with_hidden(&hidden.layers),
             None => word,

@@ -8,6 +8,7 @@ use bantam_shrink::images::{Experiment, Images, Outcome, Watch, soft_labels};
 use clap::Args;
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 #[derive(Args)]
@@ -33,7 +34,7 @@ fn essence(text: &str) -> String {
     text.lines().map(str::trim).filter(depends).map(|line| format!("{line}\n")).collect()
 }
 
-/// The outcomes of one seed so far, with the essence of the experiment that they are of.
+/// The outcomes of one seed so far, with the essence of the experiment and the images that they are of.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     experiment: String,
@@ -48,11 +49,12 @@ pub fn run(args: &ExperimentArgs, global: &Global) -> anyhow::Result<()> {
         Images::read(&file("images-idx3"), &file("labels-idx1"))
     };
     let (images, test) = (read("train")?, read("t10k")?);
+    let text = format!("{text}images {:016x}, test {:016x}\n", images.fingerprint(), test.fingerprint());
     std::fs::create_dir_all(&args.output).with_context(|| format!("{}: cannot be made", args.output.display()))?;
     let mut outcomes = Vec::new();
     for &seed in &experiment.seeds {
         let mut run = Run { experiment: &experiment, text: &text, seed, folder: &args.output, global, bar: None };
-        let mut of_seed = run.kept();
+        let mut of_seed = run.kept()?;
         experiment.run(seed, (&images, &test), &args.output, &mut of_seed, &mut run)?;
         if of_seed.len() < experiment.network.len() {
             let at = format!("with seed {seed}, saved in {}", args.output.display());
@@ -84,12 +86,18 @@ impl Run<'_> {
     }
 
     /// What was kept of the same experiment, as far as the weights are there.
-    fn kept(&self) -> Vec<Outcome> {
-        let kept = std::fs::read(self.path()).ok().and_then(|json| serde_json::from_slice::<Kept>(&json).ok());
-        let kept = kept.filter(|kept| kept.experiment == self.text).map_or_else(Vec::new, |kept| kept.outcomes);
+    fn kept(&self) -> anyhow::Result<Vec<Outcome>> {
+        let path = self.path();
+        let json = match std::fs::read(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            read => read.with_context(|| format!("{}: cannot be read", path.display()))?,
+        };
+        let kept = serde_json::from_slice::<Kept>(&json)
+            .with_context(|| format!("{}: it holds no outcomes; delete it, or give another output", path.display()))?;
+        let kept = if kept.experiment == self.text { kept.outcomes } else { Vec::new() };
         let there = |i: &usize| self.experiment.weights(self.folder, *i, self.seed).exists();
         let whole = (0..kept.len()).take_while(there).count();
-        kept.into_iter().take(whole).collect()
+        Ok(kept.into_iter().take(whole).collect())
     }
 }
 

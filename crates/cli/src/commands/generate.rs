@@ -105,7 +105,8 @@ pub fn run(args: &GenerateArgs, global: &Global) -> anyhow::Result<()> {
     Sampler::new(sampling.clone())?;
     if let Some(endpoint) = args.served.endpoint()? {
         let mut author = Served::new(&endpoint, sampling, args.max_tokens, args.served.top, args.raw)?;
-        return write(&mut author, !args.raw, &prompts, args, global);
+        let who = author.description();
+        return write(&mut author, &who, !args.raw, &prompts, args, global);
     }
     let teacher = args.teacher.as_ref().context("a teacher or --endpoint is needed")?;
     let checkpoint = Checkpoint::open(teacher)?;
@@ -113,20 +114,22 @@ pub fn run(args: &GenerateArgs, global: &Global) -> anyhow::Result<()> {
     let model = Model::load(&checkpoint)?;
     let mut author = ModelAuthor::new(&checkpoint, &model, sampling, args.max_tokens, args.raw)?;
     let chats = author.chats();
-    write(&mut author, chats, &prompts, args, global)
+    // What a text becomes may depend on which others it is generated beside.
+    let who = format!("{}, {} together", author.description(), args.batch);
+    write(&mut author, &who, chats, &prompts, args, global)
 }
 
-/// Has `author` answer all prompts.
+/// Has `author` answer all prompts; `who` says who it is and how it writes.
 fn write(
     author: &mut dyn Author,
+    who: &str,
     chats: bool,
     prompts: &[Prompt],
     args: &GenerateArgs,
     global: &Global,
 ) -> anyhow::Result<()> {
     ensure!(!args.output.is_dir(), "{}: the output is a directory; give a file's name", args.output.display());
-    let who = format!("{}, {} together", author.description(), args.batch);
-    let mut answers = Answers::open(&args.output, &who, prompts)?;
+    let mut answers = Answers::open(&args.output, who, prompts)?;
     if !answers.is_empty() && !global.quiet {
         output::say(format_args!(
             "note: going on after {} answers, kept in {}",

@@ -3,6 +3,7 @@
 use crate::args::{Global, at_least_one};
 use crate::output;
 use bantam_checkpoint::Checkpoint;
+use bantam_measure::machine;
 use bantam_shrink::{narrow, students};
 use clap::Args;
 use serde::Serialize;
@@ -51,7 +52,9 @@ struct Made {
 pub fn run(args: &StudentArgs, global: &Global) -> anyhow::Result<()> {
     let teacher = Checkpoint::open(&args.teacher)?;
     match (&args.config, &args.layers, args.feed_forward) {
-        (Some(config), ..) => students::initial(config, &teacher, args.seed, &args.output)?,
+        (Some(config), ..) => {
+            students::initial(config, &teacher, args.seed, machine::available_memory(), &args.output)?
+        }
         (None, Some(layers), None) => drop(students::take_layers(&teacher, layers, &args.output)?),
         (None, Some(layers), Some(neurons)) => {
             let folder = tempfile::tempdir()?;

@@ -8,6 +8,7 @@ use anyhow::bail;
 use bantam_checkpoint::Checkpoint;
 use bantam_nn::{Encoder, Model};
 use bantam_shrink::distill::{Cache, ModelTeacher, Teacher, fingerprint};
+use bantam_shrink::identity;
 use bantam_shrink::text::Source;
 use clap::Args;
 use serde::Serialize;
@@ -49,12 +50,16 @@ pub struct WordArgs {
 
 impl WordArgs {
     /// The teacher, to be asked for sequences of up to `length` tokens.
-    pub fn teacher<'m>(&self, model: &'m Model, path: &Path, length: usize) -> anyhow::Result<ModelTeacher<'m>> {
+    pub fn teacher<'m>(
+        &self,
+        model: &'m Model,
+        checkpoint: &Checkpoint,
+        length: usize,
+    ) -> anyhow::Result<ModelTeacher<'m>> {
         if !(self.temperature > 0.0 && self.temperature.is_finite()) {
             bail!("--temperature {}: expected a number above 0", self.temperature);
         }
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        Ok(ModelTeacher::new(model, &name, length, self.top, self.temperature))
+        Ok(ModelTeacher::new(model, &identity::name(checkpoint)?, length, self.top, self.temperature))
     }
 
     /// The cache of a teacher's word on these sources.
@@ -112,7 +117,7 @@ fn capture(args: &TeachArgs, checkpoint: &Checkpoint, global: &Global) -> anyhow
     if let Some(layer) = args.hidden.iter().find(|&&layer| layer >= layers) {
         bail!("--hidden: there is no layer {layer}; the teacher has the layers 0 to {}", layers - 1);
     }
-    let mut teacher = args.word.teacher(&model, &args.teacher, args.data.length)?.with_hidden(&args.hidden);
+    let mut teacher = args.word.teacher(&model, checkpoint, args.data.length)?.with_hidden(&args.hidden);
     let mut cache = args.word.cache(&args.output, &teacher, &sources)?;
     let total: usize = sources.iter().map(Source::tokens).sum();
     let bar = progress::bar(global, "teach", total as u64, "tokens");

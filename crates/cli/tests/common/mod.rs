@@ -197,14 +197,23 @@ impl Folder {
         finish(&mut self.command(arguments))
     }
 
-    /// Begins a command again and again, and kills it after each of these pauses, in milliseconds.
-    pub fn killed(&self, arguments: &str, pauses: &[u64]) {
+    /// Begins a command again and again, and kills it after each of these pauses, in milliseconds, or once `saved` is there if that takes
+    /// longer. At least once it must have been at work then, or nothing is tested.
+    pub fn killed(&self, arguments: &str, saved: &str, pauses: &[u64]) {
+        let mut at_work = 0;
         for &pause in pauses {
             let mut child = self.command(arguments).spawn().unwrap();
             std::thread::sleep(Duration::from_millis(pause));
+            let start = Instant::now();
+            while !self.path(saved).exists() && child.try_wait().unwrap().is_none() {
+                assert!(start.elapsed() < Duration::from_secs(60), "bantam {arguments}: {saved} does not come");
+                std::thread::sleep(Duration::from_millis(1));
+            }
             child.kill().unwrap();
-            child.wait().unwrap();
+            let killed = child.wait().unwrap().code().is_none();
+            at_work += usize::from(killed && self.path(saved).exists());
         }
+        assert!(at_work > 0, "bantam {arguments}: it was always done before it was killed");
     }
 
     /// Runs what must succeed, and gives its standard output.

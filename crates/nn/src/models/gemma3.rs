@@ -49,7 +49,7 @@ fn rotaries(config: &Config) -> (Arc<Rotary>, Arc<Rotary>) {
 
 /// Scores are scaled by the root of the key length, but in the 27B model by that of the width per query head
 /// (`query_pre_attn_scalar`, which GGUF does not carry; its 62 layers tell it apart).
-fn attention_scale(config: &Config) -> f32 {
+pub(super) fn attention_scale(config: &Config) -> f32 {
     let divisor =
         if config.block_count == 62 { config.embedding_length / config.head_count } else { config.key_length };
     1.0 / (divisor as f32).sqrt()

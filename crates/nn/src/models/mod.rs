@@ -7,7 +7,7 @@ pub mod mlp;
 mod qwen2;
 mod qwen3;
 
-use crate::layers::{Decoder, Embedding, Linear, PreNormBlock, RmsNorm};
+use crate::layers::{AttentionSpec, Decoder, Embedding, Linear, PreNormBlock, RmsNorm};
 use crate::weights::Loader;
 use crate::{Backend, Error, Result};
 use bantam_checkpoint::{Checkpoint, Config, TensorInfo};
@@ -46,6 +46,14 @@ pub fn planned_tensors(planned: &Checkpoint, tied: bool) -> Result<Vec<TensorInf
         None => drop((family(planned, &config)?.load)(&loader, &config)?),
     }
     Ok(loader.planned())
+}
+
+/// What a model of these hyperparameters multiplies its attention's scores with.
+pub fn attention_scale(config: &Config) -> f32 {
+    match &config.architecture[..] {
+        "gemma3" => gemma3::attention_scale(config),
+        _ => AttentionSpec::of_whole_sequences(config, 0).scale,
+    }
 }
 
 fn family(checkpoint: &Checkpoint, config: &Config) -> Result<&'static Family> {

@@ -52,8 +52,15 @@ impl Cache {
     /// Keeps what was said of a sequence.
     ///
     /// # Errors
-    /// If the file cannot be written; what was kept before stays.
+    /// If a hidden state is too large for f16, or the file cannot be written; what was kept before stays.
     pub fn keep(&mut self, sequence: u64, said: &Said) -> Result<(), Error> {
+        if let Some(value) = said.hidden.iter().find(|v| !f16::from_f32(**v).is_finite()) {
+            let problem = format!(
+                "a hidden state of sequence {sequence} is {value}, which half precision cannot hold; match hidden states without a cache, or \
+                 those of other layers"
+            );
+            return Err(self.records.error(problem));
+        }
         let tokens = said.tokens.iter().flat_map(|t| t.to_le_bytes());
         let rest = said.log_probabilities.iter().chain(&said.hidden).flat_map(|&v| f16::from_f32(v).to_le_bytes());
         self.records.keep(sequence, said.positions() as u32, tokens.chain(rest))
@@ -133,6 +140,7 @@ mod tests {
         assert_eq!(cache.len(), 3);
         assert_eq!(cache.says(0, &[0; 4]).unwrap(), said(4, 0));
         cache.keep(2, &said(2, 2)).unwrap();
+        drop(cache);
         let mut cache = Cache::open(&path, "T", 1, 2, 0).unwrap();
         assert_eq!(cache.says(2, &[0; 2]).unwrap(), said(2, 2));
         assert!(cache.says(3, &[0]).unwrap_err().to_string().contains("sequence 3"));
@@ -148,8 +156,15 @@ mod tests {
         let mut cache = Cache::open(&path, "T", 1, 2, 5).unwrap();
         cache.keep(4, &said).unwrap();
         cache.keep(5, &said).unwrap();
+        for value in [7e4, f32::NEG_INFINITY, f32::NAN] {
+            let hidden = said.hidden.iter().copied().skip(1).chain([value]).collect();
+            let error = cache.keep(6, &Said { hidden, ..said.clone() }).unwrap_err().to_string();
+            assert!(error.contains(&value.to_string()) && !cache.has(6), "{error}");
+        }
+        drop(cache);
         let mut cache = Cache::open(&path, "T", 1, 2, 5).unwrap();
         assert_eq!(cache.says(5, &[0; 3]).unwrap(), said);
+        drop(cache);
         assert!(Cache::open(&path, "T", 1, 2, 0).is_err() && Cache::open(&path, "T", 1, 2, 6).is_err());
     }
 

@@ -133,10 +133,11 @@ impl Task for EmbeddingTask<'_> {
     fn description(&self) -> String {
         // A file of the same name may have other text by now.
         let weights: Vec<Option<f64>> = self.sources.iter().map(|s| s.spec.weight).collect();
+        let lengths: Vec<usize> = self.sources.iter().map(|s| s.texts.len()).collect();
         let (text, teacher) = (Sentences::fingerprint(self.sources), self.teacher.description());
         let Self { matching, layers, batch, length, seed, dropout, fixed_tokens, .. } = self;
         format!(
-            "sentences {text:016x} of weights {weights:?}, batch {batch}, length {length}, seed {seed}, dropout {dropout:?}, \
+            "sentences {text:016x}, {lengths:?} in files of weights {weights:?}, batch {batch}, length {length}, seed {seed}, dropout {dropout:?}, \
              fixed tokens {fixed_tokens}, \
              teacher {teacher}, {matching:?}, layers {layers:?}"
         )

@@ -64,14 +64,13 @@ pub(super) struct Taught {
 }
 
 impl<'m> EncoderTeacher<'m> {
-    /// A teacher of this checkpoint that sees the first `length` tokens of a sentence.
+    /// A teacher of this checkpoint that sees the first `length` tokens of a sentence, or as many as it can.
     ///
     /// # Errors
     /// If the checkpoint cannot be read any more.
     pub fn new(encoder: &'m Encoder, checkpoint: &Checkpoint, length: usize) -> Result<Self, Error> {
-        let name = checkpoint.path().file_name().unwrap_or_default().to_string_lossy();
-        let name = format!("{name} of vectors {:016x}", identity::of_vectors(checkpoint)?);
-        Ok(Self { encoder, name, length, cache: None })
+        let length = length.min(encoder.config().context_length);
+        Ok(Self { encoder, name: identity::name(checkpoint)?, length, cache: None })
     }
 
     /// Keeps its embeddings of sentences with this hash in a file, or reads them from there.

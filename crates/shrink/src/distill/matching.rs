@@ -49,6 +49,7 @@ impl FromStr for EmbeddingMatching {
 
 /// Adds the gradient of the mean of one minus the cosine between rows of `x` and of `target`, times `weight`; returns the loss.
 pub(super) fn cosine(x: &[f32], target: &[f32], width: usize, weight: f32, gradient: &mut [f32]) -> f64 {
+    assert_eq!(x.len(), target.len(), "each row has its target");
     let share = f64::from(weight) * width as f64 / x.len() as f64;
     let rows = x.chunks_exact(width).zip(target.chunks_exact(width)).zip(gradient.chunks_exact_mut(width));
     let losses = rows.map(|((x, t), g)| {
@@ -65,6 +66,7 @@ pub(super) fn cosine(x: &[f32], target: &[f32], width: usize, weight: f32, gradi
 
 /// Adds the gradient of the squared distance as a share of the target's squares, times `weight`; returns the loss.
 pub(super) fn squares(x: &[f32], target: &[f32], weight: f32, gradient: &mut [f32]) -> f64 {
+    assert_eq!(x.len(), target.len(), "each value has its target");
     let share = f64::from(weight) / dot(target, target).max(TINY);
     let mut sum = 0.0;
     for ((g, x), t) in gradient.iter_mut().zip(x).zip(target) {
@@ -86,8 +88,9 @@ pub(super) fn relation(
     gradient: &mut [f32],
 ) -> f64 {
     let (units, norms) = unit_rows(x, width);
-    let (targets, _) = unit_rows(target, target_width);
+    let (targets, target_norms) = unit_rows(target, target_width);
     let n = norms.len();
+    assert_eq!(n, target_norms.len(), "each row has its target");
     if n < 2 {
         return 0.0;
     }

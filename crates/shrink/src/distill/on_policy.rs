@@ -47,11 +47,9 @@ impl<'a> OnPolicy<'a> {
         student: &Model,
         parameters: &Parameters,
     ) -> Result<Vec<(usize, Sequence)>, Error> {
-        // Shares hold over steps too, where one step has none or one.
-        let upto = |step: u64| (step as f64 * drawn.len() as f64 * self.share).round() as usize;
-        let count = (upto(step + 1) - upto(step)).min(drawn.len());
         let mut written = Vec::new();
-        for (at, example) in drawn.iter().take(count).enumerate() {
+        for at in places(self.share, step, seed, drawn.len()) {
+            let example = &drawn[at];
             let prompt = beginning(example.sequence());
             if prompt < self.length {
                 let sampling = Sampling {
@@ -83,10 +81,40 @@ impl<'a> OnPolicy<'a> {
     }
 }
 
+/// Which of a step's sequences the student writes: some of all, since sources take turns in an order that may be the same in each step.
+fn places(share: f64, step: u64, seed: u64, sequences: usize) -> Vec<usize> {
+    // Shares hold over steps too, where one step has none or one.
+    let upto = |step: u64| (step as f64 * sequences as f64 * share).round() as usize;
+    let mut places: Vec<usize> = (0..sequences).collect();
+    SplitMix64::child(seed, u64::MAX).shuffle(&mut places);
+    places.truncate(upto(step + 1) - upto(step));
+    places
+}
+
 /// How many tokens of a sequence the student is given.
 fn beginning(sequence: &Sequence) -> usize {
     match sequence.learned.iter().position(|&learned| learned) {
         Some(given) if given > 1 => given,
         _ => sequence.tokens.len().div_ceil(2),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_places_have_their_share() {
+        for (share, sequences) in [(0.5, 4), (0.1, 3), (1.0, 2)] {
+            let mut counts = vec![0; sequences];
+            for step in 0..1000 {
+                places(share, step, SplitMix64::child(7, step).next(), sequences)
+                    .iter()
+                    .for_each(|&at| counts[at] += 1);
+            }
+            let (all, expected) = (counts.iter().sum::<usize>(), 1000.0 * share);
+            assert_eq!(all, (expected * sequences as f64).round() as usize);
+            assert!(counts.iter().all(|&count| (count as f64 / expected - 1.0).abs() < 0.2), "{share}: {counts:?}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use crate::train::{Pass, Task};
 use bantam_nn::Model;
 use bantam_nn::random::SplitMix64;
 use bantam_nn::train::{CrossEntropy, Dropout, Objective, Parameters, Train, Var};
+use xxhash_rust::xxh3::Xxh3;
 
 /// How a teacher's word is weighed.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,7 +42,8 @@ pub struct TextTask<'a> {
     seed: u64,
     /// Sequences a step.
     pub batch: usize,
-    /// Sequences gone through together; a step goes through its batch part by part and adds up the gradients.
+    /// Sequences gone through together; a step goes through its batch part by part and adds up the gradients. They are those of the whole
+    /// batch but for what is dropped, and for hidden states, whose distance is a share of the part's squares.
     pub at_once: usize,
     /// Shares of the embeddings and of what layers add that are dropped.
     pub dropout: (f32, f32),
@@ -85,12 +87,17 @@ impl Task for TextTask<'_> {
     fn description(&self) -> String {
         // A file of the same name may have other text by now.
         let weights: Vec<Option<f64>> = self.sources.iter().map(|s| s.spec.weight).collect();
-        let text = format!("text {:016x} of weights {weights:?}", fingerprint(self.sources));
+        let (text, learned) = (fingerprint(self.sources), learned(self.sources));
+        let text = format!("text {text:016x}, learned {learned:016x}, of weights {weights:?}");
         let teacher =
             self.teacher.as_ref().map(|(teacher, matching)| format!("{}, {matching:?}", teacher.description()));
         let Self { batch, seed, dropout, hidden, .. } = self;
         let on_policy = self.on_policy.as_ref().map(OnPolicy::description);
-        let task = format!("{text}, batch {batch}, seed {seed}, dropout {dropout:?}, teacher {teacher:?}");
+        // Each part of a batch draws anew what is dropped, and measures hidden states by its own squares.
+        let in_parts = *dropout != (0.0, 0.0) || hidden.is_some();
+        let at_once = if in_parts { self.at_once } else { self.batch };
+        let task =
+            format!("{text}, batch {batch}, at once {at_once}, seed {seed}, dropout {dropout:?}, teacher {teacher:?}");
         format!("{task}, hidden {hidden:?}, on policy {on_policy:?}")
     }
 
@@ -204,6 +211,16 @@ impl TextTask<'_> {
             _ => Ok(None),
         }
     }
+}
+
+/// A hash of where sources part and of which tokens of their sequences are learned: neither changes what a teacher says of them.
+fn learned(sources: &[Source]) -> u64 {
+    let mut hash = Xxh3::new();
+    for source in sources {
+        hash.update(&(source.sequences.len() as u64).to_le_bytes());
+        source.sequences.iter().flat_map(|s| &s.learned).for_each(|&learned| hash.update(&[u8::from(learned)]));
+    }
+    hash.digest()
 }
 
 /// A sequence of a step.

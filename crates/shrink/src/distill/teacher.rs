@@ -104,7 +104,9 @@ impl Teacher for Told<'_> {
 pub struct ModelTeacher<'m> {
     session: Session<'m>,
     name: String,
+    /// Rows of the head, and how many of them are tokens.
     vocab: usize,
+    among: usize,
     width: usize,
     k: usize,
     temperature: f32,
@@ -116,15 +118,17 @@ pub struct ModelTeacher<'m> {
 const LOGITS: usize = 1 << 23;
 
 impl<'m> ModelTeacher<'m> {
-    /// A teacher of sequences of up to `length` tokens that tells the `k` likeliest tokens at a temperature.
+    /// A teacher of sequences of up to `length` tokens that tells the `k` likeliest tokens of its vocabulary at a temperature. The name tells it
+    /// apart from others, as [`identity::name`](crate::identity::name) does.
     pub fn new(model: &'m Model, name: &str, length: usize, k: usize, temperature: f32) -> Self {
         let config = model.config();
         Self {
             session: model.session(length),
             name: name.to_owned(),
             vocab: config.vocab_size,
+            among: model.tokens(),
             width: config.embedding_length,
-            k: k.clamp(1, config.vocab_size),
+            k: k.clamp(1, model.tokens()),
             temperature,
             layers: Vec::new(),
         }
@@ -189,7 +193,7 @@ impl Teacher for ModelTeacher<'_> {
             asked.for_each(|(_, kept)| kept.extend_from_slice(x));
         };
         let hidden = self.session.observe(tokens, &mut layer)?.to_vec();
-        let (k, vocab, temperature) = (self.k, self.vocab, self.temperature);
+        let (k, vocab, among, temperature) = (self.k, self.vocab, self.among, self.temperature);
         let n = tokens.len() * k;
         let mut said = Said { k, tokens: vec![0; n], log_probabilities: vec![0.0; n], hidden: told.concat() };
         let rows = (LOGITS / vocab).max(1);
@@ -200,7 +204,7 @@ impl Teacher for ModelTeacher<'_> {
             self.session.logits(hidden, logits);
             let outs = tokens.par_chunks_mut(k).zip(log_probabilities.par_chunks_mut(k));
             logits.par_chunks_mut(vocab).zip(outs).for_each(|(logits, (tokens, log_probabilities))| {
-                likeliest(logits, temperature, tokens, log_probabilities);
+                likeliest(&mut logits[..among], temperature, tokens, log_probabilities);
             });
         }
         Ok(said)

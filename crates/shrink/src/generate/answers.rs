@@ -2,13 +2,13 @@
 //! all are there.
 
 use super::Prompt;
-use super::prompts::fingerprint;
+use super::prompts::keys;
 use crate::Error;
 use crate::lines::{Kind, Lines};
 use bantam_checkpoint::chat_template::Message;
 use bantam_checkpoint::output::OutputFile;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -72,18 +72,21 @@ impl Piece {
     }
 }
 
-/// The answers to prompts so far.
+/// The answers to prompts so far. An answer is known by its prompt, so that it stays where other prompts are changed, left out or added.
 pub struct Answers {
     /// Begun with the first answer, so that a run that comes to none leaves nothing.
     lines: Lines,
     output: PathBuf,
-    kept: BTreeMap<u64, Answer>,
+    /// Of each prompt.
+    keys: Vec<u64>,
+    /// By the prompts' keys.
+    kept: HashMap<u64, Answer>,
 }
 
 /// A line of the file.
 #[derive(Serialize, Deserialize)]
 struct Kept {
-    number: u64,
+    prompt: u64,
     answer: Answer,
 }
 
@@ -108,22 +111,28 @@ enum Line<'a> {
 
 impl Answers {
     /// Begins the answers to `prompts` that are to become `output`, or goes on with those in the file beside it.
-    /// `author` describes who writes them.
+    /// `author` describes who writes them, and all that changes what is written.
     ///
     /// # Errors
-    /// If the file cannot be read or written, holds other answers, or is damaged.
+    /// If the file cannot be read or written, holds another author's answers or none to these prompts, or is damaged.
     pub fn open(output: &Path, author: &str, prompts: &[Prompt]) -> Result<Self, Error> {
         let mut name = output.as_os_str().to_owned();
         name.push(".generating");
-        let run = format!("{author}, prompts {:016x}", fingerprint(prompts));
-        let (lines, kept) = Lines::open::<Kept>(name.as_ref(), &KIND, &run)?;
-        let kept = kept.into_iter().map(|Kept { number, answer }| (number, answer)).collect();
-        Ok(Self { lines, output: output.to_owned(), kept })
+        let (lines, there) = Lines::open::<Kept>(name.as_ref(), &KIND, author)?;
+        let (any, keys) = (!there.is_empty(), keys(prompts));
+        let asked: HashSet<u64> = keys.iter().copied().collect();
+        let kept = there.into_iter().filter(|kept| asked.contains(&kept.prompt));
+        let kept: HashMap<u64, Answer> = kept.map(|Kept { prompt, answer }| (prompt, answer)).collect();
+        if any && kept.is_empty() {
+            let problem = "it holds answers to other prompts; give another output, or delete it".to_owned();
+            return Err(Error::Data { path: lines.path().to_owned(), problem });
+        }
+        Ok(Self { lines, output: output.to_owned(), keys, kept })
     }
 
     /// Whether a prompt is answered.
     pub fn has(&self, number: u64) -> bool {
-        self.kept.contains_key(&number)
+        self.kept.contains_key(&self.keys[number as usize])
     }
 
     /// Prompts answered.
@@ -147,9 +156,9 @@ impl Answers {
     /// If the file cannot be written.
     pub fn keep(&mut self, number: u64, answer: Answer) -> Result<(), Error> {
         if !self.has(number) {
-            let kept = Kept { number, answer };
+            let kept = Kept { prompt: self.keys[number as usize], answer };
             self.lines.append(&kept)?;
-            self.kept.insert(number, kept.answer);
+            self.kept.insert(kept.prompt, kept.answer);
         }
         Ok(())
     }
@@ -164,7 +173,8 @@ impl Answers {
     /// If an answer is missing.
     pub fn finish(self, prompts: &[Prompt], chat: bool) -> Result<(), Error> {
         let mut file = OutputFile::create(&self.output)?;
-        for ((_, answer), prompt) in self.kept.iter().zip(prompts) {
+        for (key, prompt) in self.keys.iter().zip(prompts) {
+            let answer = self.kept.get(key).expect("all prompts are answered");
             let Answer { text: completion, finish_reason, logprobs } = answer;
             let finish_reason = *finish_reason;
             let line = match prompt {
@@ -179,7 +189,6 @@ impl Answers {
             let written = written.and_then(|()| file.write_all(b"\n"));
             written.map_err(|e| Error::Data { path: self.output.clone(), problem: e.to_string() })?;
         }
-        assert_eq!(self.kept.len(), prompts.len(), "all prompts are answered");
         file.finish()?;
         std::fs::remove_file(self.path()).ok();
         Ok(())
@@ -227,6 +236,24 @@ mod tests {
     }
 
     #[test]
+    fn answers_stay_where_other_prompts_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("texts.jsonl");
+        let prompts = |texts: &[&str]| texts.iter().map(|&text| Prompt::Text(text.to_owned())).collect::<Vec<_>>();
+        let mut answers = Answers::open(&output, "A", &prompts(&["a", "b", "a", "c"])).unwrap();
+        (0..4).for_each(|i| answers.keep(i, answer(&i.to_string())).unwrap());
+        let later = prompts(&["c", "a", "d", "a", "a"]);
+        let mut answers = Answers::open(&output, "A", &later).unwrap();
+        assert_eq!((0..5).map(|i| answers.has(i)).collect::<Vec<_>>(), [true, true, false, true, false]);
+        [2, 4].into_iter().for_each(|i| answers.keep(i, answer("new")).unwrap());
+        answers.finish(&later, false).unwrap();
+        let text = std::fs::read_to_string(&output).unwrap();
+        let written = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let written: Vec<String> = written.map(|line| line["completion"].as_str().unwrap().to_owned()).collect();
+        assert_eq!(written, ["3", "0", "new", "2", "new"]);
+    }
+
+    #[test]
     fn other_runs_and_damage_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("texts.jsonl");
@@ -238,9 +265,9 @@ mod tests {
             Answers::open(&output, author, prompts).err().map(|e| e.to_string()).unwrap_or_default()
         };
         assert!(refused("B", &prompts).contains("another run"));
-        assert!(refused("A", &[]).contains("another run"));
+        assert!(refused("A", &[Prompt::Text("c".to_owned())]).contains("other prompts"));
         let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::write(&path, text.replace("\"number\"", "\"nimber\"")).unwrap();
+        std::fs::write(&path, text.replace("\"prompt\"", "\"pompt\"")).unwrap();
         assert!(refused("A", &prompts).contains("line 2 is damaged"));
         for notes in ["hello\n", "hello"] {
             std::fs::write(&path, notes).unwrap();

@@ -124,6 +124,10 @@ impl Author for Served {
         format!("{model} at {} by {sampling:?}, up to {max_tokens} tokens, {top} likeliest", client.url)
     }
 
+    fn check(&self, number: u64, prompt: &Prompt) -> Result<(), Error> {
+        self.request(number, prompt).map(drop)
+    }
+
     fn answer(
         &mut self,
         group: &[(u64, &Prompt)],

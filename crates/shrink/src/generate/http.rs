@@ -64,7 +64,7 @@ impl Client {
                 }
                 std::thread::sleep(Duration::from_millis(20).min(wait));
             }
-            wait *= 2;
+            wait = wait.saturating_mul(2).min(LONGEST_WAIT);
             attempt += 1;
         }
     }

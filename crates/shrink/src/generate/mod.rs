@@ -24,6 +24,12 @@ pub trait Author {
     /// Who it is, and how it writes: answers of others are not mixed with its own.
     fn description(&self) -> String;
 
+    /// Refuses a prompt that it cannot answer.
+    ///
+    /// # Errors
+    /// If it cannot, with the reason.
+    fn check(&self, number: u64, prompt: &Prompt) -> Result<(), Error>;
+
     /// Answers those prompts of a group that have no answer yet, and keeps each answer. `wrote` is told of tokens as they
     /// come, and answers whether to go on.
     ///
@@ -47,13 +53,13 @@ pub enum Event {
 }
 
 /// Has all prompts answered, `batch` at a time; `on` is told how it goes and answers whether to go on. Returns whether all
-/// are answered.
+/// are answered. Before any is, all are looked at: none is answered in vain.
 ///
 /// Groups are the same in every run, so that what a model writes is a function of its seed and the prompts, however often
 /// the run was interrupted.
 ///
 /// # Errors
-/// As [`Author::answer`].
+/// As [`Author::check`] and [`Author::answer`].
 pub fn answer_all(
     author: &mut dyn Author,
     prompts: &[Prompt],
@@ -62,6 +68,8 @@ pub fn answer_all(
     on: &mut dyn FnMut(Event) -> bool,
 ) -> Result<bool, Error> {
     let numbered: Vec<(u64, &Prompt)> = (0..).zip(prompts).collect();
+    let missing = numbered.iter().filter(|(number, _)| !answers.has(*number));
+    missing.into_iter().try_for_each(|(number, prompt)| author.check(*number, prompt))?;
     for group in numbered.chunks(batch.max(1)) {
         if group.iter().all(|(number, _)| answers.has(*number)) {
             continue;

@@ -1,8 +1,8 @@
 //! A model that is run here as the author.
 
 use super::{Answer, Answers, Author, Finish, Prompt};
-use crate::Error;
 use crate::text::prompt_tokens;
+use crate::{Error, identity};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::chat_template::ChatTemplate;
 use bantam_checkpoint::tokenizer::{Special, Tokenizer};
@@ -15,6 +15,7 @@ use std::path::PathBuf;
 pub struct ModelAuthor<'m> {
     model: &'m Model,
     path: PathBuf,
+    name: String,
     tokenizer: Tokenizer,
     template: Option<ChatTemplate>,
     sampling: Sampling,
@@ -26,7 +27,7 @@ impl<'m> ModelAuthor<'m> {
     /// answered by the seed's `i`th child.
     ///
     /// # Errors
-    /// If the checkpoint has no tokenizer or a broken template, or a setting makes no sense.
+    /// If the checkpoint cannot be read, has no tokenizer or a broken template, or a setting makes no sense.
     pub fn new(
         checkpoint: &Checkpoint,
         model: &'m Model,
@@ -36,8 +37,9 @@ impl<'m> ModelAuthor<'m> {
     ) -> Result<Self, Error> {
         Sampler::new(sampling.clone())?;
         let template = if raw { None } else { ChatTemplate::of(checkpoint)? };
-        let (path, tokenizer) = (checkpoint.path().to_owned(), Tokenizer::of(checkpoint)?);
-        Ok(Self { model, path, tokenizer, template, sampling, max_tokens })
+        let (path, name) = (checkpoint.path().to_owned(), identity::name(checkpoint)?);
+        let tokenizer = Tokenizer::of(checkpoint)?;
+        Ok(Self { model, path, name, tokenizer, template, sampling, max_tokens })
     }
 
     /// Whether texts are answered as a user's words in a conversation.
@@ -77,9 +79,12 @@ impl<'m> ModelAuthor<'m> {
 
 impl Author for ModelAuthor<'_> {
     fn description(&self) -> String {
-        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
         let how = if self.chats() { "chatting" } else { "continuing" };
-        format!("{name} {how} by {:?}, up to {} tokens", self.sampling, self.max_tokens)
+        format!("{} {how} by {:?}, up to {} tokens", self.name, self.sampling, self.max_tokens)
+    }
+
+    fn check(&self, number: u64, prompt: &Prompt) -> Result<(), Error> {
+        self.request(number, prompt).map(drop)
     }
 
     fn answer(

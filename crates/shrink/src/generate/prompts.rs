@@ -4,6 +4,7 @@ use crate::Error;
 use crate::text::{lines, objects, parquet};
 use bantam_checkpoint::chat_template::Message;
 use serde::Deserialize;
+use std::collections::HashMap;
 use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -64,7 +65,13 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>, Error> {
     Ok(prompts)
 }
 
-/// A hash of prompts in their order.
-pub(super) fn fingerprint(prompts: &[Prompt]) -> u64 {
-    xxh3_64(format!("{prompts:?}").as_bytes())
+/// A hash of each prompt, by which its answer is known; of those that come more than once each has its own.
+pub(super) fn keys(prompts: &[Prompt]) -> Vec<u64> {
+    let mut times = HashMap::new();
+    let mut key = |prompt: &Prompt| {
+        let text = format!("{prompt:?}");
+        let time = times.entry(xxh3_64(text.as_bytes())).and_modify(|time| *time += 1).or_insert(0);
+        xxh3_64(format!("{time} {text}").as_bytes())
+    };
+    prompts.iter().map(&mut key).collect()
 }

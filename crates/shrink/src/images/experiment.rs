@@ -24,6 +24,9 @@ pub struct Experiment {
     pub seeds: Vec<u64>,
     /// The networks.
     pub network: Vec<Network>,
+    /// Where it was read from.
+    #[serde(skip)]
+    path: PathBuf,
 }
 
 /// How one network is trained.
@@ -126,7 +129,37 @@ impl Experiment {
         let text = std::fs::read_to_string(path).map_err(|e| error(e.to_string()))?;
         let experiment: Self = toml::from_str(&text).map_err(|e| error(e.to_string()))?;
         experiment.check().map_err(error)?;
-        Ok(experiment)
+        Ok(Self { path: path.to_owned(), ..experiment })
+    }
+
+    /// Checks that the experiment can be made with these images.
+    fn fits(&self, images: &Images, test: &Images) -> Result<(), String> {
+        let shape = |images: &Images| format!("{} x {}", images.height, images.width);
+        if (images.height, images.width) != (test.height, test.width) {
+            return Err(format!(
+                "the test images are {}, those to learn from {}; both need one size",
+                shape(test),
+                shape(images)
+            ));
+        }
+        let largest = images.classes().saturating_sub(1);
+        if test.classes() > images.classes() {
+            let found = test.classes() - 1;
+            return Err(format!(
+                "the test images have a class {found}, those to learn from the classes 0 to {largest} alone"
+            ));
+        }
+        for network in &self.network {
+            let at = |what: String| Err(format!("network `{}`: {what}", network.name));
+            let named = network.only.iter().flatten().chain(&network.without);
+            if let Some(class) = named.copied().find(|&class| usize::from(class) > largest) {
+                return at(format!("there is no class {class}; the images have the classes 0 to {largest}"));
+            }
+            if network.seen(images).is_empty() {
+                return at(format!("`only` and `without` leave it no image of the classes 0 to {largest}"));
+            }
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<(), String> {
@@ -174,7 +207,7 @@ impl Experiment {
     /// `watch` is told how training goes and what came of each network.
     ///
     /// # Errors
-    /// If a run diverges, or a file cannot be read or written.
+    /// If the experiment cannot be made with these images, a run diverges, or a file cannot be read or written.
     pub fn run(
         &self,
         seed: u64,
@@ -183,6 +216,7 @@ impl Experiment {
         outcomes: &mut Vec<Outcome>,
         watch: &mut dyn Watch,
     ) -> Result<(), Error> {
+        self.fits(images, test).map_err(|problem| Error::Data { path: self.path.clone(), problem })?;
         let mut trained: Vec<(Mlp, Parameters)> = Vec::new();
         for (i, network) in self.network.iter().enumerate() {
             let path = self.weights(folder, i, seed);
@@ -210,7 +244,7 @@ impl Experiment {
                 parameters: parameters.trained(),
                 errors: errors_by_class.iter().sum(),
                 errors_by_class,
-                bias: network.unequal(images.classes()).map(|classes| correct_bias(said, &test.labels, classes)),
+                bias: network.unequal().map(|classes| correct_bias(said, &test.labels, classes)),
                 seconds: start.elapsed().as_secs_f64(),
             });
             trained.push((model, parameters));
@@ -246,12 +280,8 @@ impl Network {
     }
 
     /// The classes whose biases are wrong because the others were not seen as often as they come.
-    fn unequal(&self, classes: usize) -> Option<Vec<u8>> {
-        match &self.only {
-            Some(only) => Some(only.clone()),
-            None if self.without.is_empty() => None,
-            None => Some(self.without.iter().copied().filter(|&c| usize::from(c) < classes).collect()),
-        }
+    fn unequal(&self) -> Option<Vec<u8>> {
+        self.only.clone().or_else(|| (!self.without.is_empty()).then(|| self.without.clone()))
     }
 
     /// Trains it and writes it to `path`; `false` if it was told to stop before.
@@ -344,6 +374,32 @@ mod tests {
             assert!(error.contains(why) && error.contains("experiment.toml"), "{error}");
         }
         assert!(read("title = 't'\nseeds = []\nnetwork = []").unwrap_err().contains("needs seeds"));
+    }
+
+    #[test]
+    fn images_that_do_not_fit_are_named() {
+        let images = |labels: &[u8], width: usize| Images {
+            pixels: vec![0.0; labels.len() * width],
+            labels: labels.to_vec(),
+            height: 1,
+            width,
+        };
+        let train = images(&[0, 1, 2], 4);
+        let fits = |more: &str, test: &Images| {
+            let network = "title = 't'\nseeds = [1]\n[[network]]\nname = 'a'\nhidden = [3]\nepochs = 1\n";
+            read(&format!("{network}{more}")).unwrap().fits(&train, test)
+        };
+        assert_eq!(fits("only = [0, 2]", &images(&[1, 2], 4)), Ok(()));
+        for (more, test, why) in [
+            ("", images(&[1], 5), "1 x 5"),
+            ("", images(&[1, 3], 4), "class 3"),
+            ("only = []", train.clone(), "no image"),
+            ("without = [0, 1, 2]", train.clone(), "no image"),
+            ("only = [1, 200]", train.clone(), "no class 200"),
+        ] {
+            let error = fits(more, &test).unwrap_err();
+            assert!(error.contains(why), "{more}: {error}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::Error;
 use std::path::Path;
+use xxhash_rust::xxh3::Xxh3;
 
 /// Images with their labels.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,6 +60,15 @@ impl Images {
     /// One image.
     pub fn image(&self, i: usize) -> &[f32] {
         &self.pixels[i * self.size()..(i + 1) * self.size()]
+    }
+
+    /// A hash of all pixels and labels.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        hash.update(&[self.height, self.width].map(|n| (n as u64).to_le_bytes()).concat());
+        hash.update(bytemuck::cast_slice(&self.pixels));
+        hash.update(&self.labels);
+        hash.digest()
     }
 
     /// Those whose label `keep` wants.

@@ -10,6 +10,7 @@ use bantam_nn::models::mlp::{ARCHITECTURE, Mlp};
 use bantam_nn::random::SplitMix64;
 use bantam_nn::train::{CrossEntropy, Dropout, Objective, Parameters, Train};
 use std::path::Path;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// What a teacher says of each image.
 pub struct Teacher {
@@ -96,12 +97,14 @@ fn push_moved(images: &Images, i: usize, down: isize, right: isize, pixels: &mut
 
 impl Task for ImageTask<'_> {
     fn description(&self) -> String {
-        let teacher = self.teacher.as_ref().map(|t| (t.temperature, t.soft, t.logits.iter().sum::<f32>()));
+        let said = |t: &Teacher| {
+            let logits = xxh3_64(bytemuck::cast_slice(&t.logits));
+            format!("{logits:016x} at temperature {}, weight {}", t.temperature, t.soft)
+        };
+        let teacher = self.teacher.as_ref().map_or("none".to_owned(), said);
         let Self { images, batch, jitter, dropout, seed, .. } = self;
-        format!(
-            "{} images, batch {batch}, jitter {jitter}, dropout {dropout:?}, seed {seed}, teacher {teacher:?}",
-            images.len()
-        )
+        let images = format!("{} images {:016x}", images.len(), images.fingerprint());
+        format!("{images}, batch {batch}, jitter {jitter}, dropout {dropout:?}, seed {seed}, teacher {teacher}")
     }
 
     fn pass(&mut self, step: u64, parameters: &mut Parameters) -> Result<Pass, Error> {
@@ -306,6 +309,23 @@ mod tests {
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen.len(), 28, "no image twice in an epoch");
+    }
+
+    #[test]
+    fn other_images_or_another_teacher_are_another_task() {
+        let fixture = fixture(&[64, 8, 4], 1);
+        let describe = |images: &Images, logits: Vec<f32>| {
+            let mut task = ImageTask::new(&fixture.network, images, 7, 9);
+            task.teacher = Some(Teacher { logits, temperature: 1.0, soft: 1.0 });
+            task.description()
+        };
+        let (one, other, said) = (corners(30, 1), corners(30, 2), vec![1.0; 120]);
+        let relabelled = Images { labels: one.labels.iter().rev().copied().collect(), ..one.clone() };
+        let same = describe(&one, said.clone());
+        assert_eq!(same, describe(&one.clone(), said.clone()));
+        assert_ne!(same, describe(&other, said.clone()));
+        assert_ne!(same, describe(&relabelled, said.clone()));
+        assert_ne!(same, describe(&one, [vec![2.0, 0.0], vec![1.0; 118]].concat()), "though the sum is the same");
     }
 
     #[test]

@@ -91,8 +91,8 @@ impl Source {
     /// answer was cut off: then its end is not learned.
     ///
     /// # Errors
-    /// If the file cannot be read, is not UTF-8, has a line that is no such object, holds conversations for a model without
-    /// a chat template, or not enough for one sequence.
+    /// If the file cannot be read, is not UTF-8, is named as a table or as JSON, has a line that is no such object, holds conversations for a
+    /// model without a chat template, or not enough for one sequence.
     pub fn read(
         spec: SourceSpec,
         tokenizer: &Tokenizer,
@@ -131,12 +131,13 @@ impl Source {
             Ok(())
         };
         entries(&spec.path, &mut take)?;
+        let answers = sequences.len();
         sequences.extend(cut(&stream, tokenizer, length).0);
         sequences.retain(|s| s.learned.contains(&true));
-        if sequences.is_empty() {
-            return Err(error(format!("it has {} tokens of text, too few for a sequence of {length}", stream.len())));
+        match sequences.is_empty() {
+            true => Err(error(nothing_learned(answers, stream.len(), length))),
+            false => Ok(Self { spec, sequences }),
         }
-        Ok(Self { spec, sequences })
     }
 
     /// Texts that are at hand, as [`read`](Self::read) would read them from files. What is left beyond whole sequences is a
@@ -162,6 +163,22 @@ impl Source {
     /// All tokens.
     pub fn tokens(&self) -> usize {
         self.sequences.iter().map(|s| s.tokens.len()).sum()
+    }
+}
+
+/// Why nothing is learned of a file with this many conversations and prompts and tokens of text.
+fn nothing_learned(answers: usize, tokens: usize, length: usize) -> String {
+    match (answers, tokens) {
+        _ if length < 2 => {
+            "in a sequence of 1 token there is nothing to predict; give a length of at least 2".to_owned()
+        }
+        (1.., 0) => format!(
+            "none of its {answers} conversations or prompts has an answer within {length} tokens; give such with messages of an `assistant`, or a \
+             greater length"
+        ),
+        _ => format!(
+            "it has {tokens} tokens of text, too few for a sequence of {length}; give more text, or a smaller length"
+        ),
     }
 }
 
@@ -218,14 +235,28 @@ pub(crate) fn objects<T: DeserializeOwned>(
     lines(path, &mut |place, line| {
         let error = |problem: String| Error::Data { path: path.to_owned(), problem: format!("{place}: {problem}") };
         let entry = serde_json::from_str(line);
-        let entry =
-            entry.map_err(|e| error(if e.is_data() { expected.to_owned() } else { format!("not JSON: {e}") }))?;
+        let entry = entry.map_err(|e| error(if e.is_data() { expected.to_owned() } else { not_json(&e) }))?;
         take(place, entry)
     })
 }
 
+/// What is wrong with a line; where in it, since its number is said beside.
+fn not_json(error: &serde_json::Error) -> String {
+    let said = error.to_string();
+    let said = said.rsplit_once(" at line ").map_or(&said[..], |(said, _)| said);
+    format!("not JSON: {said} at column {}", error.column())
+}
+
 fn read_text(path: &Path) -> Result<String, Error> {
     let error = |problem: String| Error::Data { path: path.to_owned(), problem };
+    // Their punctuation would be learned as text.
+    let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+    if let Some(kind @ ("json" | "csv" | "tsv")) = extension.as_deref() {
+        let problem = format!(
+            "a .{kind} file is not read; give a .jsonl file with an object a line, or a .parquet file, or name it .txt if all of it is text"
+        );
+        return Err(error(problem));
+    }
     let bytes = std::fs::read(path).map_err(|e| error(e.to_string()))?;
     String::from_utf8(bytes)
         .map_err(|e| error(format!("byte {} is not UTF-8; convert the file first", e.utf8_error().valid_up_to())))

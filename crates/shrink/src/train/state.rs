@@ -69,7 +69,8 @@ pub(super) fn restore(
     let metadata = state.metadata();
     let of = metadata.str(RUN).ok_or_else(|| error("it is no state of a training run".to_owned()))?;
     if of != run {
-        return Err(error(format!("it belongs to another run ({of}); this one is {run}")));
+        let differing = differences(of, run);
+        return Err(error(format!("it belongs to another run ({differing}); repeat the command that began it")));
     }
     let values = |name: &str, len: usize| -> Result<Vec<f32>, Error> {
         match state.tensor(name) {
@@ -97,6 +98,59 @@ pub(super) fn restore(
     Ok(Past { losses: losses.clone(), items: metadata.uint(ITEMS).unwrap_or(0) })
 }
 
+/// Characters shown of what differs, and the parts that are.
+const SHOWN: (usize, usize) = (48, 4);
+
+/// Where two descriptions differ, as `steps 100 then, 50 now`.
+fn differences(then: &str, now: &str) -> String {
+    let parts = |text: &str| -> Vec<String> {
+        let parts = text.split([',', ';', '{', '}']).map(|part| part.trim().replace(':', ""));
+        parts.filter(|part| !part.is_empty()).collect()
+    };
+    let (then, now) = (parts(then), parts(now));
+    if then.len() != now.len() {
+        // Something has more to say: what the two have in common says nothing.
+        let only = |of: &[String], other: &[String]| {
+            let only: Vec<&str> = of.iter().filter(|p| !other.contains(p)).take(SHOWN.1).map(String::as_str).collect();
+            if only.is_empty() { "nothing of that".to_owned() } else { shown(&only.join(", ")) }
+        };
+        return format!("{} then, {} now", only(&then, &now), only(&now, &then));
+    }
+    let differing = then.iter().zip(&now).filter(|(then, now)| then != now).map(|(then, now)| {
+        let same = then.split(' ').zip(now.split(' ')).take_while(|(a, b)| a == b).map(|(a, _)| a.len() + 1).sum();
+        format!("{} then, {} now", shown(then), shown(now.get(same..).unwrap_or(now)))
+    });
+    differing.take(SHOWN.1).collect::<Vec<_>>().join("; ")
+}
+
+fn shown(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN.0).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
+}
+
 fn moment_name(moment: usize, path: &str) -> String {
     format!("moment{moment}.{path}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::differences;
+
+    #[test]
+    fn of_two_runs_only_what_differs_is_said() {
+        let run = |steps: u64, text: &str, teacher: &str| {
+            format!("text {text}, batch 4, teacher {teacher}; Schedule {{ peak: 0.003, steps: {steps} }}; clip None")
+        };
+        let then = run(100_000, "1f", "none");
+        assert_eq!(differences(&then, &run(50_000, "1f", "none")), "steps 100000 then, 50000 now");
+        let both = differences(&then, &run(5, "2e", "none"));
+        assert_eq!(both, "text 1f then, 2e now; steps 100000 then, 5 now");
+        let taught = differences(&then, &run(100_000, "1f", "big.gguf, 64 likeliest tokens"));
+        assert_eq!(taught, "teacher none then, teacher big.gguf, 64 likeliest tokens now");
+        let long = differences("a", &"b".repeat(1000));
+        assert!(long.len() < 100, "{long}");
+    }
 }
