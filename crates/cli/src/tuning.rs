@@ -10,6 +10,7 @@ use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_nn::Model;
 use bantam_nn::train::{AdamW, Parameters};
 use bantam_shrink::distill::{Divergence, Matching, ModelTeacher, TextTask, same_tokens};
+use bantam_shrink::identity;
 use bantam_shrink::text::{Sequence, Source, SourceSpec};
 use bantam_shrink::train::{Decay, Schedule, Settings, Trainer};
 use bantam_shrink::tune::{LOOKED_AT, Tuning, divergence};
@@ -167,7 +168,8 @@ impl Run<'_> {
         same_tokens(base, student)?;
         let start = Instant::now();
         let (base_model, student_model) = (Model::load(base)?, Model::load(student)?);
-        let teacher = || ModelTeacher::new(&base_model, &base.path().display().to_string(), args.length, KEPT, 1.0);
+        let name = identity::name(base)?;
+        let teacher = || ModelTeacher::new(&base_model, &name, args.length, KEPT, 1.0);
         let held_out: Vec<(u64, &Sequence)> = self.text.held_out.iter().map(|s| (0, s)).collect();
         let judge = |model: &Checkpoint| divergence(model, &mut teacher(), &held_out);
         let mut task = TextTask::new(&student_model, &self.text.sources, args.batch, args.seed);

@@ -89,11 +89,9 @@ fn another_students_run_is_not_gone_on_with() {
     folder.succeeds(&tune("scaled.gguf"));
     let expected = folder.read("out.gguf");
     // Of the same formats and text: only its weights are others.
-    folder.killed(&tune("q4.gguf"), &[300]);
-    if folder.path("out.gguf.training").exists() {
-        folder.refuses(&tune("scaled.gguf"), &["another run", "delete"]);
-        std::fs::remove_file(folder.path("out.gguf.training")).unwrap();
-    }
+    folder.killed(&tune("q4.gguf"), "out.gguf.training", &[20]);
+    folder.refuses(&tune("scaled.gguf"), &["another run", "delete"]);
+    std::fs::remove_file(folder.path("out.gguf.training")).unwrap();
     folder.succeeds(&tune("scaled.gguf"));
     assert!(folder.read("out.gguf") == expected);
 }

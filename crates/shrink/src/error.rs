@@ -140,8 +140,8 @@ pub enum Error {
     },
     /// Training came to nothing.
     #[error(
-        "training diverged at step {step} (loss {loss}, gradient norm {norm}, learning rate {rate}); what was saved before is \
-         kept. Try a lower learning rate, a longer warm-up, or clipping"
+        "training diverged at step {step} (loss {loss}, gradient norm {norm}, learning rate {rate}); what was saved before is kept. Try a lower \
+         learning rate"
     )]
     Diverged {
         /// Counted from 0.

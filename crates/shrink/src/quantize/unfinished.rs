@@ -30,7 +30,7 @@ impl Rounded {
     /// kept beside, with `.other` after its name: it may be hours of another run.
     ///
     /// # Errors
-    /// If the file cannot be read or written.
+    /// If the file cannot be read or written, or another run is writing it.
     pub fn open(
         output: &Path,
         description: &str,
@@ -39,7 +39,10 @@ impl Rounded {
     ) -> Result<Self, Error> {
         let path = unfinished(output);
         let inputs = identity::of_model_and_text(checkpoint, sequences)?;
-        let records = Records::open(&path, KIND, description, inputs).or_else(|_| {
+        let records = Records::open(&path, KIND, description, inputs).or_else(|e| {
+            if matches!(e, Error::InUse { .. }) {
+                return Err(e);
+            }
             let mut other = path.as_os_str().to_owned();
             other.push(".other");
             // What cannot be put aside is in the way still, and says so when it is opened again.
