@@ -303,7 +303,7 @@ mod tests {
         let spec = || SourceSpec { category: "text".into(), path: PathBuf::new(), weight: None };
         let sequence = |token| Sequence { tokens: vec![token; 4], learned: vec![true; 4], told: Vec::new() };
         for (files, sequences, held_out) in [(50, 3, 16), (3, 100, 15), (1, 7, 0), (9, 1, 1)] {
-            let sequences = || (0..sequences).map(|i| sequence(i)).collect::<Vec<_>>();
+            let sequences = || (0..sequences).map(sequence).collect::<Vec<_>>();
             let mut sources: Vec<Source> =
                 (0..files).map(|_| Source { spec: spec(), sequences: sequences() }).collect();
             let all = files * sequences().len();
