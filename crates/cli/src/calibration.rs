@@ -1,6 +1,7 @@
 //! What quantizing learns about a model beforehand: text that is run through it, or importance from a file.
 
 use crate::args::{Global, at_least_one};
+use crate::places::Places;
 use crate::{forecast, output, progress};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
@@ -165,6 +166,12 @@ impl CalibrationArgs {
             }
         }
         Ok(calibrated)
+    }
+
+    /// Its files among a command's.
+    pub fn places<'a>(&'a self, places: Places<'a>) -> Places<'a> {
+        let places = places.reads("--calibrate", self.files().iter().map(|spec| &spec.path));
+        places.reads("--imatrix", &self.imatrix).writes("--save-imatrix", &self.save_imatrix)
     }
 
     /// The files to calibrate on; none stands for the text that comes with bantam.

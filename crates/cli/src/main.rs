@@ -10,19 +10,22 @@ mod forecast;
 mod intermediate;
 mod interrupt;
 mod output;
+mod places;
 mod progress;
 mod training;
 mod tuning;
 
 use args::{Cli, Command};
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use std::process::ExitCode;
 
 /// The exit code of anything that went wrong: a wrong command line, a bad file, a full disk.
 const FAILURE: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    // Numbers below 0 are answered by the option that they are given to, not taken for options themselves.
+    let command = Cli::command().mut_subcommands(|command| command.allow_negative_numbers(true));
+    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|e| e.exit());
     interrupt::clean_up_first();
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -32,6 +32,11 @@ pub struct DataArgs {
 }
 
 impl DataArgs {
+    /// The files.
+    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.data.iter().map(|spec| &spec.path)
+    }
+
     /// Reads all files.
     pub fn read(&self, model: &Checkpoint) -> anyhow::Result<Vec<Source>> {
         let tokenizer = Tokenizer::of(model)?;

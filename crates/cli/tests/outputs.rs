@@ -45,6 +45,51 @@ fn a_model_never_replaces_itself() {
     }
     folder.succeeds("convert model.gguf hf");
     folder.refuses("convert hf hf", &["hf", "replace"]);
+    folder.refuses("quantize hf --to Q8_0 -o hf/model.safetensors", &["hf/model.safetensors", "replace"]);
+    folder.succeeds("quantize hf --to Q8_0 -o hf/q8.gguf");
+}
+
+#[test]
+fn nothing_that_is_read_is_written_over() {
+    let folder = Folder::with_model();
+    folder.write("text.txt", "The cat sat on the mat, and then the dog came. ".repeat(40));
+    folder.succeeds("quantize model.gguf --to Q4_0 -o q4.gguf");
+    let (text, model) = (folder.read("text.txt"), folder.read("model.gguf"));
+    let steps = "--length 32 --batch 1 --steps 1";
+    for (command, said) in [
+        ("quantize model.gguf --to Q4_0 --calibrate text.txt -o text.txt", "read as --calibrate"),
+        (
+            "quantize model.gguf --to Q4_0 --calibrate text.txt --method importance --save-imatrix model.gguf -o a.gguf",
+            "--save-imatrix",
+        ),
+        ("quantize model.gguf --bits 6 --save-mix model.gguf -o a.gguf", "--save-mix"),
+        ("quantize model.gguf --bits 6 --save-mix a.gguf -o a.gguf", "-o is to be written there too"),
+        ("quantize model.gguf --to Q4_0 --imatrix text.txt -o text.txt", "read as --imatrix"),
+        (&format!("train model.gguf --data text.txt {steps} -o text.txt"), "read as --data"),
+        (
+            &format!("distill --teacher model.gguf --student q4.gguf --data code=text.txt:2 {steps} -o text.txt"),
+            "--data",
+        ),
+        (&format!("distill --teacher model.gguf --student q4.gguf --data text.txt --cache x {steps} -o x"), "-o is"),
+        (&format!("train model.gguf --data text.txt {steps} -o absent/a.gguf"), "absent does not exist"),
+        ("tune q4.gguf --base model.gguf --data text.txt -o ./text.txt", "read as --data"),
+        ("teach model.gguf --data text.txt -o text.txt", "read as --data"),
+        ("generate model.gguf --prompts text.txt -o text.txt", "read as --prompts"),
+        ("student model.gguf --layers 0 -o absent/a.gguf", "absent does not exist"),
+    ] {
+        folder.refuses(command, &[said]);
+    }
+    assert!(folder.read("text.txt") == text && folder.read("model.gguf") == model);
+}
+
+#[test]
+fn levels_are_tried_once_and_only_as_files() {
+    let folder = Folder::with_model();
+    folder.write("text.txt", "The cat sat on the mat, and then the dog came. ".repeat(40));
+    let shrink = "shrink model.gguf --fit 1MB --tasks none --text text.txt --context 32 --chunks 1 -o small --levels";
+    folder.succeeds(&format!("{shrink} Q4_0,q4_0"));
+    assert!(folder.path("small/model-Q4_0.gguf").exists());
+    folder.refuses(&format!("{shrink} W4A16,Q4_0"), &["W4A16", "bantam quantize"]);
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use crate::args::Global;
 use crate::commands::teach::WordArgs;
 use crate::embeddings::{self, Distillation, EmbeddingArgs};
+use crate::intermediate::Intermediate;
 use crate::output;
+use crate::places::Places;
 use crate::training::{self, DataArgs, StepArgs};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
@@ -90,32 +92,34 @@ impl DistillArgs {
 
 pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
     let word = args.word()?;
+    let places = Places::default().reads("--teacher", &args.teacher).reads("--student", &args.student);
+    places.reads("--data", args.data.paths()).writes("-o", [&args.output]).writes("--cache", &args.cache).check()?;
     let Some(teacher_path) = &args.teacher else { return from_told(args, word, global) };
     let teacher = Checkpoint::open(teacher_path)?;
     teacher.refuse_overwriting(&args.output)?;
     // The layers taken lie in a file of their own while the run lasts.
-    let folder = tempfile::tempdir()?;
-    let mut taken = None;
-    let student_path = match (&args.student, &args.layers) {
-        (Some(student), _) => student.clone(),
-        (None, layers) => {
-            let path = folder.path().join("layers.gguf");
-            taken = Some(students::take_layers(&teacher, layers.as_deref().unwrap_or_default(), &path)?);
-            path
-        }
+    let (mut taken, intermediate) = (None, None::<Intermediate>);
+    let intermediate = match &args.student {
+        Some(_) => intermediate,
+        None => Some(Intermediate::make(&teacher, &args.output, |path| {
+            taken = Some(students::take_layers(&teacher, args.layers.as_deref().unwrap_or_default(), path)?);
+            Ok(())
+        })?),
     };
-    let student = Checkpoint::open(&student_path)?;
-    let are_encoders = embeddings::are_encoders(&teacher, &student)?;
+    let given = args.student.as_deref().map(Checkpoint::open).transpose()?;
+    let student = given.as_ref().or(intermediate.as_ref().map(|made| &made.checkpoint));
+    let student = student.context("--student or --layers is needed")?;
+    let are_encoders = embeddings::are_encoders(&teacher, student)?;
     if student.parameters() > teacher.parameters() && !global.quiet {
         output::say(format_args!("note: the student is larger than its teacher"));
     }
     if !are_encoders {
-        return from_model(args, word, &teacher, &student, taken.as_deref(), global);
+        return from_model(args, word, &teacher, student, taken.as_deref(), global);
     }
     ensure!(args.divergence.is_none() && args.soft.is_none() && args.on_policy.is_none(), "{OF_LANGUAGE_MODELS}");
     let distillation = Distillation {
         teacher: &teacher,
-        student: &student,
+        student,
         taken,
         data: &args.data,
         cache: args.cache.as_deref(),

@@ -1,6 +1,7 @@
 //! `bantam embed`: texts to embeddings.
 
 use crate::args::Global;
+use crate::places::Places;
 use crate::{output, progress};
 use anyhow::{Context, bail};
 use bantam_checkpoint::Checkpoint;
@@ -58,6 +59,8 @@ pub fn run(args: &EmbedArgs, global: &Global) -> anyhow::Result<()> {
         }
         _ => {}
     }
+    let places = Places::default().reads("the model", [&args.model]).reads("the texts", [&args.file]);
+    places.writes("-o", &args.output).check()?;
     let encoder = Encoder::load(&Checkpoint::open(&args.model)?)?;
     let spec = SourceSpec { category: "text".to_owned(), path: args.file.clone(), weight: None };
     let texts = Sentences::read(spec)?.texts;

@@ -1,6 +1,7 @@
 //! `bantam generate`: have a teacher answer prompts, for a student to be trained on.
 
 use crate::args::{Global, at_least_one};
+use crate::places::Places;
 use crate::{interrupt, output, progress};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
@@ -99,6 +100,8 @@ struct Generated {
 }
 
 pub fn run(args: &GenerateArgs, global: &Global) -> anyhow::Result<()> {
+    let places = Places::default().reads("the teacher", &args.teacher).reads("--prompts", [&args.prompts]);
+    places.writes("-o", [&args.output]).check()?;
     let prompts = read_prompts(&args.prompts)?;
     let sampling =
         Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed, ..Sampling::default() };

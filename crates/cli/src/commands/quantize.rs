@@ -4,6 +4,7 @@ use crate::allocation::{Allocated, BudgetArgs, Choosing, Chosen, Widen, Widened,
 use crate::calibration::{Calibrated, CalibrationArgs, Effort};
 use crate::intermediate::Intermediate;
 use crate::interrupt::Interrupted;
+use crate::places::Places;
 use crate::tuning::{self, Tuned, TuningArgs};
 use crate::{args::Global, forecast, output, progress, training};
 use anyhow::{Context, ensure};
@@ -98,10 +99,15 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     let (Some(model), Some(output)) = (&args.model, &args.output) else {
         return list(global);
     };
+    args.calibration
+        .places(Places::default().reads("the model", [model]).writes("-o", [output]))
+        .writes("--save-mix", &args.save_mix)
+        .writes("--sensitivity", &args.sensitivity)
+        .check()?;
     let checkpoint = Checkpoint::open(model)?;
     // What is named is read before anything takes time.
     let named = args.to.as_deref().map(Mix::named).transpose()?;
-    args.refuse_early(&checkpoint, named.as_ref(), output)?;
+    args.refuse_early(named.as_ref(), output)?;
     let saved = args.save_mix.as_deref().map(OutputFile::create).transpose()?;
     let start = Instant::now();
     let choosing = args.chooses(named.as_ref());
@@ -150,8 +156,7 @@ struct Formats {
 
 impl QuantizeArgs {
     /// Refuses places that cannot be written, before minutes of calibration, and options that nothing would come of.
-    fn refuse_early(&self, checkpoint: &Checkpoint, level: Option<&Mix>, output: &Path) -> anyhow::Result<()> {
-        checkpoint.refuse_overwriting(output)?;
+    fn refuse_early(&self, level: Option<&Mix>, output: &Path) -> anyhow::Result<()> {
         match level.filter(|mix| mix.directory.is_some()) {
             Some(mix) => refuse_as_directory(output, mix)?,
             None => drop(OutputFile::create(output)?),

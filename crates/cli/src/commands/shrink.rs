@@ -93,12 +93,19 @@ fn report(comparison: Comparison<'_>, chosen: &str, args: &ShrinkArgs) -> Report
     report
 }
 
-/// The levels to try with their file sizes, largest first. Those that would not be smaller than the base are left out.
+/// The levels to try with their file sizes, largest first, each once. Those that would not be smaller than the base are left out.
 fn levels(args: &ShrinkArgs, base: &Checkpoint) -> anyhow::Result<Vec<(&'static Mix, u64)>> {
     let base_bytes = base.file_bytes()?;
-    let mut levels = Vec::new();
+    let mut levels: Vec<(&Mix, u64)> = Vec::new();
     for name in &args.levels {
         let mix = Mix::by_name(name)?;
+        ensure!(
+            mix.directory.is_none(),
+            "--levels {name}: it makes a directory for other engines; `bantam quantize --to {name}` does, and `bantam compare` measures it"
+        );
+        if levels.iter().any(|(known, _)| known.name == mix.name) {
+            continue;
+        }
         let bytes = Plan::new(base, mix)?.file_bytes(Method::Nearest);
         if bytes < base_bytes {
             levels.push((mix, bytes));

@@ -1,13 +1,15 @@
 //! `bantam student`: a small model to begin with, of a teacher's layers and neurons or from a configuration.
 
 use crate::args::{Global, at_least_one};
+use crate::intermediate::Intermediate;
 use crate::output;
+use crate::places::Places;
 use bantam_checkpoint::Checkpoint;
 use bantam_measure::machine;
 use bantam_shrink::{narrow, students};
 use clap::Args;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 #[command(after_help = "\
@@ -50,6 +52,8 @@ struct Made {
 }
 
 pub fn run(args: &StudentArgs, global: &Global) -> anyhow::Result<()> {
+    let places = Places::default().reads("the teacher", [&args.teacher]).reads("--config", &args.config);
+    places.writes("-o", [&args.output]).check()?;
     let teacher = Checkpoint::open(&args.teacher)?;
     match (&args.config, &args.layers, args.feed_forward) {
         (Some(config), ..) => {
@@ -57,10 +61,8 @@ pub fn run(args: &StudentArgs, global: &Global) -> anyhow::Result<()> {
         }
         (None, Some(layers), None) => drop(students::take_layers(&teacher, layers, &args.output)?),
         (None, Some(layers), Some(neurons)) => {
-            let folder = tempfile::tempdir()?;
-            let path = folder.path().join("layers.gguf");
-            students::take_layers(&teacher, layers, &path)?;
-            narrow::feed_forward(&Checkpoint::open(&path)?, neurons, &args.output)?;
+            let take = |path: &Path| Ok(drop(students::take_layers(&teacher, layers, path)?));
+            narrow::feed_forward(&Intermediate::make(&teacher, &args.output, take)?.checkpoint, neurons, &args.output)?;
         }
         (None, None, neurons) => narrow::feed_forward(&teacher, neurons.unwrap_or_default(), &args.output)?,
     }

@@ -2,6 +2,7 @@
 
 use crate::args::{Global, at_least_one};
 use crate::embeddings::{self, Captured};
+use crate::places::Places;
 use crate::training::DataArgs;
 use crate::{interrupt, output, progress};
 use anyhow::bail;
@@ -80,6 +81,8 @@ struct Taught {
 }
 
 pub fn run(args: &TeachArgs, global: &Global) -> anyhow::Result<()> {
+    let places = Places::default().reads("the teacher", [&args.teacher]).reads("--data", args.data.paths());
+    places.writes("-o", [&args.output]).check()?;
     let checkpoint = Checkpoint::open(&args.teacher)?;
     checkpoint.refuse_overwriting(&args.output)?;
     let start = Instant::now();

@@ -1,6 +1,7 @@
 //! `bantam train`: learn from text alone.
 
 use crate::args::Global;
+use crate::places::Places;
 use crate::training::{self, DataArgs, StepArgs};
 use bantam_checkpoint::Checkpoint;
 use bantam_nn::Model;
@@ -26,6 +27,8 @@ pub struct TrainArgs {
 }
 
 pub fn run(args: &TrainArgs, global: &Global) -> anyhow::Result<()> {
+    let places = Places::default().reads("the model", [&args.model]).reads("--data", args.data.paths());
+    places.writes("-o", [&args.output]).check()?;
     let student = Checkpoint::open(&args.model)?;
     let model = Model::load(&student)?;
     let sources = args.data.read(&student)?;

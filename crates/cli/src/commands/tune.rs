@@ -2,6 +2,7 @@
 
 use crate::args::Global;
 use crate::output;
+use crate::places::Places;
 use crate::tuning::{Run, Text, Tuned, TuningArgs};
 use anyhow::{bail, ensure};
 use bantam_checkpoint::Checkpoint;
@@ -36,9 +37,9 @@ pub struct TuneArgs {
 
 pub fn run(args: &TuneArgs, global: &Global) -> anyhow::Result<()> {
     args.tuning.check()?;
+    let places = Places::default().reads("the model", [&args.model]).reads("--base", [&args.base]);
+    places.reads("--data", args.data.iter().map(|spec| &spec.path)).writes("-o", [&args.output]).check()?;
     let (base, student) = (Checkpoint::open(&args.base)?, Checkpoint::open(&args.model)?);
-    base.refuse_overwriting(&args.output)?;
-    student.refuse_overwriting(&args.output)?;
     ensure!(
         student.tensors().iter().any(|t| t.format.grid.is_some()),
         "{}: it is not quantized: it has no scales to tune",

@@ -1,0 +1,64 @@
+//! The files of a command, looked at before anything takes time: what it writes must not be what it reads, and must have a folder to go to.
+
+use anyhow::{bail, ensure};
+use std::path::{Path, PathBuf};
+
+/// What a command reads and writes, by the names of its options.
+#[derive(Default)]
+pub struct Places<'a> {
+    read: Vec<(&'static str, &'a Path)>,
+    written: Vec<(&'static str, &'a Path)>,
+}
+
+impl<'a> Places<'a> {
+    /// It reads these.
+    pub fn reads(mut self, option: &'static str, paths: impl IntoIterator<Item = &'a PathBuf>) -> Self {
+        self.read.extend(paths.into_iter().map(|path| (option, path.as_path())));
+        self
+    }
+
+    /// It writes these.
+    pub fn writes(mut self, option: &'static str, paths: impl IntoIterator<Item = &'a PathBuf>) -> Self {
+        self.written.extend(paths.into_iter().map(|path| (option, path.as_path())));
+        self
+    }
+
+    /// Refuses to write over what is read (a model's files in its directory among them) or over another output, and into folders that are not there.
+    pub fn check(&self) -> anyhow::Result<()> {
+        for (i, (option, path)) in self.written.iter().enumerate() {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
+                let problem = if parent.exists() { "is not a directory" } else { "does not exist; create it first" };
+                bail!("{option} {}: {} {problem}", path.display(), parent.display());
+            }
+            let whole = whole(path);
+            for (source, read) in &self.read {
+                ensure!(
+                    !replaces(&whole, &self::whole(read)),
+                    "{option} {}: this would replace what is read as {source}; give another name",
+                    path.display()
+                );
+            }
+            if let Some((other, _)) = self.written[..i].iter().find(|(_, other)| self::whole(other) == whole) {
+                bail!("{option} {}: {other} is to be written there too; give another name", path.display());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether writing there would replace what is read: the file itself, or one of a model's in its directory. (New files may go there.)
+fn replaces(written: &Path, read: &Path) -> bool {
+    let of_a_model =
+        || written.extension().is_some_and(|e| ["json", "safetensors", "txt", "model"].iter().any(|of| e == *of));
+    written == read || written.starts_with(read) && written.exists() && of_a_model()
+}
+
+/// The path without links and dots, of a file that may not be there yet.
+fn whole(path: &Path) -> PathBuf {
+    let of_parent = || {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Some(parent.canonicalize().ok()?.join(path.file_name()?))
+    };
+    path.canonicalize().ok().or_else(of_parent).unwrap_or_else(|| path.to_owned())
+}
