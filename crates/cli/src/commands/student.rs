@@ -61,7 +61,10 @@ pub fn run(args: &StudentArgs, global: &Global) -> anyhow::Result<()> {
         }
         (None, Some(layers), None) => drop(students::take_layers(&teacher, layers, &args.output)?),
         (None, Some(layers), Some(neurons)) => {
-            let take = |path: &Path| Ok(drop(students::take_layers(&teacher, layers, path)?));
+            let take = |path: &Path| {
+                students::take_layers(&teacher, layers, path)?;
+                Ok(())
+            };
             narrow::feed_forward(&Intermediate::make(&teacher, &args.output, take)?.checkpoint, neurons, &args.output)?;
         }
         (None, None, neurons) => narrow::feed_forward(&teacher, neurons.unwrap_or_default(), &args.output)?,
