@@ -40,6 +40,9 @@ pub struct EvaluationArgs {
     pub speed: bool,
 }
 
+/// Files of records, not of running text.
+const RECORDS: [&str; 5] = ["jsonl", "json", "csv", "tsv", "parquet"];
+
 impl EvaluationArgs {
     fn suite(&self) -> anyhow::Result<Suite> {
         let Some(built_in) = data::suite(&self.suite) else {
@@ -48,6 +51,15 @@ impl EvaluationArgs {
         let tasks = if self.tasks == "all" { built_in.tasks } else { Vec::new() };
         if self.text.is_empty() {
             return Ok(Suite { texts: built_in.texts, tasks });
+        }
+        // Their punctuation would be measured as text.
+        let of_records =
+            |path: &&PathBuf| path.extension().is_some_and(|e| RECORDS.iter().any(|of| e.eq_ignore_ascii_case(of)));
+        if let Some(path) = self.text.iter().find(of_records) {
+            bail!(
+                "--text {}: running text is measured on, not records; give a .txt file of their texts",
+                path.display()
+            );
         }
         let texts = self.text.iter().map(Text::read).collect::<Result<_, _>>()?;
         Ok(Suite { texts, tasks })

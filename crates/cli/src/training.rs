@@ -246,6 +246,12 @@ pub fn report(trained: &Trained, global: &Global) -> anyhow::Result<()> {
     }
     let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
     let part = (trained.losses.len() / 20).max(1);
+    let (first, last) = (mean(&trained.losses[..part]), mean(&trained.losses[trained.losses.len() - part..]));
+    if last > first && trained.losses.len() > 1 {
+        output::say(format_args!(
+            "warning: the loss rose from {first:.4} to {last:.4}: it is worse than before; lower --learning-rate"
+        ));
+    }
     output::line(format_args!(
         "{}: {}, {} steps in {:.0} s ({:.0} tokens/s), {:.3e} operations, loss {:.4} → {:.4}",
         trained.output.display(),
@@ -254,7 +260,7 @@ pub fn report(trained: &Trained, global: &Global) -> anyhow::Result<()> {
         trained.seconds,
         trained.tokens_per_second,
         trained.flops,
-        mean(&trained.losses[..part]),
-        mean(&trained.losses[trained.losses.len() - part..]),
+        first,
+        last,
     ))
 }

@@ -111,10 +111,11 @@ fn what_cannot_be_learned_from_is_refused() {
         ("--effort balanced --imatrix im.gguf", "or --effort fast"),
         ("--tune-steps 5 --calibrate text.txt", "--effort best"),
         ("--effort best --calibrate text.txt --calibration-length 4000", "too few"),
-        ("--list", "--list"),
     ] {
         folder.refuses(&format!("quantize model.gguf --to Q4_0 {options} -o out.gguf"), &[reason]);
     }
+    let listed = folder.run("quantize model.gguf --to Q4_0 --list -o out.gguf");
+    assert!(!listed.status.success() && common::stderr(&listed).contains("cannot be used with '--list'"));
 }
 
 #[test]

@@ -70,13 +70,9 @@ fn a_student_from_a_configuration_learns_whatever_its_family() {
     }
     folder.write("config.json", CONFIG.replace("MODEL", "llama").replace("260", "300"));
     folder.refuses("student teacher.gguf --config config.json -o none.gguf", &["vocab_size is 300", "260 tokens"]);
-    for huge in ["\"hidden_size\": 4000000000", "\"hidden_size\": 64, \"num_hidden_layers\": 4000000000"] {
-        let config = CONFIG.replace("MODEL", "llama").replace("\"num_hidden_layers\": 2,", "");
-        let config = config.replace("\"hidden_size\": 64", huge);
-        let layers = if huge.contains("layers") { "" } else { "\"num_hidden_layers\": 2," };
-        folder.write("config.json", config.replacen('{', &format!("{{{layers}"), 1));
-        folder.refuses("student teacher.gguf --config config.json -o none.gguf", &["config.json", "GB are free"]);
-    }
+    let huge = CONFIG.replace("MODEL", "llama").replace("\"hidden_size\": 64", "\"hidden_size\": 2000000000");
+    folder.write("config.json", huge);
+    folder.refuses("student teacher.gguf --config config.json -o none.gguf", &["config.json", "GB are free"]);
     folder.write("config.json", CONFIG.replace("MODEL", "mamba"));
     folder.refuses("student teacher.gguf --config config.json -o none.gguf", &["mamba", "config.json"]);
 }

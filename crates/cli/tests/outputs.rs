@@ -90,6 +90,11 @@ fn levels_are_tried_once_and_only_as_files() {
     folder.succeeds(&format!("{shrink} Q4_0,q4_0"));
     assert!(folder.path("small/model-Q4_0.gguf").exists());
     folder.refuses(&format!("{shrink} W4A16,Q4_0"), &["W4A16", "bantam quantize"]);
+    folder.write("talks.jsonl", "{\"text\": \"The cat sat on the mat.\"}\n");
+    folder.refuses(
+        "eval model.gguf --base model.gguf --tasks none --text talks.jsonl --context 32",
+        &["talks.jsonl", ".txt"],
+    );
 }
 
 #[test]

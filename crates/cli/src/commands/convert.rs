@@ -23,7 +23,7 @@ pub struct ConvertArgs {
     input: PathBuf,
     /// The GGUF file (ends in .gguf) or Hugging Face directory to write
     output: PathBuf,
-    /// Number format of the matrices [default: f16; for a Hugging Face directory theirs, if it is one of these]
+    /// Number format of the matrices [default: of a GGUF file f16; of a Hugging Face directory what they have, if it is one of these]
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
 }
@@ -49,6 +49,7 @@ impl Dtype {
 #[derive(Serialize)]
 struct Converted {
     output: PathBuf,
+    file_bytes: u64,
     dtype: &'static str,
 }
 
@@ -70,8 +71,11 @@ pub fn run(args: &ConvertArgs, global: &Global) -> anyhow::Result<()> {
         bar.finish_and_clear();
         written.name
     };
+    let file_bytes = Checkpoint::open(&args.output)?.file_bytes()?;
     if global.json {
-        return output::json(&Converted { output: args.output.clone(), dtype });
+        return output::json(&Converted { output: args.output.clone(), file_bytes, dtype });
     }
-    output::line(format_args!("{}: {dtype}", args.output.display()))
+    let (path, source) = (args.output.display(), args.input.display());
+    let (from, to) = (output::bytes(checkpoint.file_bytes()?), output::bytes(file_bytes));
+    output::line(format_args!("{path}: matrices in {dtype}, {to} ({source}: {from})"))
 }

@@ -168,7 +168,7 @@ impl QuantizeArgs {
             "--sensitivity, --save-mix and --tokens-per-second are for formats that are chosen: give --bits, --fit, or --effort best"
         );
         ensure!(
-            self.tune_steps.is_none() || self.calibration.effort == Some(Effort::Best),
+            self.tune_steps.is_none_or(|steps| steps == 0) || self.calibration.effort == Some(Effort::Best),
             "--tune-steps is for --effort best; `bantam tune` trains the scales of a file that there is"
         );
         Ok(())
