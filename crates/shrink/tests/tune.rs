@@ -170,7 +170,8 @@ fn text_agrees_less_where_errors_were_made_up_for() {
         assert!(shares.variables().iter().all(|v| v.values.iter().chain(&v.gradient).all(|x| *x == 0.0)));
         agreement
     };
-    for name in ["llama", "qwen3"] {
+    // Models whose embedding is the head too: another one is rounded by itself, and nothing makes up for its errors.
+    for name in ["qwen2", "gemma3"] {
         let nearest = agreement(&case(name, "Q4_0"));
         let made_up_for = agreement(&case_by(name, "Q4_0", |text| Method::Descent(text)));
         println!("{name}: {nearest} and {made_up_for}");
