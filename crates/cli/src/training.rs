@@ -155,7 +155,6 @@ pub fn train(
     global: &Global,
 ) -> anyhow::Result<Trained> {
     let format = args.format()?;
-    student.refuse_overwriting(output)?;
     ensure!(!output.is_dir(), "{}: the output is a directory; give a file's name", output.display());
     let state = state_of(output);
     let mut parameters = Parameters::of(student)?;

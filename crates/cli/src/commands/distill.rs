@@ -96,19 +96,22 @@ pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
     places.reads("--data", args.data.paths()).writes("-o", [&args.output]).writes("--cache", &args.cache).check()?;
     let Some(teacher_path) = &args.teacher else { return from_told(args, word, global) };
     let teacher = Checkpoint::open(teacher_path)?;
-    teacher.refuse_overwriting(&args.output)?;
     // The layers taken lie in a file of their own while the run lasts.
-    let (mut taken, intermediate) = (None, None::<Intermediate>);
-    let intermediate = match &args.student {
-        Some(_) => intermediate,
-        None => Some(Intermediate::make(&teacher, &args.output, |path| {
-            taken = Some(students::take_layers(&teacher, args.layers.as_deref().unwrap_or_default(), path)?);
-            Ok(())
-        })?),
+    let (given, made);
+    let mut taken = None;
+    let student = match &args.student {
+        Some(path) => {
+            given = Checkpoint::open(path)?;
+            &given
+        }
+        None => {
+            made = Intermediate::make(&teacher, &args.output, |path| {
+                taken = Some(students::take_layers(&teacher, args.layers.as_deref().unwrap_or_default(), path)?);
+                Ok(())
+            })?;
+            &made.checkpoint
+        }
     };
-    let given = args.student.as_deref().map(Checkpoint::open).transpose()?;
-    let student = given.as_ref().or(intermediate.as_ref().map(|made| &made.checkpoint));
-    let student = student.context("--student or --layers is needed")?;
     let are_encoders = embeddings::are_encoders(&teacher, student)?;
     if student.parameters() > teacher.parameters() && !global.quiet {
         output::say(format_args!("note: the student is larger than its teacher"));

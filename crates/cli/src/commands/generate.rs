@@ -113,7 +113,6 @@ pub fn run(args: &GenerateArgs, global: &Global) -> anyhow::Result<()> {
     }
     let teacher = args.teacher.as_ref().context("a teacher or --endpoint is needed")?;
     let checkpoint = Checkpoint::open(teacher)?;
-    checkpoint.refuse_overwriting(&args.output)?;
     let model = Model::load(&checkpoint)?;
     let mut author = ModelAuthor::new(&checkpoint, &model, sampling, args.max_tokens, args.raw)?;
     let chats = author.chats();

@@ -84,7 +84,6 @@ pub fn run(args: &TeachArgs, global: &Global) -> anyhow::Result<()> {
     let places = Places::default().reads("the teacher", [&args.teacher]).reads("--data", args.data.paths());
     places.writes("-o", [&args.output]).check()?;
     let checkpoint = Checkpoint::open(&args.teacher)?;
-    checkpoint.refuse_overwriting(&args.output)?;
     let start = Instant::now();
     let captured = if Encoder::is(&checkpoint)? {
         embeddings::capture(&checkpoint, &args.data, &args.output, global)?
