@@ -55,19 +55,35 @@ fn an_experiment_killed_at_any_moment_ends_with_the_same_errors() {
     folder.killed(&format!("{RUN} -o killed"), "killed/seed-1.json", &[0, 5, 15, 40, 80]);
     let killed = outcomes(folder.json(&format!("{RUN} -o killed")));
     assert_eq!(whole, killed);
-    assert!(folder.read("whole/network-2-seed-2.gguf") == folder.read("killed/network-2-seed-2.gguf"));
+    assert!(folder.read("whole/half-seed-2.gguf") == folder.read("killed/half-seed-2.gguf"));
 
     let table = folder.succeeds(&format!("{RUN} -o killed"));
     assert!(table.contains("| large | 0.00 M | 3 |") && table.contains("median of 2 seeds"), "{table}");
     // Other seeds and remarks do not make it another experiment.
-    let written = || std::fs::metadata(folder.path("killed/network-2-seed-2.gguf")).unwrap().modified().unwrap();
-    let before = written();
+    let written = |name: &str| {
+        let path = folder.path(&format!("killed/{name}-seed-2.gguf"));
+        std::fs::metadata(path).unwrap().modified().unwrap()
+    };
+    let changed = |before: &[std::time::SystemTime; 3]| {
+        let names = ["large", "small", "half"];
+        std::iter::zip(names, before)
+            .filter(|(name, before)| written(name) != **before)
+            .map(|(n, _)| n)
+            .collect::<Vec<_>>()
+    };
+    let before = ["large", "small", "half"].map(written);
     folder.write("stripes.toml", EXPERIMENT.replace("seeds = [1, 2]", "# once more\nseeds = [2]"));
     assert!(folder.succeeds(&format!("{RUN} -o killed")).contains("median of 1 seeds"));
-    assert_eq!(written(), before, "what is finished is kept");
+    assert_eq!(changed(&before), [""; 0], "what is finished is kept");
+    // A student of another temperature is another one; its teacher and the other student are the same.
+    folder.write("stripes.toml", EXPERIMENT.replace("temperature = 4.0", "temperature = 5.0"));
+    folder.json(&format!("{RUN} -o killed"));
+    assert_eq!(changed(&before), ["small"]);
+    let before = ["large", "small", "half"].map(written);
     folder.write("stripes.toml", EXPERIMENT.replace("epochs = 20", "epochs = 1"));
     let other = outcomes(folder.json(&format!("{RUN} -o killed")));
-    assert_ne!(whole, other, "another experiment's outcomes are not taken for this one's");
+    assert_eq!(changed(&before), ["large", "small", "half"], "students of another teacher are others");
+    assert_ne!(whole, other);
     folder.write("stripes.toml", EXPERIMENT);
     let mut labels = folder.read("t10k-labels-idx1-ubyte");
     labels[8..].reverse();

@@ -4,16 +4,16 @@ use crate::args::Global;
 use crate::{interrupt, output, progress};
 use anyhow::Context;
 use bantam_shrink::Error;
-use bantam_shrink::images::{Experiment, Images, Outcome, Watch, soft_labels};
+use bantam_shrink::images::{Experiment, Images, Kept, Outcome, Watch, soft_labels};
 use clap::Args;
 use indicatif::ProgressBar;
-use serde::{Deserialize, Serialize};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 #[command(after_help = "\
 What is finished is kept in the output folder, and so is a network that is interrupted: the same command goes on from there.
+If the experiment's file is changed, only those networks are trained again that were changed or whose teacher was.
 
 Example:
   bantam experiment recipes/hinton-mnist/experiment.toml --images mnist/ -o hinton/")]
@@ -28,38 +28,22 @@ pub struct ExperimentArgs {
     output: PathBuf,
 }
 
-/// What a seed's outcomes depend on: all that an experiment's file says but its seeds and remarks. Seeds can be added to what is done.
-fn essence(text: &str) -> String {
-    let depends = |line: &&str| !line.is_empty() && !line.starts_with('#') && !line.starts_with("seeds");
-    text.lines().map(str::trim).filter(depends).map(|line| format!("{line}\n")).collect()
-}
-
-/// The outcomes of one seed so far, with the essence of the experiment and the images that they are of.
-#[derive(Serialize, Deserialize)]
-struct Kept {
-    experiment: String,
-    outcomes: Vec<Outcome>,
-}
-
 pub fn run(args: &ExperimentArgs, global: &Global) -> anyhow::Result<()> {
     let experiment = Experiment::read(&args.experiment)?;
-    let text = essence(&std::fs::read_to_string(&args.experiment)?);
     let read = |set: &str| {
         let file = |kind: &str| args.images.join(format!("{set}-{kind}-ubyte"));
         Images::read(&file("images-idx3"), &file("labels-idx1"))
     };
     let (images, test) = (read("train")?, read("t10k")?);
-    let text = format!("{text}images {:016x}, test {:016x}\n", images.fingerprint(), test.fingerprint());
     std::fs::create_dir_all(&args.output).with_context(|| format!("{}: cannot be made", args.output.display()))?;
     let mut outcomes = Vec::new();
     for &seed in &experiment.seeds {
-        let mut run = Run { experiment: &experiment, text: &text, seed, folder: &args.output, global, bar: None };
-        let mut of_seed = run.kept()?;
-        experiment.run(seed, (&images, &test), &args.output, &mut of_seed, &mut run)?;
-        if of_seed.len() < experiment.network.len() {
+        let mut run = Run { seed, folder: &args.output, global, bar: None };
+        let kept = run.kept()?;
+        let Some(of_seed) = experiment.run(seed, (&images, &test), &args.output, kept, &mut run)? else {
             let at = format!("with seed {seed}, saved in {}", args.output.display());
             return Err(interrupt::Interrupted { at }.into());
-        }
+        };
         outcomes.extend(of_seed);
     }
     draw_soft_labels(&experiment, &test, &args.output)?;
@@ -71,8 +55,6 @@ pub fn run(args: &ExperimentArgs, global: &Global) -> anyhow::Result<()> {
 
 /// One seed's run.
 struct Run<'a> {
-    experiment: &'a Experiment,
-    text: &'a str,
     seed: u64,
     folder: &'a Path,
     global: &'a Global,
@@ -85,19 +67,15 @@ impl Run<'_> {
         self.folder.join(format!("seed-{}.json", self.seed))
     }
 
-    /// What was kept of the same experiment, as far as the weights are there.
-    fn kept(&self) -> anyhow::Result<Vec<Outcome>> {
+    /// What earlier runs of this seed kept.
+    fn kept(&self) -> anyhow::Result<Vec<Kept>> {
         let path = self.path();
         let json = match std::fs::read(&path) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             read => read.with_context(|| format!("{}: cannot be read", path.display()))?,
         };
-        let kept = serde_json::from_slice::<Kept>(&json)
-            .with_context(|| format!("{}: it holds no outcomes; delete it, or give another output", path.display()))?;
-        let kept = if kept.experiment == self.text { kept.outcomes } else { Vec::new() };
-        let there = |i: &usize| self.experiment.weights(self.folder, *i, self.seed).exists();
-        let whole = (0..kept.len()).take_while(there).count();
-        Ok(kept.into_iter().take(whole).collect())
+        serde_json::from_slice(&json)
+            .with_context(|| format!("{}: it holds no outcomes; delete it, or give another output", path.display()))
     }
 }
 
@@ -113,13 +91,12 @@ impl Watch for Run<'_> {
         !interrupt::requested()
     }
 
-    fn finished(&mut self, outcomes: &[Outcome]) -> Result<(), Error> {
+    fn finished(&mut self, kept: &[Kept]) -> Result<(), Error> {
         if let Some((_, bar)) = self.bar.take() {
             bar.finish_and_clear();
         }
-        let kept = Kept { experiment: self.text.to_owned(), outcomes: outcomes.to_vec() };
         let path = self.path();
-        let json = serde_json::to_vec_pretty(&kept).map_err(std::io::Error::other);
+        let json = serde_json::to_vec_pretty(kept).map_err(std::io::Error::other);
         // Under another name first: a kill must not leave half of it.
         let part = path.with_extension("part");
         json.and_then(|json| std::fs::write(&part, json))

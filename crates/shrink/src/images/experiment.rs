@@ -1,6 +1,6 @@
 //! Experiments on images as data: networks that learn from labels or from each other, several seeds of each.
 
-use super::{ImageTask, Images, Teacher, errors, initial, logits};
+use super::{ImageTask, Images, Teacher, errors, initial, logits, logits_of_views};
 use crate::train::{Decay, Schedule, Settings, Trainer};
 use crate::{Error, students};
 use bantam_checkpoint::Checkpoint;
@@ -30,7 +30,7 @@ pub struct Experiment {
 }
 
 /// How one network is trained.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
     /// Its name; others may name it as their teacher.
@@ -62,12 +62,20 @@ pub struct Network {
     /// The weight of the soft labels; the rest is that of the hard ones.
     #[serde(default = "default_soft")]
     pub soft: f32,
+    /// What the teacher says of an image is the mean of its logits over the image moved by up to so many pixels, each way;
+    /// this network sees the image as it is.
+    #[serde(default)]
+    pub views: usize,
+    /// The size of the first layer's weights at the beginning, in units of what keeps the values' size.
+    #[serde(default = "default_first_layer")]
+    pub first_layer: f32,
     /// It sees images of these classes only.
     pub only: Option<Vec<u8>>,
     /// It sees no image of these classes.
     #[serde(default)]
     pub without: Vec<u8>,
     /// What the paper has: errors of the test set.
+    #[serde(skip_serializing)]
     pub paper: Option<f64>,
 }
 
@@ -84,6 +92,10 @@ fn default_temperature() -> f32 {
 }
 
 fn default_soft() -> f32 {
+    1.0
+}
+
+fn default_first_layer() -> f32 {
     1.0
 }
 
@@ -104,6 +116,15 @@ pub struct Outcome {
     pub bias: Option<BiasCorrection>,
     /// Time of training.
     pub seconds: f64,
+}
+
+/// An outcome, with all that it depends on: it stands as long as that is the same.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Kept {
+    /// The network's definition, its teacher's, and the images.
+    depends: String,
+    /// What came of it.
+    pub outcome: Outcome,
 }
 
 /// Biases moved after training.
@@ -169,8 +190,8 @@ impl Experiment {
         for (i, network) in self.network.iter().enumerate() {
             let at = |what: String| Err(format!("network `{}`: {what}", network.name));
             let before = |name: &String| self.network[..i].iter().any(|n| n.name == *name);
-            if before(&network.name) {
-                return at("there is another of that name".to_owned());
+            if self.network[..i].iter().any(|n| n.stem() == network.stem()) {
+                return at("there is another of that name, or whose file would have the same name".to_owned());
             }
             if let Some(teacher) = network.teacher.as_ref().filter(|t| !before(t)) {
                 return at(format!("its teacher `{teacher}` must come before it"));
@@ -182,8 +203,11 @@ impl Experiment {
             if shares.iter().any(|s| !(0.0..1.0).contains(s)) || !(0.0..=1.0).contains(&network.soft) {
                 return at("dropout lies within 0 and below 1, soft within 0 and 1".to_owned());
             }
-            if !(network.temperature > 0.0 && network.learning_rate > 0.0) {
-                return at("temperature and learning rate are above 0".to_owned());
+            if ![network.temperature, network.learning_rate, network.first_layer].iter().all(|&x| x > 0.0) {
+                return at("temperature, learning rate and first_layer are above 0".to_owned());
+            }
+            if network.views > 0 && network.teacher.is_none() {
+                return at("`views` are its teacher's, and it has none".to_owned());
             }
         }
         Ok(())
@@ -191,7 +215,7 @@ impl Experiment {
 
     /// Where the weights of a network lie.
     pub fn weights(&self, folder: &Path, network: usize, seed: u64) -> PathBuf {
-        folder.join(format!("network-{network}-seed-{seed}.gguf"))
+        folder.join(format!("{}-seed-{seed}.gguf", self.network[network].stem()))
     }
 
     /// What a trained network says of images, `[images, classes]`.
@@ -203,8 +227,22 @@ impl Experiment {
         Ok(logits(&model, &mut parameters, images))
     }
 
-    /// Trains the networks that come after those of `outcomes` with one seed, and adds theirs. `folder` takes all weights.
-    /// `watch` is told how training goes and what came of each network.
+    /// Where the network's teacher is in the list.
+    fn teacher(&self, network: usize) -> Option<usize> {
+        let name = self.network[network].teacher.as_ref()?;
+        self.network.iter().position(|n| n.name == *name)
+    }
+
+    /// All that a network's outcome depends on beside the seed: what is said of it and of its teacher, and the images.
+    fn depends(&self, network: usize, data: &str) -> String {
+        let said = serde_json::to_string(&self.network[network]).expect("numbers and names are JSON");
+        let teacher = self.teacher(network).map_or(data.to_owned(), |teacher| self.depends(teacher, data));
+        format!("{said}\n{teacher}")
+    }
+
+    /// Trains the networks that are not in `kept` with one seed, and answers what came of all; nothing if `watch` says to
+    /// stop. `folder` takes all weights.
+    /// `watch` is told how training goes and what is to be kept after each network.
     ///
     /// # Errors
     /// If the experiment cannot be made with these images, a run diverges, or a file cannot be read or written.
@@ -213,44 +251,38 @@ impl Experiment {
         seed: u64,
         (images, test): (&Images, &Images),
         folder: &Path,
-        outcomes: &mut Vec<Outcome>,
+        mut kept: Vec<Kept>,
         watch: &mut dyn Watch,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Vec<Outcome>>, Error> {
         self.fits(images, test).map_err(|problem| Error::Data { path: self.path.clone(), problem })?;
-        let mut trained: Vec<(Mlp, Parameters)> = Vec::new();
+        let data = format!("images {:016x}, test {:016x}", images.fingerprint(), test.fingerprint());
+        let (mut trained, mut outcomes): (Vec<(Mlp, Parameters)>, _) = (Vec::new(), Vec::new());
         for (i, network) in self.network.iter().enumerate() {
-            let path = self.weights(folder, i, seed);
-            if i < outcomes.len() {
+            let (path, depends) = (self.weights(folder, i, seed), self.depends(i, &data));
+            if let Some(found) = kept.iter().find(|kept| kept.depends == depends && path.exists()) {
+                outcomes.push(found.outcome.clone());
                 trained.push(load(&path)?);
                 continue;
             }
             let start = std::time::Instant::now();
-            let teacher = network.teacher.as_ref().and_then(|t| self.network.iter().position(|n| n.name == *t));
             let seen = network.seen(images);
-            let teacher = teacher.map(|at| {
+            let teacher = self.teacher(i).map(|at| {
                 let (teacher, parameters) = &mut trained[at];
-                let logits = logits(teacher, parameters, &seen);
+                let logits = logits_of_views(teacher, parameters, &seen, network.views);
                 Teacher { logits, temperature: network.temperature, soft: network.soft }
             });
             if !network.train(seed, &seen, images.classes(), teacher, &path, watch)? {
-                return Ok(());
+                return Ok(None);
             }
             let (model, mut parameters) = load(&path)?;
-            let said = logits(&model, &mut parameters, test);
-            let errors_by_class = errors(&said, &test.labels);
-            outcomes.push(Outcome {
-                network: network.name.clone(),
-                seed,
-                parameters: parameters.trained(),
-                errors: errors_by_class.iter().sum(),
-                errors_by_class,
-                bias: network.unequal().map(|classes| correct_bias(said, &test.labels, classes)),
-                seconds: start.elapsed().as_secs_f64(),
-            });
+            let outcome = network.judge(seed, &model, &mut parameters, test, start.elapsed());
+            outcomes.push(outcome.clone());
             trained.push((model, parameters));
-            watch.finished(outcomes)?;
+            kept.retain(|kept| kept.outcome.network != network.name);
+            kept.push(Kept { depends, outcome });
+            watch.finished(&kept)?;
         }
-        Ok(())
+        Ok(Some(outcomes))
     }
 }
 
@@ -260,11 +292,11 @@ pub trait Watch {
     /// network's training is saved and the next run goes on with it.
     fn step(&mut self, network: &str, done: u64, steps: u64) -> bool;
 
-    /// Called with all outcomes of the seed so far after each network.
+    /// Called after each network with all that is to be kept of the seed.
     ///
     /// # Errors
-    /// If they cannot be kept.
-    fn finished(&mut self, outcomes: &[Outcome]) -> Result<(), Error>;
+    /// If it cannot be kept.
+    fn finished(&mut self, kept: &[Kept]) -> Result<(), Error>;
 }
 
 /// A network with its weights.
@@ -277,6 +309,27 @@ impl Network {
     fn seen(&self, images: &Images) -> Images {
         images
             .only(|label| self.only.as_ref().is_none_or(|only| only.contains(&label)) && !self.without.contains(&label))
+    }
+
+    /// Its name as a file has it: letters and digits, lines between.
+    fn stem(&self) -> String {
+        let parts = self.name.split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty());
+        parts.collect::<Vec<_>>().join("-").to_lowercase()
+    }
+
+    /// What the trained network makes of the test images.
+    fn judge(&self, seed: u64, model: &Mlp, parameters: &mut Parameters, test: &Images, time: Duration) -> Outcome {
+        let said = logits(model, parameters, test);
+        let errors_by_class = errors(&said, &test.labels);
+        Outcome {
+            network: self.name.clone(),
+            seed,
+            parameters: parameters.trained(),
+            errors: errors_by_class.iter().sum(),
+            errors_by_class,
+            bias: self.unequal().map(|classes| correct_bias(said, &test.labels, classes)),
+            seconds: time.as_secs_f64(),
+        }
     }
 
     /// The classes whose biases are wrong because the others were not seen as often as they come.
@@ -297,7 +350,7 @@ impl Network {
         let widths: Vec<usize> =
             [seen.size()].into_iter().chain(self.hidden.iter().copied()).chain([classes]).collect();
         let (start, state) = (path.with_extension("initial"), path.with_extension("training"));
-        initial(&start, &widths, seed)?;
+        initial(&start, &widths, self.first_layer, seed)?;
         let checkpoint = Checkpoint::open(&start)?;
         let (model, mut parameters) = (Mlp::load(&checkpoint)?, Parameters::of(&checkpoint)?);
         let mut task = ImageTask::new(&model, seen, self.batch.min(seen.len()), seed);
@@ -367,7 +420,10 @@ mod tests {
             ("teacher = 'b'", "must come before"),
             ("dropout = [0.2, 1.0]", "dropout"),
             ("temperature = 0.0", "temperature"),
+            ("first_layer = 0.0", "first_layer"),
+            ("views = 1", "it has none"),
             ("colour = 'red'", "colour"),
+            ("[[network]]\nname = 'A,'\nhidden = [3]\nepochs = 1", "the same name"),
             ("[[network]]\nname = 'a'\nhidden = [3]\nepochs = 1", "another of that name"),
         ] {
             let error = read(&network(wrong)).unwrap_err();

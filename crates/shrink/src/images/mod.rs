@@ -8,7 +8,7 @@ mod idx;
 mod picture;
 mod task;
 
-pub use experiment::{BiasCorrection, Experiment, Network, Outcome, Watch};
+pub use experiment::{BiasCorrection, Experiment, Kept, Network, Outcome, Watch};
 pub use idx::Images;
 pub use picture::soft_labels;
-pub use task::{ImageTask, Teacher, errors, initial, logits};
+pub use task::{ImageTask, Teacher, errors, initial, logits, logits_of_views};
