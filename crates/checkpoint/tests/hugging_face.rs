@@ -133,6 +133,28 @@ fn config_refusal(name: &str, change: impl FnOnce(&mut serde_json::Value)) -> St
 }
 
 #[test]
+fn a_directory_with_tensors_missing_or_too_many_is_named() {
+    for name in ["llama", "qwen2", "qwen3", "gemma3"] {
+        let layers = Config::of(&Checkpoint::open(copy_of(name).path()).unwrap()).unwrap().block_count;
+        let with = |layers: usize| {
+            config_refusal(name, |json| {
+                drop(json.as_object_mut().unwrap().remove("layer_types"));
+                json["num_hidden_layers"] = layers.into();
+            })
+        };
+        let (more, fewer) = (with(layers + 1), with(layers - 1));
+        let missing = format!("no tensor model.layers.{layers}.input_layernorm.weight");
+        assert!(more.contains(&missing) && more.contains("file missing"), "{more}");
+        let beyond = format!("a tensor model.layers.{}.input_layernorm.weight, but", layers - 1);
+        assert!(fewer.contains(&beyond), "{fewer}");
+    }
+    let said = config_refusal("bert", |json| json["num_hidden_layers"] = 9.into());
+    assert!(said.contains("encoder.layer.") && said.contains("attention.self.query.weight"), "{said}");
+    let said = config_refusal("gemma3", |json| json["tie_word_embeddings"] = false.into());
+    assert!(said.contains("no tensor lm_head.weight"), "{said}");
+}
+
+#[test]
 fn what_is_not_supported_is_said() {
     let said = config_refusal("llama", |json| json["model_type"] = "mamba".into());
     assert!(said.contains("\"mamba\"") && said.contains("qwen3"), "{said}");

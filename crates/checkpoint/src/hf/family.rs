@@ -212,6 +212,16 @@ impl Family {
         self.translate(name, "blk.", |(_, gguf)| gguf)
     }
 
+    /// The weights that a model of so many layers has (biases, which only some have, aside), its head only if it has one of
+    /// its own.
+    pub fn weights(&self, layers: usize, tied: bool) -> impl Iterator<Item = Name> {
+        let outside = self.before.iter().chain(self.after).filter(move |(_, gguf)| !(tied && *gguf == "output"));
+        let outside = outside.map(|(_, gguf)| format!("{gguf}.weight"));
+        let of_layer = |i: usize| self.layer.iter().map(move |(_, gguf)| format!("blk.{i}.{gguf}.weight"));
+        let names = outside.chain((0..layers).flat_map(of_layer));
+        names.map(|name| self.by_gguf_name(&name).expect("its tables have it"))
+    }
+
     fn translate(
         &self,
         name: &str,

@@ -85,6 +85,7 @@ pub fn open(dir: &Path) -> Result<Checkpoint> {
         }
         tensors.push((name.place, translate_packed(&path, family, &config, name, packed)?));
     }
+    complete(dir, family, &config, &names)?;
     tensors.sort_by_key(|(place, _)| *place);
     let mut tensors: Vec<_> = tensors.into_iter().map(|(_, tensor)| tensor).collect();
     if let Some(factors) = config.rope_factors() {
@@ -196,6 +197,27 @@ fn weight_files(dir: &Path) -> Result<BTreeSet<String>> {
 /// Whether no model needs the tensor of this name.
 fn ignored(family: &Family, name: &str) -> bool {
     IGNORED.iter().any(|ignored| name.ends_with(ignored)) || family.ignores(name)
+}
+
+/// Checks that the tensors of these GGUF names are those of the layers that the configuration has, no fewer and no more:
+/// a directory whose download was cut short is no model.
+fn complete(dir: &Path, family: &Family, config: &ConfigJson, names: &HashSet<String>) -> Result<()> {
+    let layers = config.num_hidden_layers as usize;
+    if let Some(missing) = family.weights(layers, config.tied()).find(|name| !names.contains(&name.gguf)) {
+        let message = format!("there is no tensor {}, which {CONFIG} asks for. Is a file missing?", missing.hf);
+        return Err(Error::malformed(dir, message));
+    }
+    let beyond = |name: &&String| {
+        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')?.0.parse::<usize>().ok());
+        layer.is_some_and(|layer| layer >= layers)
+    };
+    match names.iter().filter(beyond).filter_map(|name| family.by_gguf_name(name)).min_by_key(|name| name.place) {
+        Some(name) => {
+            let message = format!("there is a tensor {}, but {CONFIG} has {layers} layers, from 0.", name.hf);
+            Err(Error::malformed(dir, message))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The tensor's name on both sides, `None` if the model does not need it.
