@@ -26,8 +26,8 @@ pub fn feed_forward(model: &Checkpoint, neurons: usize, output: &Path) -> Result
     if neurons == 0 || neurons >= all {
         return Err(Error::Width { path: model.path().to_owned(), all, asked: neurons });
     }
-    let chosen: Vec<Vec<usize>> =
-        (0..config.block_count).map(|layer| largest(model, layer, all, neurons)).collect::<Result<_, _>>()?;
+    let chosen = |layer| weights(model, layer, all).map(|weights| largest(&weights, neurons));
+    let chosen: Vec<Vec<usize>> = (0..config.block_count).map(chosen).collect::<Result<_, _>>()?;
     let mut metadata = model.metadata().clone();
     metadata.set(&format!("{}.feed_forward_length", config.architecture), Value::U32(neurons as u32));
     metadata.set("general.file_type", Value::U32(0));
@@ -69,8 +69,8 @@ fn part_of(name: &str) -> Option<(usize, &str)> {
     layer_of(name).filter(|(_, part)| READS.contains(part) || [BIAS, WRITES].contains(part))
 }
 
-/// The neurons of a layer with the largest weights, in their order.
-fn largest(model: &Checkpoint, layer: usize, all: usize, neurons: usize) -> Result<Vec<usize>, Error> {
+/// The weight of each neuron of a layer.
+fn weights(model: &Checkpoint, layer: usize, all: usize) -> Result<Vec<f64>, Error> {
     let mut weights = vec![1.0; all];
     for part in READS.iter().chain([&WRITES]) {
         let Some(tensor) = model.tensor(&format!("blk.{layer}.{part}")) else { continue };
@@ -87,9 +87,14 @@ fn largest(model: &Checkpoint, layer: usize, all: usize, neurons: usize) -> Resu
         }
         weights.iter_mut().zip(squares).for_each(|(w, s)| *w *= s.sqrt());
     }
-    let mut order: Vec<usize> = (0..all).collect();
+    Ok(weights)
+}
+
+/// The `count` with the largest weights, in their order.
+pub(crate) fn largest(weights: &[f64], count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..weights.len()).collect();
     order.sort_by(|&a, &b| weights[b].total_cmp(&weights[a]));
-    order.truncate(neurons);
+    order.truncate(count);
     order.sort_unstable();
-    Ok(order)
+    order
 }

@@ -1,6 +1,6 @@
 //! Experiments on images as data: networks that learn from labels or from each other, several seeds of each.
 
-use super::{ImageTask, Images, Teacher, errors, initial, logits, logits_of_views};
+use super::{ImageTask, Images, Teacher, begin, errors, logits, logits_of_views};
 use crate::train::{Decay, Schedule, Settings, Trainer};
 use crate::{Error, students};
 use bantam_checkpoint::Checkpoint;
@@ -69,6 +69,9 @@ pub struct Network {
     /// The size of the first layer's weights at the beginning, in units of what keeps the values' size.
     #[serde(default = "default_first_layer")]
     pub first_layer: f32,
+    /// It begins with the units of its teacher that have the largest weights, not at random.
+    #[serde(default)]
+    pub from_teacher: bool,
     /// It sees images of these classes only.
     pub only: Option<Vec<u8>>,
     /// It sees no image of these classes.
@@ -206,8 +209,17 @@ impl Experiment {
             if ![network.temperature, network.learning_rate, network.first_layer].iter().all(|&x| x > 0.0) {
                 return at("temperature, learning rate and first_layer are above 0".to_owned());
             }
-            if network.views > 0 && network.teacher.is_none() {
-                return at("`views` are its teacher's, and it has none".to_owned());
+            if (network.views > 0 || network.from_teacher) && network.teacher.is_none() {
+                return at("`views` and `from_teacher` are of a teacher, and it has none".to_owned());
+            }
+            if let Some(teacher) = self.teacher(i).map(|at| &self.network[at]).filter(|_| network.from_teacher) {
+                let wider = std::iter::zip(&teacher.hidden, &network.hidden).all(|(teacher, own)| own <= teacher);
+                if teacher.hidden.len() != network.hidden.len()
+                    || !wider
+                    || network.first_layer != default_first_layer()
+                {
+                    return at("`from_teacher` needs a teacher of as many layers and no fewer units, and begins no layer small".to_owned());
+                }
             }
         }
         Ok(())
@@ -271,7 +283,13 @@ impl Experiment {
                 let logits = logits_of_views(teacher, parameters, &seen, network.views);
                 Teacher { logits, temperature: network.temperature, soft: network.soft }
             });
-            if !network.train(seed, &seen, images.classes(), teacher, &path, watch)? {
+            let widths = network.widths(&seen, images.classes());
+            let start_at = path.with_extension("initial");
+            match self.teacher(i).filter(|_| network.from_teacher) {
+                Some(at) => begin::narrowed(&start_at, &widths, &trained[at].1)?,
+                None => begin::random(&start_at, &widths, network.first_layer, seed)?,
+            }
+            if !network.train(seed, &seen, teacher, (&start_at, &path), watch)? {
                 return Ok(None);
             }
             let (model, mut parameters) = load(&path)?;
@@ -337,21 +355,22 @@ impl Network {
         self.only.clone().or_else(|| (!self.without.is_empty()).then(|| self.without.clone()))
     }
 
-    /// Trains it and writes it to `path`; `false` if it was told to stop before.
+    /// Pixels, units of the hidden layers, classes.
+    fn widths(&self, images: &Images, classes: usize) -> Vec<usize> {
+        [images.size()].into_iter().chain(self.hidden.iter().copied()).chain([classes]).collect()
+    }
+
+    /// Trains what is in the first file and writes it to the second; `false` if it was told to stop before.
     fn train(
         &self,
         seed: u64,
         seen: &Images,
-        classes: usize,
         teacher: Option<Teacher>,
-        path: &Path,
+        (start, path): (&Path, &Path),
         watch: &mut dyn Watch,
     ) -> Result<bool, Error> {
-        let widths: Vec<usize> =
-            [seen.size()].into_iter().chain(self.hidden.iter().copied()).chain([classes]).collect();
-        let (start, state) = (path.with_extension("initial"), path.with_extension("training"));
-        initial(&start, &widths, self.first_layer, seed)?;
-        let checkpoint = Checkpoint::open(&start)?;
+        let state = path.with_extension("training");
+        let checkpoint = Checkpoint::open(start)?;
         let (model, mut parameters) = (Mlp::load(&checkpoint)?, Parameters::of(&checkpoint)?);
         let mut task = ImageTask::new(&model, seen, self.batch.min(seen.len()), seed);
         (task.jitter, task.dropout, task.teacher) = (self.jitter, self.dropout, teacher);
@@ -422,6 +441,7 @@ mod tests {
             ("temperature = 0.0", "temperature"),
             ("first_layer = 0.0", "first_layer"),
             ("views = 1", "it has none"),
+            ("[[network]]\nname = 'b'\nhidden = [4]\nepochs = 1\nteacher = 'a'\nfrom_teacher = true", "no fewer units"),
             ("colour = 'red'", "colour"),
             ("[[network]]\nname = 'A,'\nhidden = [3]\nepochs = 1", "the same name"),
             ("[[network]]\nname = 'a'\nhidden = [3]\nepochs = 1", "another of that name"),

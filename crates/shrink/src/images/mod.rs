@@ -3,6 +3,7 @@
 //! Where to start: [`Images::read`] for the data, [`ImageTask`] for learning from labels or from a teacher,
 //! [`Experiment`] for several networks that learn from each other.
 
+pub mod begin;
 mod experiment;
 mod idx;
 mod picture;
@@ -11,4 +12,4 @@ mod task;
 pub use experiment::{BiasCorrection, Experiment, Kept, Network, Outcome, Watch};
 pub use idx::Images;
 pub use picture::soft_labels;
-pub use task::{ImageTask, Teacher, errors, initial, logits, logits_of_views};
+pub use task::{ImageTask, Teacher, errors, logits, logits_of_views};

@@ -4,12 +4,9 @@ use super::Images;
 use crate::Error;
 use crate::distill::{Divergence, Soft, SoftLabels};
 use crate::train::{Pass, Task};
-use bantam_checkpoint::{GgufWriter, Metadata, TensorInfo, Value};
-use bantam_formats::Format;
-use bantam_nn::models::mlp::{ARCHITECTURE, Mlp};
+use bantam_nn::models::mlp::Mlp;
 use bantam_nn::random::SplitMix64;
 use bantam_nn::train::{CrossEntropy, Dropout, Objective, Parameters, Train};
-use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// What a teacher says of each image.
@@ -180,46 +177,10 @@ pub fn errors(logits: &[f32], labels: &[u8]) -> Vec<usize> {
     errors
 }
 
-/// Writes a network of these widths (input first, classes last) with random weights, uniform and as large as keeps the
-/// values' size through rectifiers (He et al. 2015), those of the first layer `first_layer` times as large, and biases 0.
-///
-/// # Errors
-/// If the file cannot be written.
-pub fn initial(path: &Path, widths: &[usize], first_layer: f32, seed: u64) -> Result<(), Error> {
-    let f32 = Format::by_name("F32").expect("F32 is a format");
-    let mut metadata = Metadata::default();
-    metadata.set("general.architecture", Value::String(ARCHITECTURE.to_owned()));
-    let layers: Vec<(String, usize, usize)> = widths
-        .windows(2)
-        .enumerate()
-        .map(|(i, w)| {
-            let stem = if i + 2 == widths.len() { "output".to_owned() } else { format!("layers.{i}") };
-            (stem, w[1], w[0])
-        })
-        .collect();
-    let tensors: Vec<TensorInfo> = layers
-        .iter()
-        .flat_map(|(stem, outputs, inputs)| {
-            let tensor = |name, shape| TensorInfo { name: format!("{stem}.{name}"), shape, format: f32 };
-            [tensor("weight", vec![*outputs, *inputs]), tensor("bias", vec![*outputs])]
-        })
-        .collect();
-    let mut writer = GgufWriter::create(path, &metadata, &tensors)?;
-    let mut random = SplitMix64::new(seed);
-    for (i, (_, outputs, inputs)) in layers.into_iter().enumerate() {
-        let scale = if i == 0 { f64::from(first_layer) } else { 1.0 };
-        let bound = scale * (6.0 / inputs as f64).sqrt();
-        let mut weight = || (((2.0 * random.unit() - 1.0) * bound) as f32).to_le_bytes();
-        let weights: Vec<u8> = (0..outputs * inputs).flat_map(|_| weight()).collect();
-        writer.write(&weights)?;
-        writer.write(&vec![0; 4 * outputs])?;
-    }
-    Ok(writer.finish()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::images::begin;
     use crate::train::{Decay, Schedule, Settings, Trainer};
     use bantam_checkpoint::Checkpoint;
     use bantam_nn::train::AdamW;
@@ -246,7 +207,7 @@ mod tests {
     fn fixture(widths: &[usize], seed: u64) -> Fixture {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("network.gguf");
-        initial(&path, widths, 1.0, seed).unwrap();
+        begin::random(&path, widths, 1.0, seed).unwrap();
         let checkpoint = Checkpoint::open(&path).unwrap();
         let (network, parameters) = (Mlp::load(&checkpoint).unwrap(), Parameters::of(&checkpoint).unwrap());
         Fixture { _folder: folder, network, parameters }
@@ -360,22 +321,6 @@ mod tests {
         let views = logits_of_views(&fixture.network, &mut fixture.parameters, &images, 1);
         let apart = |other: &[f32]| views.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(apart(&mean) < 1e-5 && apart(&as_it_is) > 1e-2, "{} {}", apart(&mean), apart(&as_it_is));
-    }
-
-    #[test]
-    fn a_first_layer_begins_as_small_as_it_is_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let weights = |first_layer: f32| {
-            let path = folder.path().join(format!("{first_layer}.gguf"));
-            initial(&path, &[64, 8, 4], first_layer, 1).unwrap();
-            let parameters = Parameters::of(&Checkpoint::open(&path).unwrap()).unwrap();
-            ["layers.0.weight", "output.weight"].map(|path| {
-                parameters.variables().iter().find(|v| v.path == path).expect("a network has it").values.clone()
-            })
-        };
-        let (full, small) = (weights(1.0), weights(0.25));
-        assert!(full[0].iter().zip(&small[0]).all(|(full, small)| (0.25 * full - small).abs() < 1e-7));
-        assert_eq!(full[1], small[1]);
     }
 
     #[test]
