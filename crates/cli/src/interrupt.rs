@@ -22,6 +22,7 @@ pub fn clean_up_first() {
             return;
         }
         output::abandon_all();
+        let _ = writeln!(std::io::stderr(), "interrupted; what was being written is removed");
         std::process::exit(INTERRUPTED.into());
     };
     // It fails only if it was done before.

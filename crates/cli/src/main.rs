@@ -16,6 +16,7 @@ mod training;
 mod tuning;
 
 use args::{Cli, Command};
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
 use std::process::ExitCode;
 
@@ -25,7 +26,8 @@ const FAILURE: u8 = 2;
 fn main() -> ExitCode {
     // Numbers below 0 are answered by the option that they are given to, not taken for options themselves.
     let command = Cli::command().mut_subcommands(|command| command.allow_negative_numbers(true));
-    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|e| e.exit());
+    let matches = command.try_get_matches().unwrap_or_else(|e| refuse(&e));
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     interrupt::clean_up_first();
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
@@ -35,6 +37,21 @@ fn main() -> ExitCode {
             ExitCode::from(if error.is::<interrupt::Interrupted>() { interrupt::INTERRUPTED } else { FAILURE })
         }
     }
+}
+
+/// Options that take several files, and with them whatever comes after.
+const OF_SEVERAL: [&str; 3] = ["--calibrate", "--data", "--text"];
+
+/// Ends the process as clap does, with a hint where a model may have been taken for one of an option's files.
+fn refuse(error: &clap::Error) -> ! {
+    if error.kind() == ErrorKind::MissingRequiredArgument
+        && let Some(option) = std::env::args().find(|argument| OF_SEVERAL.contains(&argument.as_str()))
+    {
+        let _ = error.print();
+        output::say(format_args!("\n{option} takes all names that follow it as its files; put the model before it"));
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {

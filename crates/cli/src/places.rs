@@ -7,7 +7,15 @@ use std::path::{Path, PathBuf};
 #[derive(Default)]
 pub struct Places<'a> {
     read: Vec<(&'static str, &'a Path)>,
-    written: Vec<(&'static str, &'a Path)>,
+    written: Vec<(&'static str, &'a Path, Kind)>,
+}
+
+/// What is written.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    File,
+    /// A GGUF file or a directory of Hugging Face's.
+    Model,
 }
 
 impl<'a> Places<'a> {
@@ -17,19 +25,32 @@ impl<'a> Places<'a> {
         self
     }
 
-    /// It writes these.
+    /// It writes these files.
     pub fn writes(mut self, option: &'static str, paths: impl IntoIterator<Item = &'a PathBuf>) -> Self {
-        self.written.extend(paths.into_iter().map(|path| (option, path.as_path())));
+        self.written.extend(paths.into_iter().map(|path| (option, path.as_path(), Kind::File)));
         self
     }
 
-    /// Refuses to write over what is read (a model's files in its directory among them) or over another output, and into folders that are not there.
+    /// It writes a model there, in a file or a directory.
+    pub fn writes_model(mut self, option: &'static str, path: &'a PathBuf) -> Self {
+        self.written.push((option, path.as_path(), Kind::Model));
+        self
+    }
+
+    /// Refuses to write over what is read (a model's files in its directory among them) or over another output, files in the
+    /// place of directories, and into folders that are not there or cannot be written.
     pub fn check(&self) -> anyhow::Result<()> {
-        for (i, (option, path)) in self.written.iter().enumerate() {
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-            if let Some(parent) = parent.filter(|parent| !parent.is_dir()) {
+        for (i, (option, path, kind)) in self.written.iter().enumerate() {
+            if *kind == Kind::File && (path.is_dir() || path.as_os_str().to_string_lossy().ends_with('/')) {
+                bail!("{option} {}: this is a directory; give a file's name", path.display());
+            }
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            if !parent.is_dir() {
                 let problem = if parent.exists() { "is not a directory" } else { "does not exist; create it first" };
                 bail!("{option} {}: {} {problem}", path.display(), parent.display());
+            }
+            if let (Err(e), false) = (tempfile::tempfile_in(parent), path.exists()) {
+                bail!("{option} {}: cannot write in {}: {e}", path.display(), parent.display());
             }
             let whole = whole(path);
             for (source, read) in &self.read {
@@ -39,7 +60,7 @@ impl<'a> Places<'a> {
                     path.display()
                 );
             }
-            if let Some((other, _)) = self.written[..i].iter().find(|(_, other)| self::whole(other) == whole) {
+            if let Some((other, ..)) = self.written[..i].iter().find(|(_, other, _)| self::whole(other) == whole) {
                 bail!("{option} {}: {other} is to be written there too; give another name", path.display());
             }
         }

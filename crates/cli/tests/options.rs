@@ -44,6 +44,21 @@ fn numbers_that_make_no_sense() {
         misused(&folder, arguments, said);
     }
     folder.succeeds("inspect model.gguf --context 18446744073709551615");
+    // A model behind an option of several files is taken for one of them.
+    for (command, option) in [("eval --base model.gguf", "--text"), ("quantize --to Q4_0 -o out.gguf", "--calibrate")] {
+        let said = format!("{option} takes all names that follow");
+        misused(&folder, &format!("{command} {option} a.txt model.gguf"), &said);
+    }
+}
+
+#[test]
+fn options_that_nothing_would_come_of() {
+    let folder = Folder::with_model();
+    misused(&folder, "student model.gguf --layers 0 --seed 3 -o s.gguf", "--seed");
+    folder.refuses("student model.gguf --layers 0 --feed-forward 100000 -o s.gguf", &["model.gguf", "100000"]);
+    folder.refuses("run model.gguf -p x --raw --system be", &["--raw", "--system"]);
+    let said = stderr(&folder.run("run model.gguf -p x -n 1 --context 100000"));
+    assert!(said.contains("warning: --context 100000"), "{said}");
 }
 
 #[test]

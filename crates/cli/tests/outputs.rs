@@ -29,10 +29,44 @@ fn outputs_that_cannot_be_written() {
         folder.refuses(&format!("convert model.gguf {output}"), &[output]);
     }
     folder.refuses("convert model.gguf file", &["file", "is a file"]);
+    folder.write("text.txt", "The cat sat on the mat, and then the dog came. ".repeat(40));
+    std::fs::create_dir(folder.path("folder")).unwrap();
+    for output in ["folder", "new/"] {
+        let said = [output, "this is a directory; give a file's name"];
+        folder.refuses(&format!("train model.gguf --data text.txt -o {output}"), &said);
+        folder.refuses(&format!("teach model.gguf --data text.txt -o {output}"), &said);
+        folder.refuses(
+            &format!("distill --teacher model.gguf --layers 0 --data text.txt --cache {output} -o s.gguf"),
+            &said,
+        );
+    }
+    folder.refuses("train model.gguf --data text.txt -o /proc/out.gguf", &["/proc", "cannot write"]);
     for output in ["file", "file/out", "/proc/out"] {
         folder.refuses(&format!("shrink model.gguf --fit 1MB -o {output}"), &[output]);
         folder.refuses(&format!("compare model.gguf model.gguf -o {output}"), &[output]);
     }
+}
+
+#[test]
+fn a_folder_of_the_users_is_no_earlier_run() {
+    let folder = Folder::with_model();
+    folder.succeeds("quantize model.gguf --to Q8_0 -o model-Q8_0.gguf");
+    folder.write("text.txt", "The cat sat on the mat, and then the dog came. ".repeat(40));
+    let shrink = "shrink model.gguf --fit 1MB --levels Q8_0 --text text.txt --tasks none --context 64 --chunks 2 -o";
+    folder.refuses(&format!("{shrink} ."), &["-o .", "model-Q8_0.gguf", "no report.json"]);
+    folder.succeeds(&format!("{shrink} small"));
+    folder.succeeds(&format!("{shrink} small"));
+}
+
+#[test]
+fn a_model_without_a_tokenizer_is_said_to_be_one() {
+    let folder = Folder::with_model();
+    folder.succeeds("convert model.gguf hf");
+    let said = |to: &str| stderr(&folder.run(&format!("convert hf {to}")));
+    assert!(!said("whole.gguf --dtype f32").contains("tokenizer"));
+    std::fs::remove_file(folder.path("hf/tokenizer.json")).unwrap();
+    let without = said("without.gguf");
+    assert!(without.contains("hf has no tokenizer.json") && without.contains("without.gguf"), "{without}");
 }
 
 #[test]

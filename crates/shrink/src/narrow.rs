@@ -21,11 +21,8 @@ const WRITES: &str = "ffn_down.weight";
 /// If the model has not more neurons, or a file cannot be read or written.
 pub fn feed_forward(model: &Checkpoint, neurons: usize, output: &Path) -> Result<(), Error> {
     model.refuse_overwriting(output)?;
-    let config = Config::of(model)?;
+    let config = check(model, neurons)?;
     let all = config.feed_forward_length;
-    if neurons == 0 || neurons >= all {
-        return Err(Error::Width { path: model.path().to_owned(), all, asked: neurons });
-    }
     let chosen = |layer| weights(model, layer, all).map(|weights| largest(&weights, neurons));
     let chosen: Vec<Vec<usize>> = (0..config.block_count).map(chosen).collect::<Result<_, _>>()?;
     let mut metadata = model.metadata().clone();
@@ -62,6 +59,19 @@ pub fn feed_forward(model: &Checkpoint, neurons: usize, output: &Path) -> Result
         writer.write(&kept.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())?;
     }
     Ok(writer.finish()?)
+}
+
+/// Checks that the model's feed-forward layers have more neurons than that, and answers its configuration.
+///
+/// # Errors
+/// If not, or if it is no model.
+pub fn check(model: &Checkpoint, neurons: usize) -> Result<Config, Error> {
+    let config = Config::of(model)?;
+    let all = config.feed_forward_length;
+    if neurons == 0 || neurons >= all {
+        return Err(Error::Width { path: model.path().to_owned(), all, asked: neurons });
+    }
+    Ok(config)
 }
 
 /// The layer of a tensor that belongs to its neurons, and which it is.

@@ -2,9 +2,10 @@
 
 use crate::args::Global;
 use crate::commands::quantize::quantize;
+use crate::places::Places;
 use crate::{output, progress};
 use anyhow::ensure;
-use bantam_checkpoint::{Checkpoint, hf};
+use bantam_checkpoint::{Checkpoint, TensorInfo, hf};
 use bantam_formats::Format;
 use bantam_shrink::Mix;
 use clap::{Args, ValueEnum};
@@ -54,6 +55,7 @@ struct Converted {
 }
 
 pub fn run(args: &ConvertArgs, global: &Global) -> anyhow::Result<()> {
+    Places::default().reads("the input", [&args.input]).writes_model("the output", &args.output).check()?;
     let checkpoint = Checkpoint::open(&args.input)?;
     let format = args.dtype.map(Dtype::format);
     let dtype = if args.output.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
@@ -71,6 +73,12 @@ pub fn run(args: &ConvertArgs, global: &Global) -> anyhow::Result<()> {
         bar.finish_and_clear();
         written.name
     };
+    let wider = |t: &TensorInfo| t.shape.len() > 1 && ["BF16", "F32"].contains(&t.format.name);
+    let narrowed = format.is_none() && dtype == "F16" && checkpoint.tensors().iter().any(wider);
+    if narrowed && !global.quiet {
+        let what = "the original's BF16 or F32 matrices became F16, which has a smaller range";
+        output::say(format_args!("note: {what}; --dtype bf16 or --dtype f32 keeps theirs"));
+    }
     let file_bytes = Checkpoint::open(&args.output)?.file_bytes()?;
     if global.json {
         return output::json(&Converted { output: args.output.clone(), file_bytes, dtype });

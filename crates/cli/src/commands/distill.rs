@@ -66,8 +66,8 @@ pub struct DistillArgs {
     steps: StepArgs,
 }
 
-const OF_LANGUAGE_MODELS: &str = "the teacher is an encoder, which has embeddings and no probabilities: --divergence, --soft and --on-policy are for language models; give \
-     --match";
+const OF_LANGUAGE_MODELS: &str = "the teacher is an encoder, which has embeddings and no probabilities: --divergence, --soft, --on-policy, --top and --temperature are for \
+     language models; give --match";
 
 /// What a language model's student learns, as it was asked for.
 #[derive(Clone, Copy)]
@@ -119,7 +119,8 @@ pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
     if !are_encoders {
         return from_model(args, word, &teacher, student, taken.as_deref(), global);
     }
-    ensure!(args.divergence.is_none() && args.soft.is_none() && args.on_policy.is_none(), "{OF_LANGUAGE_MODELS}");
+    let word_given = args.divergence.is_some() || args.soft.is_some() || args.on_policy.is_some() || args.word.given();
+    ensure!(!word_given, "{OF_LANGUAGE_MODELS}");
     let distillation = Distillation {
         teacher: &teacher,
         student,
@@ -184,7 +185,7 @@ fn from_model(
         }
         None => Box::new(word),
     };
-    task.teacher = Some((word, Matching { divergence, temperature: args.word.temperature, soft }));
+    task.teacher = Some((word, Matching { divergence, temperature: args.word.temperature(), soft }));
     task.hidden = hidden;
     task.on_policy = on_policy;
     let trained = training::train(student, asked, &mut task, &args.steps, step, &args.output, global)?;
@@ -195,7 +196,10 @@ fn from_model(
 fn from_told(args: &DistillArgs, Word { divergence, soft, .. }: Word, global: &Global) -> anyhow::Result<()> {
     let needless = args.cache.is_some() || args.on_policy.is_some() || args.embeddings.given() || args.layers.is_some();
     ensure!(!needless, "--cache, --on-policy, --match, --map, --fixed-tokens and --layers need a --teacher");
-    ensure!(args.word.temperature == 1.0, "--temperature: probabilities that were told are those at 1");
+    ensure!(
+        !args.word.given(),
+        "--top, --temperature: the data tells its probabilities, those at temperature 1, as they were generated"
+    );
     let student = Checkpoint::open(args.student.as_deref().context("--student or --teacher is needed")?)?;
     let model = Model::load(&student)?;
     let sources = args.data.read(&student)?;

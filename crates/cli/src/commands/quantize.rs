@@ -100,7 +100,7 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
         return list(global);
     };
     args.calibration
-        .places(Places::default().reads("the model", [model]).writes("-o", [output]))
+        .places(Places::default().reads("the model", [model]).writes_model("-o", output))
         .writes("--save-mix", &args.save_mix)
         .writes("--sensitivity", &args.sensitivity)
         .check()?;
@@ -387,6 +387,13 @@ fn quantize_by(
         let formats: BTreeMap<String, &Format> = plan.outputs().into_iter().map(|t| (t.name, t.format)).collect();
         let seconds = Rates::of(checkpoint, text)?.rounding(method, |tensor| formats[&tensor.name]);
         forecast::say(&[(seconds, "round")]);
+    }
+    if checkpoint.path().is_dir() && checkpoint.metadata().strings("tokenizer.ggml.tokens").is_none() {
+        output::say(format_args!(
+            "warning: {} has no tokenizer.json, so {} has no tokenizer and cannot be run on text",
+            checkpoint.path().display(),
+            output.display()
+        ));
     }
     let bar = progress::bar(global, &format!("quantize {}", mix.name), plan.weights(), "weights");
     plan.write(output, method, &mut |weights| bar.inc(weights))?;

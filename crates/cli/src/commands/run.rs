@@ -75,11 +75,21 @@ pub fn run(args: &RunArgs, global: &Global) -> anyhow::Result<()> {
     let model = Model::load(&checkpoint)?;
     let template = if args.raw { None } else { ChatTemplate::of(&checkpoint)? };
     ensure!(
+        !(args.raw && args.system.is_some()),
+        "--raw goes on with the prompt alone, without a conversation that --system could stand before: leave one of them out"
+    );
+    ensure!(
         template.is_some() || args.system.is_none(),
         "{}: has no chat template, so --system has no place",
         args.model.display()
     );
     let context = args.context.unwrap_or_else(|| DEFAULT_CONTEXT.min(model.config().context_length));
+    let learned = model.config().context_length;
+    if context > learned && !global.quiet {
+        output::say(format_args!(
+            "warning: --context {context}: the model has learned contexts of up to {learned} tokens; beyond them it writes nonsense"
+        ));
+    }
     let sampler = Sampler::new(Sampling {
         repetition_penalty: args.repetition_penalty,
         top_k: args.top_k,

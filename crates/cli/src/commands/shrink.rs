@@ -48,13 +48,14 @@ pub fn run(args: &ShrinkArgs, global: &Global) -> anyhow::Result<()> {
     let base = Checkpoint::open(&args.model)?;
     let levels = levels(args, &base)?;
     refuse_the_impossible(&levels, args.fit, &base)?;
+    refuse_what_is_in_use(args, &levels)?;
     // Candidates, finished or not, are nothing the user asked for until one is chosen.
     let scratch = ScratchDir::near(&args.output)?;
     let measured = EvaluationArgs { speed: true, ..args.evaluation.clone() };
     let mut comparison = Comparison::start(&base, &measured, true, global)?;
     let mut best: Option<(String, f64)> = None;
     for (mix, _) in &levels {
-        let name = format!("{}-{}.gguf", stem(&args.model), mix.name);
+        let name = level_name(args, mix);
         let file = scratch.path().join(&name);
         let made = quantize(&base, mix, &file, global)?;
         comparison.add(&file, Some(&mix.name), Some(made.seconds))?;
@@ -137,6 +138,27 @@ fn refuse_the_impossible(levels: &[(&'static Mix, u64)], fit: u64, base: &Checkp
         );
     }
     Ok(())
+}
+
+/// What a level's file is called.
+fn level_name(args: &ShrinkArgs, mix: &Mix) -> String {
+    format!("{}-{}.gguf", stem(&args.model), mix.name)
+}
+
+/// The name of the report that says what a directory is.
+const REPORT: &str = "report.json";
+
+/// Refuses to replace files of a directory that is not an earlier run's, which left a report there.
+fn refuse_what_is_in_use(args: &ShrinkArgs, levels: &[(&'static Mix, u64)]) -> anyhow::Result<()> {
+    let names = levels.iter().map(|(mix, _)| level_name(args, mix));
+    let there = |name: &String| args.output.join(name).exists();
+    match names.chain(["report.html".to_owned()]).find(there).filter(|_| !args.output.join(REPORT).exists()) {
+        Some(name) => bail!(
+            "-o {}: there is a {name}, and no {REPORT} of an earlier run beside it; give another directory",
+            args.output.display()
+        ),
+        None => Ok(()),
+    }
 }
 
 fn conclude(report: &Report, file: &Path, directory: &Path) -> anyhow::Result<()> {

@@ -35,9 +35,9 @@ pub struct StudentArgs {
     /// Begin with random weights, in the shape of this config.json
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Chooses the random weights
-    #[arg(long, default_value_t = 0, value_name = "N")]
-    seed: u64,
+    /// Chooses the random weights of --config [default: 0]
+    #[arg(long, value_name = "N", conflicts_with_all = ["layers", "feed_forward"])]
+    seed: Option<u64>,
     /// The GGUF file to write
     #[arg(long, short, value_name = "FILE")]
     output: PathBuf,
@@ -56,11 +56,17 @@ pub fn run(args: &StudentArgs, global: &Global) -> anyhow::Result<()> {
     places.writes("-o", [&args.output]).check()?;
     let teacher = Checkpoint::open(&args.teacher)?;
     match (&args.config, &args.layers, args.feed_forward) {
-        (Some(config), ..) => {
-            students::initial(config, &teacher, args.seed, machine::available_memory(), &args.output)?
-        }
+        (Some(config), ..) => students::initial(
+            config,
+            &teacher,
+            args.seed.unwrap_or_default(),
+            machine::available_memory(),
+            &args.output,
+        )?,
         (None, Some(layers), None) => drop(students::take_layers(&teacher, layers, &args.output)?),
         (None, Some(layers), Some(neurons)) => {
+            // Before layers are copied, and under the name that the user gave.
+            narrow::check(&teacher, neurons)?;
             let take = |path: &Path| {
                 students::take_layers(&teacher, layers, path)?;
                 Ok(())

@@ -5,7 +5,7 @@ use crate::embeddings::{self, Captured};
 use crate::places::Places;
 use crate::training::DataArgs;
 use crate::{interrupt, output, progress};
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use bantam_checkpoint::Checkpoint;
 use bantam_nn::{Encoder, Model};
 use bantam_shrink::distill::{Cache, ModelTeacher, Teacher, fingerprint};
@@ -41,15 +41,28 @@ pub struct TeachArgs {
 /// How much of a teacher's word is kept.
 #[derive(Args, Clone, Copy)]
 pub struct WordArgs {
-    /// Likeliest tokens kept of each position; the others count as one
-    #[arg(long, default_value_t = 64, value_name = "N", value_parser = at_least_one())]
-    top: usize,
-    /// Logits of teacher and student are divided by this
-    #[arg(long, default_value_t = 1.0, value_name = "T")]
-    pub temperature: f32,
+    /// Likeliest tokens kept of each position; the others count as one [default: 64]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    top: Option<usize>,
+    /// Logits of teacher and student are divided by this [default: 1]
+    #[arg(long, value_name = "T")]
+    temperature: Option<f32>,
 }
 
+/// Tokens kept of each position where nothing else is said.
+const TOP: usize = 64;
+
 impl WordArgs {
+    /// Whether anything of this was asked for.
+    pub fn given(&self) -> bool {
+        self.top.is_some() || self.temperature.is_some()
+    }
+
+    /// T of the soft labels.
+    pub fn temperature(&self) -> f32 {
+        self.temperature.unwrap_or(1.0)
+    }
+
     /// The teacher, to be asked for sequences of up to `length` tokens.
     pub fn teacher<'m>(
         &self,
@@ -57,10 +70,9 @@ impl WordArgs {
         checkpoint: &Checkpoint,
         length: usize,
     ) -> anyhow::Result<ModelTeacher<'m>> {
-        if !(self.temperature > 0.0 && self.temperature.is_finite()) {
-            bail!("--temperature {}: expected a number above 0", self.temperature);
-        }
-        Ok(ModelTeacher::new(model, &identity::name(checkpoint)?, length, self.top, self.temperature))
+        let (top, temperature) = (self.top.unwrap_or(TOP), self.temperature());
+        ensure!(temperature > 0.0 && temperature.is_finite(), "--temperature {temperature}: expected a number above 0");
+        Ok(ModelTeacher::new(model, &identity::name(checkpoint)?, length, top, temperature))
     }
 
     /// The cache of a teacher's word on these sources.
@@ -86,6 +98,11 @@ pub fn run(args: &TeachArgs, global: &Global) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(&args.teacher)?;
     let start = Instant::now();
     let captured = if Encoder::is(&checkpoint)? {
+        let of_language_models = args.word.given() || !args.hidden.is_empty();
+        ensure!(
+            !of_language_models,
+            "the teacher is an encoder, whose embeddings are kept: --top, --temperature and --hidden are for language models"
+        );
         embeddings::capture(&checkpoint, &args.data, &args.output, global)?
     } else {
         capture(args, &checkpoint, global)?
