@@ -27,6 +27,9 @@ pub mod provenance;
 pub mod safetensors;
 pub mod tokenizer;
 
+/// The tensor of Llama 3's frequency factors: part of the architecture, not weights.
+pub const ROPE_FREQS: &str = "rope_freqs.weight";
+
 pub use checkpoint::{Checkpoint, TensorData, TensorInfo};
 pub use config::Config;
 pub use error::{Error, Result};

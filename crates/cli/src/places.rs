@@ -32,8 +32,8 @@ impl<'a> Places<'a> {
     }
 
     /// It writes a model there, in a file or a directory.
-    pub fn writes_model(mut self, option: &'static str, path: &'a PathBuf) -> Self {
-        self.written.push((option, path.as_path(), Kind::Model));
+    pub fn writes_model(mut self, option: &'static str, path: &'a Path) -> Self {
+        self.written.push((option, path, Kind::Model));
         self
     }
 

@@ -159,7 +159,7 @@ pub fn train(
     let state = state_of(output);
     let mut parameters = Parameters::of(student)?;
     // Factors of the rotary frequencies are part of the architecture and have no gradient.
-    parameters.freeze(|path| path == "rope_freqs.weight");
+    parameters.freeze(|path| path == bantam_checkpoint::ROPE_FREQS);
     let settings = args.settings(state.clone())?;
     let mut trainer = Trainer::new(settings, task, &mut parameters)?;
     say_resumed(&trainer, &state, global);

@@ -69,6 +69,16 @@ impl Format {
         FORMATS.iter().chain(INTEGERS).copied().find(|f| f.name.eq_ignore_ascii_case(name))
     }
 
+    /// Single precision, in which norms and biases are kept.
+    pub fn f32() -> &'static Format {
+        Self::by_name("F32").expect("F32 is a format")
+    }
+
+    /// Half precision, the usual format of a model that is not quantized.
+    pub fn f16() -> &'static Format {
+        Self::by_name("F16").expect("F16 is a format")
+    }
+
     /// Whether GGUF files can hold it.
     pub fn in_gguf(&self) -> bool {
         self.id < NOT_IN_GGUF

@@ -147,7 +147,7 @@ impl Encoder {
         pooled: &mut dyn FnMut(&[f32]),
     ) -> Result<()> {
         sequences.iter().try_for_each(|sequence| self.check(sequence.as_ref()))?;
-        let f16 = Format::by_name("F16").expect("F16 is a format");
+        let f16 = Format::f16();
         let mut run = Run::new(&self.config, 0, f16, None)?;
         for batch in together(sequences, TOGETHER) {
             let tokens: Vec<u32> = batch.iter().flat_map(|s| s.as_ref()).copied().collect();

@@ -70,7 +70,7 @@ impl Model {
 
     /// Starts a session that can hold `context` tokens. Memory for them is allocated as they come.
     pub fn session(&self, context: usize) -> Session<'_> {
-        let f16 = Format::by_name("F16").expect("F16 is a format");
+        let f16 = Format::f16();
         self.session_with_cache(context, f16).expect("F16 can be written and divides all heads")
     }
 
@@ -96,7 +96,7 @@ impl Model {
     }
 
     fn batch_with<'m>(&'m self, sequences: usize, context: usize, values: Option<&'m Parameters>) -> Batch<'m> {
-        let f16 = Format::by_name("F16").expect("F16 is a format");
+        let f16 = Format::f16();
         Batch::new(self, sequences, context, f16, values).expect("F16 can be written and divides all heads")
     }
 }

@@ -49,7 +49,7 @@ impl<'l> Observe<'l> {
     /// # Errors
     /// If the model's heads are none that can be cached.
     pub fn new(config: &Config, lengths: &[usize], listener: &'l mut dyn Listener) -> Result<Self> {
-        let mut run = Run::new(config, 0, Format::by_name("F16").expect("F16 is a format"), None)?;
+        let mut run = Run::new(config, 0, Format::f16(), None)?;
         run.set_sequences(lengths);
         Ok(Self { run, listener, output: None })
     }

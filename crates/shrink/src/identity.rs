@@ -56,7 +56,7 @@ mod tests {
             metadata.set("general.architecture", Value::String("llama".to_owned()));
             metadata.set("llama.rope.freq_base", Value::F32(rope));
             metadata.set(provenance::KEY, Value::String(remark.to_owned()));
-            let format = Format::by_name("F32").unwrap();
+            let format = Format::f32();
             let tensor = TensorInfo { name: "output.weight".to_owned(), shape: vec![2, 2], format };
             let mut writer = GgufWriter::create(&path, &metadata, &[tensor]).unwrap();
             [1.0, 2.0, 3.0, weight].into_iter().for_each(|v: f32| writer.write(&v.to_le_bytes()).unwrap());

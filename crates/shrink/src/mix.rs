@@ -295,6 +295,6 @@ fn fitting(wanted: &'static Format, fall_back: Option<&'static Format>, cols: us
         return Target { format: wanted, instead_of: None };
     }
     let narrower = std::iter::successors(fall_back, |format| fall_back_of(format)).find(|f| f.divides(cols));
-    let f16 = || Format::by_name("F16").expect("a format of ours");
+    let f16 = || Format::f16();
     Target { format: narrower.unwrap_or_else(f16), instead_of: Some(wanted) }
 }

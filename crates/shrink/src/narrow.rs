@@ -29,7 +29,7 @@ pub fn feed_forward(model: &Checkpoint, neurons: usize, output: &Path) -> Result
     metadata.set(&format!("{}.feed_forward_length", config.architecture), Value::U32(neurons as u32));
     metadata.set("general.file_type", Value::U32(0));
     provenance::append(&mut metadata, model.step("narrow feed-forward").setting("neurons", neurons));
-    let format = Format::by_name("F32").expect("F32 is a format");
+    let format = Format::f32();
     let infos: Vec<TensorInfo> = model
         .tensors()
         .iter()

@@ -27,7 +27,7 @@ pub fn take_layers(teacher: &Checkpoint, layers: &str, output: &Path) -> Result<
     metadata.set("general.file_type", Value::U32(0));
     provenance::append(&mut metadata, teacher.step("take layers").setting("layers", layers));
     let queries = attention_scale(&config) / attention_scale(&Config { block_count: taken.len(), ..config.clone() });
-    let f32 = Format::by_name("F32").expect("F32 is a format");
+    let f32 = Format::f32();
     let outside = teacher.tensors().iter().filter(|t| layer_of(&t.name).is_none()).map(|t| (t.name.clone(), t));
     let inside = taken.iter().enumerate().flat_map(|(new, old)| {
         let of = teacher.tensors().iter().filter_map(|t| layer_of(&t.name).map(|(at, rest)| (at, rest, t)));
@@ -126,7 +126,7 @@ pub fn write(
     output: &Path,
 ) -> Result<(), Error> {
     student.refuse_overwriting(output)?;
-    let f32 = Format::by_name("F32").expect("F32 is a format");
+    let f32 = Format::f32();
     let infos: Vec<TensorInfo> = student
         .tensors()
         .iter()

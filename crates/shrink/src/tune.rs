@@ -116,7 +116,7 @@ impl<'a> Tuning<'a> {
         let mut weights = Parameters::of(student)?;
         let kind = |tensor: &TensorInfo| -> Result<Kind, Error> {
             Ok(match &tensor.format.grid {
-                _ if tensor.name == "rope_freqs.weight" => Kind::Fixed,
+                _ if tensor.name == bantam_checkpoint::ROPE_FREQS => Kind::Fixed,
                 Some(grid) => Kind::Matrix(Matrix::of(&student.data(&tensor.name)?, tensor.format, grid)),
                 None if tensor.stays_f32() => {
                     let values = students::values(student, tensor)?;

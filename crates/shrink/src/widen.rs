@@ -165,7 +165,7 @@ impl Widening {
 
     fn info(&self, tensor: &TensorInfo) -> TensorInfo {
         let plain = tensor.format.block == 1 && self.scale(&tensor.name) == 1.0;
-        let format = if plain { tensor.format } else { Format::by_name("F32").expect("F32 is a format") };
+        let format = if plain { tensor.format } else { Format::f32() };
         TensorInfo { name: tensor.name.clone(), shape: self.shape(tensor), format }
     }
 

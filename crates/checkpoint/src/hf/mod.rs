@@ -278,7 +278,7 @@ fn translate_tensor(
     let translation = translation(path, family, config, &name, stored.info.shape.first().copied().unwrap_or(1))?;
     let mut info = TensorInfo { name: name.gguf, ..stored.info.clone() };
     if info.stays_f32() {
-        info.format = Format::by_name("F32").expect("F32 is a format");
+        info.format = Format::f32();
     }
     let format = info.format;
     let data = TensorData::Mapped { map: map.clone(), range: stored.range };
@@ -292,9 +292,9 @@ fn translate_tensor(
 
 /// Llama 3's frequency factors as a tensor.
 fn rope_freqs(factors: &[f32]) -> (TensorInfo, Source) {
-    let format = Format::by_name("F32").expect("F32 is a format");
+    let format = Format::f32();
     let bytes: Vec<u8> = factors.iter().flat_map(|f| f.to_le_bytes()).collect();
-    let info = TensorInfo { name: "rope_freqs.weight".into(), shape: vec![factors.len()], format };
+    let info = TensorInfo { name: crate::ROPE_FREQS.into(), shape: vec![factors.len()], format };
     (info, Source::Stored(TensorData::Owned(bytes.into())))
 }
 

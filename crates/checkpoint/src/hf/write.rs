@@ -107,7 +107,7 @@ pub(super) fn config_of(
 ) -> Result<serde_json::Value> {
     let tied = checkpoint.tensor("output.weight").is_none();
     let biases = checkpoint.tensor("blk.0.attn_q.bias").is_some();
-    let factors = match checkpoint.tensor("rope_freqs.weight") {
+    let factors = match checkpoint.tensor(crate::ROPE_FREQS) {
         Some(tensor) => Some(decode(tensor, &checkpoint.data(&tensor.name)?)),
         None => None,
     };
@@ -160,7 +160,7 @@ fn write_weights(
 
 /// The tensors in the output's order: F32 first, so that every tensor is aligned.
 fn plan<'a>(checkpoint: &'a Checkpoint, family: &Family, format: &'static Format) -> Result<Vec<Planned<'a>>> {
-    let wanted = checkpoint.tensors().iter().filter(|t| t.name != "rope_freqs.weight");
+    let wanted = checkpoint.tensors().iter().filter(|t| t.name != crate::ROPE_FREQS);
     let mut planned = wanted
         .map(|tensor| {
             let name = family.by_gguf_name(&tensor.name).ok_or_else(|| {

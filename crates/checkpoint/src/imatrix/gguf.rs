@@ -114,7 +114,7 @@ pub fn write(imatrix: &Imatrix, path: &Path) -> Result<()> {
     // All three keys must be there for llama-quantize, which does not use this one.
     metadata.set(CHUNK_SIZE_KEY, uint(imatrix.chunk_tokens.unwrap_or(0), CHUNK_SIZE_KEY)?);
 
-    let format = Format::by_name("F32").expect("F32 is a format");
+    let format = Format::f32();
     let tensors = imatrix.entries.iter().flat_map(|(name, entry)| {
         let (sums, experts) = (entry.sums.len(), entry.counts.len());
         // ggml leaves an outermost dimension of one out; so the bytes are llama.cpp's.

@@ -183,11 +183,7 @@ mod tests {
 
     #[test]
     fn an_entry_fits_tensors_with_its_channels() {
-        let tensor = |shape: &[usize]| TensorInfo {
-            name: "t".into(),
-            shape: shape.into(),
-            format: Format::by_name("F32").unwrap(),
-        };
+        let tensor = |shape: &[usize]| TensorInfo { name: "t".into(), shape: shape.into(), format: Format::f32() };
         let entry = Entry::new(vec![1.0; 12], vec![1]);
         assert!(entry.fits(&tensor(&[5, 12])) && entry.fits(&tensor(&[3, 5, 4])));
         assert!(!entry.fits(&tensor(&[12, 5])) && !entry.fits(&tensor(&[2, 5, 4])) && !entry.fits(&tensor(&[3, 4])));

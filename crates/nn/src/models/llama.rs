@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 pub(super) fn load(loader: &Loader<'_>, config: &Config) -> Result<Decoder<PreNormBlock>> {
     // Llama 3.1 and later stretch the rotary frequencies one by one.
-    let factors = loader.optional_vector("rope_freqs.weight", config.rope.dimension_count / 2)?;
+    let factors = loader.optional_vector(bantam_checkpoint::ROPE_FREQS, config.rope.dimension_count / 2)?;
     let rotary = Arc::new(Rotary::new(&config.rope, factors.as_ref().map(|f| &f.values[..])));
     Decoder::load(loader, config, |layer| {
         let spec = AttentionSpec::causal(config, layer, rotary.clone(), None);

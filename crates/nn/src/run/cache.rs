@@ -85,7 +85,7 @@ impl Store {
         let bytes = format.bytes_of(width).ok_or_else(|| {
             refuse(format!("its blocks of {} do not divide heads of {width}; F16 always works", format.block))
         })?;
-        let decoded = Format::by_name("F32").expect("F32 is a format");
+        let decoded = Format::f32();
         Ok(Self { format, decoded, heads, width, bytes, pages: Vec::new() })
     }
 

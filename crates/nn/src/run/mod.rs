@@ -117,7 +117,7 @@ impl<'w> Run<'w> {
 fn matrix<'a>(values: Option<&'a Parameters>, path: &str, weight: &'a Weight) -> Matrix<'a> {
     match (values, weight) {
         (Some(values), weight) => Matrix {
-            format: Format::by_name("F32").expect("F32 is a format"),
+            format: Format::f32(),
             data: bytemuck::cast_slice(values.values(path)),
             rows: weight.rows(),
             cols: weight.cols(),

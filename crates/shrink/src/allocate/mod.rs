@@ -192,7 +192,7 @@ impl Measurement<'_> {
         let tensor = self.checkpoint.tensor(name).expect("the model's weights are the checkpoint's tensors");
         let weights = students::values(self.checkpoint, tensor)?;
         // The tensor takes its place in the model in half precision.
-        quantize::check(self.checkpoint.path(), tensor, probe::f16(), 0, &weights)?;
+        quantize::check(self.checkpoint.path(), tensor, Format::f16(), 0, &weights)?;
         let sample = quantize::sample(&weights, tensor.cols());
         let mut errors = errors(tensor, tensor.cols(), rounding, &sample);
         // What stays as it is costs nothing.

@@ -170,19 +170,14 @@ pub(super) fn sharpen(model: &mut Model) {
 fn half(weights: &[f32]) -> Vec<u8> {
     const CHUNK: usize = 1 << 16;
     let mut bytes = vec![0; 2 * weights.len()];
-    let encode = f16().encode.expect("F16 can be written");
+    let encode = Format::f16().encode.expect("F16 can be written");
     let chunks = bytes.par_chunks_mut(2 * CHUNK).zip(weights.par_chunks(CHUNK));
     chunks.for_each(|(bytes, weights)| encode(weights, None, bytes));
     bytes
 }
 
 fn blocks(data: TensorData, rows: usize, cols: usize) -> Weight {
-    Weight::Blocks(Blocks { format: f16(), data, rows, cols })
-}
-
-/// Half precision, in which a tensor that is replaced is put into the model.
-pub(super) fn f16() -> &'static Format {
-    Format::by_name("F16").expect("F16 is a format")
+    Weight::Blocks(Blocks { format: Format::f16(), data, rows, cols })
 }
 
 /// Puts the weights into the places of this path, the embedding's first, and what was there into `weights`.

@@ -73,7 +73,7 @@ fn stem(layer: usize, count: usize) -> String {
 }
 
 fn write(path: &Path, widths: &[usize], layers: impl Iterator<Item = Layer>) -> Result<(), Error> {
-    let format = Format::by_name("F32").expect("F32 is a format");
+    let format = Format::f32();
     let mut metadata = Metadata::default();
     metadata.set("general.architecture", Value::String(ARCHITECTURE.to_owned()));
     let tensors = |(i, w): (usize, &[usize])| {

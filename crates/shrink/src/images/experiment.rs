@@ -392,7 +392,7 @@ impl Network {
         if trainer.steps() < steps {
             return Ok(false);
         }
-        let f32 = Format::by_name("F32").expect("F32 is a format");
+        let f32 = Format::f32();
         students::write(&checkpoint, &parameters, f32, checkpoint.step("train").setting("seed", seed), path)?;
         // What is left behind does no harm.
         let _ = (std::fs::remove_file(start), std::fs::remove_file(state));

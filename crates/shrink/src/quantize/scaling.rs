@@ -106,7 +106,7 @@ mod tests {
         (layers[0].format.decode)(&blocks, &mut layers[0].rows);
         assert_eq!(scale(&layers, &MAKER, &mut feedback), None);
         assert!(feedback.error(&layers[0].rows, layers[0].format, feedback.moments()) < 1e-2);
-        layers[0].format = Format::by_name("F16").unwrap();
+        layers[0].format = Format::f16();
         assert_eq!(scale(&layers, &MAKER, &mut feedback), None);
     }
 }

@@ -36,7 +36,7 @@ pub(super) fn save(
     metadata.set(STEPS, Value::U64(optimizer.steps()));
     metadata.set(LOSSES, Value::Array(Array::F32(past.losses.clone())));
     metadata.set(ITEMS, Value::U64(past.items));
-    let f32 = Format::by_name("F32").expect("F32 is a format");
+    let f32 = Format::f32();
     let variables = || parameters.variables().iter().enumerate().filter(|(_, v)| v.trained());
     let mut tensors: Vec<(String, &[f32])> = variables().map(|(_, v)| (v.path.clone(), &v.values[..])).collect();
     for (m, moments) in optimizer.moments().iter().enumerate() {

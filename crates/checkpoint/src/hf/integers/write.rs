@@ -61,7 +61,7 @@ impl<'a> IntegerWriter<'a> {
         let mut places = tensors
             .iter()
             // Transformers computes the frequencies from the configuration.
-            .filter(|t| t.name != "rope_freqs.weight")
+            .filter(|t| t.name != crate::ROPE_FREQS)
             .map(|tensor| {
                 let name = family.by_gguf_name(&tensor.name).ok_or_else(|| {
                     let message = format!("tensor {} has no name in transformers' {}.", tensor.name, family.class);
@@ -165,7 +165,7 @@ impl TensorWriter for IntegerWriter<'_> {
             return Err(self.wrong(format!("tensor {} is not complete", self.tensors[self.current].tensor.name)));
         }
         let at = self.tensors.iter().position(|t| t.tensor.name == name && !t.complete);
-        if at.is_none() && name != "rope_freqs.weight" {
+        if at.is_none() && name != crate::ROPE_FREQS {
             return Err(self.wrong(format!("there is no tensor {name} that is not written yet")));
         }
         self.current = at.unwrap_or(usize::MAX);
