@@ -5,6 +5,7 @@ use bantam_shrink::generate::{Answers, Endpoint, Finish, Prompt, Served, answer_
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -78,8 +79,12 @@ fn endpoint(url: &str) -> Endpoint {
         timeout: Duration::from_millis(400),
         attempts: 3,
         first_wait: Duration::from_millis(5),
+        notice: |what| NOTICES.lock().unwrap().push(what.to_owned()),
     }
 }
+
+/// What was said of attempts that are repeated, by all tests.
+static NOTICES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Asks `n` prompts one by one; returns the error, and what is kept afterwards.
 fn ask(endpoint: &Endpoint, n: usize, top: usize, output: &Path) -> (Option<String>, Answers) {
@@ -135,6 +140,9 @@ fn what_passes_is_tried_again() {
         let (url, _requests) = serve(troubles.into_iter().chain([Reply::Json(GOOD)]).collect());
         let (error, answers) = ask(&endpoint(&url), 1, 0, &folder.path().join("out.jsonl"));
         assert_eq!((error, answers.len()), (None, 1));
+        let notices = NOTICES.lock().unwrap();
+        let said: Vec<_> = notices.iter().filter(|said| said.contains(&url)).collect();
+        assert!(said.len() == 2 && said[0].contains("attempt 2 of 3"), "{said:?}");
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::args::{Global, at_least_one};
 use crate::places::Places;
 use crate::{interrupt, output, progress};
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use bantam_checkpoint::Checkpoint;
 use bantam_nn::{Model, Sampler, Sampling};
 use bantam_shrink::generate::{
@@ -12,6 +12,7 @@ use bantam_shrink::generate::{
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 #[derive(Args)]
@@ -81,12 +82,24 @@ struct ServedArgs {
 }
 
 impl ServedArgs {
-    fn endpoint(&self) -> anyhow::Result<Option<Endpoint>> {
+    fn endpoint(&self, global: &Global) -> anyhow::Result<Option<Endpoint>> {
         let Some(url) = self.endpoint.clone() else { return Ok(None) };
         let timeout = Duration::try_from_secs_f64(self.timeout).ok().filter(|t| !t.is_zero());
         let timeout = timeout.with_context(|| format!("--timeout {}: expected seconds above 0", self.timeout))?;
         let (model, key_name, attempts) = (self.model.clone().unwrap_or_default(), self.key_env.clone(), self.attempts);
-        Ok(Some(Endpoint { url, model, key_name, timeout, attempts, first_wait: Duration::from_secs(1) }))
+        let notice = if global.quiet { |_: &str| {} } else { say_sometimes };
+        Ok(Some(Endpoint { url, model, key_name, timeout, attempts, first_wait: Duration::from_secs(1), notice }))
+    }
+}
+
+/// Says what a server is asked again for, once in a while: all prompts of a group may meet the same trouble.
+fn say_sometimes(what: &str) {
+    const ONCE_IN: Duration = Duration::from_secs(5);
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.is_none_or(|last| last.elapsed() > ONCE_IN) {
+        *last = Some(Instant::now());
+        output::say(format_args!("note: {what}"));
     }
 }
 
@@ -106,7 +119,7 @@ pub fn run(args: &GenerateArgs, global: &Global) -> anyhow::Result<()> {
     let sampling =
         Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed, ..Sampling::default() };
     Sampler::new(sampling.clone())?;
-    if let Some(endpoint) = args.served.endpoint()? {
+    if let Some(endpoint) = args.served.endpoint(global)? {
         let mut author = Served::new(&endpoint, sampling, args.max_tokens, args.served.top, args.raw)?;
         let who = author.description();
         return write(&mut author, &who, !args.raw, &prompts, args, global);
@@ -130,7 +143,6 @@ fn write(
     args: &GenerateArgs,
     global: &Global,
 ) -> anyhow::Result<()> {
-    ensure!(!args.output.is_dir(), "{}: the output is a directory; give a file's name", args.output.display());
     let mut answers = Answers::open(&args.output, who, prompts)?;
     if !answers.is_empty() && !global.quiet {
         output::say(format_args!(

@@ -25,6 +25,8 @@ pub struct Endpoint {
     pub attempts: usize,
     /// The wait after the first attempt; it doubles with each.
     pub first_wait: Duration,
+    /// Told of each attempt that failed and will be repeated, by several threads.
+    pub notice: fn(&str),
 }
 
 /// A served model. The prompts of a group are sent at once.
@@ -74,6 +76,7 @@ impl Served {
             attempts: endpoint.attempts.max(1),
             first_wait: endpoint.first_wait,
             timeout: endpoint.timeout,
+            notice: endpoint.notice,
         };
         Ok(Self { client, model: endpoint.model.clone(), sampling, max_tokens, top, raw })
     }

@@ -23,6 +23,8 @@ pub(super) struct Client {
     /// The wait after the first attempt; it doubles with each.
     pub first_wait: Duration,
     pub timeout: Duration,
+    /// Told of each attempt that failed and will be repeated, by several threads.
+    pub notice: fn(&str),
 }
 
 /// Why there is no answer.
@@ -57,7 +59,10 @@ impl Client {
             if attempt >= self.attempts {
                 return Err(Failure::Problem(self.hide(&format!("{problem}; this was attempt {attempt}, the last"))));
             }
-            let until = Instant::now() + asked.unwrap_or(wait).min(LONGEST_WAIT);
+            let pause = asked.unwrap_or(wait).min(LONGEST_WAIT);
+            let next = format!("attempt {} of {} follows in {:.0} s", attempt + 1, self.attempts, pause.as_secs_f64());
+            (self.notice)(&self.hide(&format!("{}: {problem}; {next}", self.url)));
+            let until = Instant::now() + pause;
             while Instant::now() < until {
                 if stop.load(Ordering::Relaxed) {
                     return Err(Failure::Stopped);
