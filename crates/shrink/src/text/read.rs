@@ -21,19 +21,35 @@ pub struct SourceSpec {
     pub weight: Option<f64>,
 }
 
+/// The category of a file that is given without one.
+const PLAIN: &str = "text";
+
 impl FromStr for SourceSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (category, rest) = text.split_once('=').unwrap_or(("text", text));
-        let (path, weight) = match rest.rsplit_once(':').map(|(path, weight)| (path, weight.parse::<f64>())) {
-            Some((path, Ok(weight))) => (path, Some(weight)),
+        if Path::new(text).exists() {
+            return Ok(Self { category: PLAIN.to_owned(), path: text.into(), weight: None });
+        }
+        let expected = |what: &str| {
+            Err(format!("{what}: expected [CATEGORY=]FILE[:WEIGHT] with a weight above 0, as in code=examples.txt:0.5"))
+        };
+        let (category, rest) = text.split_once('=').unwrap_or((PLAIN, text));
+        let (path, weight) = match rest.rsplit_once(':') {
+            // A path goes on behind a drive's letter.
+            Some((path, weight)) if !Path::new(rest).exists() && !weight.contains(['/', '\\']) => {
+                match weight.parse() {
+                    Ok(weight) => (path, Some(weight)),
+                    Err(_) => return expected(&format!("there is no file {rest}, and {weight:?} is no weight")),
+                }
+            }
             _ => (rest, None),
         };
-        if path.is_empty() || category.is_empty() || weight.is_some_and(|w| !(w > 0.0 && w.is_finite())) {
-            return Err(
-                "expected [CATEGORY=]FILE[:WEIGHT] with a weight above 0, as in code=examples.txt:0.5".to_owned()
-            );
+        if path.is_empty() || category.is_empty() {
+            return expected("a name is missing");
+        }
+        if let Some(weight) = weight.filter(|w: &f64| !(*w > 0.0 && w.is_finite())) {
+            return expected(&format!("the weight is {weight}"));
         }
         Ok(Self { category: category.to_owned(), path: path.into(), weight })
     }
@@ -364,8 +380,24 @@ mod tests {
         assert_eq!(spec("code=a/b.txt:0.5"), Ok(full));
         assert_eq!(spec("b.txt").unwrap(), SourceSpec { category: "text".into(), path: "b.txt".into(), weight: None });
         assert_eq!(spec("C:/b.txt").unwrap().path, Path::new("C:/b.txt"));
-        for wrong in ["", "code=", "=b.txt", "b.txt:0", "b.txt:-1"] {
-            assert!(spec(wrong).is_err(), "{wrong}");
+        for (wrong, why) in [
+            ("", "missing"),
+            ("code=", "missing"),
+            ("=b.txt", "missing"),
+            ("b.txt:0", "weight is 0"),
+            ("b.txt:-1", "weight is -1"),
+            ("b.txt:half", "no file b.txt:half, and \"half\" is no weight"),
+        ] {
+            let said = spec(wrong).unwrap_err();
+            assert!(said.contains(why), "{wrong}: {said}");
+        }
+        // A file that is there is meant, whatever its name looks like.
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["x=1.txt", "notes:abc", "notes:2"] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, "text").unwrap();
+            let found = SourceSpec { category: "text".into(), path: path.clone(), weight: None };
+            assert_eq!(spec(path.to_str().unwrap()), Ok(found));
         }
     }
 }
