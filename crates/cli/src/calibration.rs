@@ -26,7 +26,7 @@ const MANY_TOKENS: usize = 65_536;
 const LENGTH: usize = 512;
 
 /// How weights are rounded, and what is learned about the model for it.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct CalibrationArgs {
     /// Run text through the model to learn which errors matter: files as in code=examples.txt:0.5 (text, .jsonl, .parquet), or nothing for the text
     /// that comes with bantam
@@ -166,6 +166,13 @@ impl CalibrationArgs {
             }
         }
         Ok(calibrated)
+    }
+
+    /// Whether anything of this was asked for.
+    pub fn given(&self) -> bool {
+        let Self { calibrate, imatrix, save_imatrix, method, effort, calibration_tokens, calibration_length } = self;
+        let text = calibrate.is_some() || calibration_tokens.is_some() || calibration_length.is_some();
+        text || imatrix.is_some() || save_imatrix.is_some() || method.is_some() || effort.is_some()
     }
 
     /// Its files among a command's.

@@ -5,6 +5,7 @@ mod common;
 use bantam_checkpoint::Checkpoint;
 use common::{Folder, Model};
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 const QUICK: &str = "--text text.txt --tasks none --context 64 --chunks 2";
 
@@ -138,6 +139,23 @@ fn shrink_keeps_the_best_that_fits() {
     assert!(text.contains("bantam run small/model-Q4_K_M.gguf"), "{text}");
     assert_eq!(std::fs::read_dir(folder.path("small")).unwrap().count(), 4);
     assert_eq!(std::fs::read_dir(folder.path(".")).unwrap().count(), 4, "temporary folders are gone");
+}
+
+#[test]
+fn shrink_tries_formats_chosen_within_the_size() {
+    let folder = folder();
+    let calibration = "--effort balanced --calibration-length 32 --calibration-tokens 600";
+    let shrink = format!("shrink model.gguf --fit 400kB --levels Q4_K_M,Q2_K --keep-all -o small {calibration}");
+    let json = folder.json(&format!("{shrink} {QUICK}"));
+    let tried = json["evaluations"].as_array().unwrap();
+    let labels: BTreeSet<_> = tried.iter().map(|e| e["candidate"]["label"].as_str().unwrap()).collect();
+    assert_eq!(labels, ["Q2_K", "Q4_K_M", "fit"].into());
+    assert!(folder.read("small/model-fit.gguf").len() <= 400_000);
+    // The chosen one is the best of what fits.
+    let loss = |e: &serde_json::Value| e["overall"]["kl_divergence"]["mean"].as_f64().unwrap();
+    let chosen = &tried[json["chosen"].as_u64().unwrap() as usize];
+    assert!(tried.iter().all(|e| loss(chosen) <= loss(e)), "{json}");
+    folder.refuses(&format!("{shrink} {QUICK} --imatrix text.txt"), &["--imatrix", "--calibrate"]);
 }
 
 #[test]

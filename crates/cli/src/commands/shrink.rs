@@ -1,9 +1,11 @@
 //! `bantam shrink`: try levels, measure each, keep the best that fits.
 
 use crate::args::Global;
-use crate::commands::quantize::quantize;
+use crate::calibration::CalibrationArgs;
+use crate::commands::quantize::{self, QuantizeArgs, Quantized, quantize};
 use crate::evaluation::{Comparison, EvaluationArgs, file_name, write_report};
 use crate::output;
+use crate::places::Places;
 use anyhow::{Context, bail, ensure};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::output::ScratchDir;
@@ -22,7 +24,10 @@ const LEVELS: &str = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,Q2_K";
 Examples:
   bantam shrink model.gguf --fit 300MB -o small/
   bantam shrink ./hf-directory --fit 2GiB --levels Q6_K,Q5_K_M,Q4_K_M,IQ4_XS -o small/
+  bantam shrink model.gguf --fit 300MB -o small/ --effort balanced
   bantam shrink model.gguf --fit 300MB -o small/ --text my-domain.txt
+
+With --effort (or --calibrate) a file that `bantam quantize --fit` makes is among what is tried: minutes more, and less is lost.
 
 The directory receives the model, report.html (opens offline) and report.json.")]
 pub struct ShrinkArgs {
@@ -41,10 +46,13 @@ pub struct ShrinkArgs {
     #[arg(long)]
     keep_all: bool,
     #[command(flatten)]
+    calibration: CalibrationArgs,
+    #[command(flatten)]
     evaluation: EvaluationArgs,
 }
 
 pub fn run(args: &ShrinkArgs, global: &Global) -> anyhow::Result<()> {
+    args.calibration.places(Places::default().reads("the model", [&args.model])).check()?;
     let base = Checkpoint::open(&args.model)?;
     let levels = levels(args, &base)?;
     refuse_the_impossible(&levels, args.fit, &base)?;
@@ -54,11 +62,14 @@ pub fn run(args: &ShrinkArgs, global: &Global) -> anyhow::Result<()> {
     let measured = EvaluationArgs { speed: true, ..args.evaluation.clone() };
     let mut comparison = Comparison::start(&base, &measured, true, global)?;
     let mut best: Option<(String, f64)> = None;
-    for (mix, _) in &levels {
-        let name = level_name(args, mix);
+    for mix in candidates(args, &levels) {
+        let name = candidate_name(args, mix);
         let file = scratch.path().join(&name);
-        let made = quantize(&base, mix, &file, global)?;
-        comparison.add(&file, Some(&mix.name), Some(made.seconds))?;
+        let made = match mix {
+            Some(mix) => quantize(&base, mix, &file, global)?,
+            None => fit(args, &base, &file, global)?,
+        };
+        comparison.add(&file, Some(mix.map_or(FIT, |mix| &mix.name)), Some(made.seconds))?;
         let evaluation = comparison.evaluations().last().expect("one was just added");
         let loss = evaluation.overall.kl_divergence.mean;
         let better = made.file_bytes <= args.fit && best.as_ref().is_none_or(|(_, least)| loss < *least);
@@ -140,9 +151,30 @@ fn refuse_the_impossible(levels: &[(&'static Mix, u64)], fit: u64, base: &Checkp
     Ok(())
 }
 
-/// What a level's file is called.
-fn level_name(args: &ShrinkArgs, mix: &Mix) -> String {
-    format!("{}-{}.gguf", stem(&args.model), mix.name)
+/// What stands for a level where formats are chosen within the size.
+const FIT: &str = "fit";
+
+/// What is tried: formats chosen within the size if that is asked for (first, since its options may not go together), and
+/// the levels.
+fn candidates<'a>(
+    args: &ShrinkArgs,
+    levels: &'a [(&'static Mix, u64)],
+) -> impl Iterator<Item = Option<&'static Mix>> + use<'a> {
+    args.calibration.given().then_some(None).into_iter().chain(levels.iter().map(|(mix, _)| Some(*mix)))
+}
+
+/// What a candidate's file is called.
+fn candidate_name(args: &ShrinkArgs, mix: Option<&Mix>) -> String {
+    format!("{}-{}.gguf", stem(&args.model), mix.map_or(FIT, |mix| &mix.name))
+}
+
+/// Makes a file of at most the size, its formats chosen and rounded with calibration.
+fn fit(args: &ShrinkArgs, base: &Checkpoint, file: &Path, global: &Global) -> anyhow::Result<Quantized> {
+    let made = QuantizeArgs::fitting(args.fit, args.calibration.clone()).make(base, file, global)?;
+    if !global.json && !global.quiet {
+        quantize::show(&made)?;
+    }
+    Ok(made)
 }
 
 /// The name of the report that says what a directory is.
@@ -150,7 +182,7 @@ const REPORT: &str = "report.json";
 
 /// Refuses to replace files of a directory that is not an earlier run's, which left a report there.
 fn refuse_what_is_in_use(args: &ShrinkArgs, levels: &[(&'static Mix, u64)]) -> anyhow::Result<()> {
-    let names = levels.iter().map(|(mix, _)| level_name(args, mix));
+    let names = candidates(args, levels).map(|mix| candidate_name(args, mix));
     let there = |name: &String| args.output.join(name).exists();
     match names.chain(["report.html".to_owned()]).find(there).filter(|_| !args.output.join(REPORT).exists()) {
         Some(name) => bail!(
