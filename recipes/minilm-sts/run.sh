@@ -12,7 +12,7 @@ cd "$(dirname "$0")/../.."
 output=${1:-minilm-sts}
 steps=${2:-300}
 threads=${3:+--threads $3}
-cache=${BANTAM_CACHE:-$HOME/.cache/bantam}
+cache=${BANTAM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bantam}
 model=$cache/models/all-minilm-l6-v2
 data=$cache/sts-b
 

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.."
 
 output=${1:-smollm2-students}
 steps=${2:-200}
-cache=${BANTAM_CACHE:-$HOME/.cache/bantam}
+cache=${BANTAM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bantam}
 teacher=$cache/models/smollm2-135m.gguf
 text=$cache/training-text
 

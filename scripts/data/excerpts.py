@@ -3,9 +3,9 @@
 
     scripts/data/fetch.sh FOLDER
     python3 scripts/data/training.py FOLDER TRAINING
-    python3 scripts/data/excerpts.py TRAINING OUTPUT
+    python3 scripts/data/excerpts.py TRAINING OUTPUT [CHARACTERS]
 
-OUTPUT/calib.txt has about 20,000 characters of each category of training.py's output: texts from the first on, each cut to
+OUTPUT/calib.txt has about CHARACTERS (20,000 if none are given) of each category of training.py's output: texts from the first on, each cut to
 4,000 characters, until there are as many. OUTPUT/eval.txt has the first 4,500 bytes of each category of crates/measure/data, cut
 where a character ends. Both have the categories in the order prose, chat, code, math.
 """
@@ -21,11 +21,11 @@ CHARACTERS, OF_A_TEXT = 20_000, 4_000
 BYTES = 4_500
 
 
-def calibration(lines):
+def calibration(lines, characters):
     """The beginnings of the texts of these JSON lines, each with a blank line behind it."""
     taken = []
     for line in lines:
-        if sum(map(len, taken)) >= CHARACTERS:
+        if sum(map(len, taken)) >= characters:
             break
         taken.append(json.loads(line)["text"][:OF_A_TEXT])
     return "".join(text + "\n\n" for text in taken)
@@ -38,12 +38,13 @@ def evaluation(files):
 
 
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
-    training, output = map(Path, sys.argv[1:])
+    training, output = map(Path, sys.argv[1:3])
+    characters = int(sys.argv[3]) if len(sys.argv) == 4 else CHARACTERS
     output.mkdir(parents=True, exist_ok=True)
     texts = {
-        "calib.txt": [calibration((training / f"{category}.jsonl").open(encoding="utf-8")) for category in CATEGORIES],
+        "calib.txt": [calibration((training / f"{category}.jsonl").open(encoding="utf-8"), characters) for category in CATEGORIES],
         "eval.txt": [evaluation(sorted((DATA / "text" / category).glob("*.txt"))) for category in CATEGORIES],
     }
     for name, parts in texts.items():

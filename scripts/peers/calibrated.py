@@ -2,10 +2,10 @@
 """Calibrated quantization by bantam and by unmodified llama.cpp, from the same base, calibration text and format.
 
     scripts/peers/calibrated.py BASE.gguf --calibrate FILE --text FILE [--levels Q4_0,Q3_K_M] [--bits 4.5,3.5] [--methods scaling,best]
-        [--chunks N] [--sensitivity FILE] [--keep FOLDER] [--threads 2]
+        [--chunks N] [--tokens 16384] [--sensitivity FILE] [--keep FOLDER] [--threads 2]
 
 llama.cpp: llama-imatrix on the text, llama-quantize with it. bantam, on the same text: nearest, importance, gptq, descent, scaling; mixed,
-formats chosen to fit the size of llama.cpp's file, and scaling; tuned, scaling and then its scales trained; best, mixed with scales trained.
+formats chosen to fit the size of llama.cpp's file, and scaling; tuned (behind scaling), its file with scales trained, if that helps; best, mixed with scales trained.
 --bits adds mixed files with so many bits per weight, for sizes that llama-quantize does not reach. All are judged by llama-perplexity's KL divergence from
 the base on --text.
 Prints a Markdown table, with the seconds and the peak memory of each; sensitivities are measured in the time of the first file that needs
@@ -90,7 +90,7 @@ def main():
     parser.add_argument("--text", type=pathlib.Path, required=True)
     parser.add_argument("--levels", default="Q4_0,Q3_K_M")
     parser.add_argument("--bits", default="")
-    parser.add_argument("--methods", default="nearest,importance,gptq,descent,scaling,tuned,mixed,best")
+    parser.add_argument("--methods", default="nearest,importance,gptq,descent,scaling,mixed,best")
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--chunks", type=int)
     parser.add_argument("--sensitivity", type=pathlib.Path, help="file that keeps the sensitivities")

@@ -38,7 +38,7 @@ pub struct CalibrationArgs {
     /// Write what was learned as an importance matrix for llama.cpp
     #[arg(long, value_name = "FILE")]
     save_imatrix: Option<PathBuf>,
-    /// How to round [default: by --effort; without it scaling with --calibrate, importance with --imatrix, else nearest]
+    /// How to round [default: by --effort; without it importance with --imatrix, scaling with --calibrate, --bits or --fit, else nearest]
     #[arg(long, value_name = "METHOD")]
     method: Option<MethodName>,
     /// How much time to take for it
