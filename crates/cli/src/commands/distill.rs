@@ -88,6 +88,19 @@ impl DistillArgs {
         ensure!(on_policy == 0.0 || soft == 1.0, "--on-policy needs --soft 1: the student's own text is no label");
         Ok(Word { divergence: self.divergence.unwrap_or(Divergence::Forward), soft, on_policy })
     }
+
+    /// The hidden states to match, with this weight, of which the student was made of the `taken` layers.
+    fn hidden(
+        &self,
+        weight: f32,
+        student: &Model,
+        teacher: &Model,
+        taken: Option<&[usize]>,
+    ) -> anyhow::Result<HiddenMatching> {
+        let (ours, theirs) = (student.config().block_count, teacher.config());
+        let layers = self.embeddings.layers(ours, theirs.block_count, taken)?;
+        Ok(HiddenMatching { weight, layers, width: theirs.embedding_length })
+    }
 }
 
 pub fn run(args: &DistillArgs, global: &Global) -> anyhow::Result<()> {
@@ -143,17 +156,12 @@ fn from_model(
     taken: Option<&[usize]>,
     global: &Global,
 ) -> anyhow::Result<()> {
-    let hidden = args.embeddings.hidden_alone()?;
+    // What of the options makes no sense is said before anything is loaded.
+    let weight = args.embeddings.hidden_alone()?;
     same_tokens(teacher, student)?;
     let (teacher_model, model) = (Model::load(teacher)?, Model::load(student)?);
     let sources = args.data.read(teacher)?;
-    let hidden = if hidden > 0.0 {
-        let (ours, theirs) = (model.config().block_count, teacher_model.config());
-        let layers = args.embeddings.layers(ours, theirs.block_count, taken)?;
-        Some(HiddenMatching { weight: hidden, layers, width: theirs.embedding_length })
-    } else {
-        None
-    };
+    let hidden = (weight > 0.0).then(|| args.hidden(weight, &model, &teacher_model, taken)).transpose()?;
     let teacher_of = || {
         let word = args.word.teacher(&teacher_model, teacher, args.data.length)?;
         anyhow::Ok(match &hidden {
@@ -169,13 +177,9 @@ fn from_model(
         .setting("soft", soft)
         .setting("hidden", format!("{hidden:?}"))
         .setting("on policy", on_policy);
-    let on_policy = if on_policy > 0.0 {
-        let tokenizer = Tokenizer::of(teacher)?;
-        let ends = (0..tokenizer.vocab_size() as u32).filter(|&token| tokenizer.is_end(token)).collect();
-        Some(OnPolicy::new(on_policy, args.data.length, ends, Box::new(teacher_of()?)))
-    } else {
-        None
-    };
+    let judged =
+        |judge| Ok::<_, anyhow::Error>(OnPolicy::new(on_policy, args.data.length, ends(teacher)?, Box::new(judge)));
+    let on_policy = (on_policy > 0.0).then(|| judged(teacher_of()?)).transpose()?;
     let mut task = args.steps.task(&model, &sources);
     let asked = args.cache.is_none().then_some(teacher);
     let word: Box<dyn Teacher + '_> = match &args.cache {
@@ -190,6 +194,12 @@ fn from_model(
     task.on_policy = on_policy;
     let trained = training::train(student, asked, &mut task, &args.steps, step, &args.output, global)?;
     training::report(&trained, global)
+}
+
+/// The tokens that end a text.
+fn ends(model: &Checkpoint) -> anyhow::Result<Vec<u32>> {
+    let tokenizer = Tokenizer::of(model)?;
+    Ok((0..tokenizer.vocab_size() as u32).filter(|&token| tokenizer.is_end(token)).collect())
 }
 
 /// Distils from the probabilities that came with the text.
