@@ -13,15 +13,14 @@ use std::path::Path;
 type Layer = (Vec<f32>, Vec<f32>);
 
 /// Writes a network of these widths (input first, classes last) with random weights, uniform and as large as keeps the
-/// values' size through rectifiers (He et al. 2015), those of the first layer `first_layer` times as large, and biases 0.
+/// values' size through rectifiers (He et al. 2015), and biases 0.
 ///
 /// # Errors
 /// If the file cannot be written.
-pub fn random(path: &Path, widths: &[usize], first_layer: f32, seed: u64) -> Result<(), Error> {
+pub fn random(path: &Path, widths: &[usize], seed: u64) -> Result<(), Error> {
     let mut random = SplitMix64::new(seed);
-    let layers = widths.windows(2).enumerate().map(|(i, w)| {
-        let scale = if i == 0 { f64::from(first_layer) } else { 1.0 };
-        let bound = scale * (6.0 / w[0] as f64).sqrt();
+    let layers = widths.windows(2).map(|w| {
+        let bound = (6.0 / w[0] as f64).sqrt();
         let weights = (0..w[0] * w[1]).map(|_| ((2.0 * random.unit() - 1.0) * bound) as f32).collect();
         (weights, vec![0.0; w[1]])
     });
@@ -104,24 +103,10 @@ mod tests {
     }
 
     #[test]
-    fn a_first_layer_begins_as_small_as_it_is_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let begun = |first_layer: f32| {
-            let path = folder.path().join(format!("{first_layer}.gguf"));
-            random(&path, &[64, 8, 4], first_layer, 1).unwrap();
-            read(&path)
-        };
-        let (full, small) = (begun(1.0), begun(0.25));
-        let pairs = |path| values(&full, path).iter().zip(values(&small, path));
-        assert!(pairs("layers.0.weight").all(|(full, small)| (0.25 * full - small).abs() < 1e-7));
-        assert!(pairs("output.weight").all(|(full, small)| full == small));
-    }
-
-    #[test]
     fn a_narrowed_network_says_the_same_where_only_idle_units_went() {
         let folder = tempfile::tempdir().unwrap();
         let (wide, narrow) = (folder.path().join("wide.gguf"), folder.path().join("narrow.gguf"));
-        random(&wide, &[6, 5, 4, 3], 1.0, 7).unwrap();
+        random(&wide, &[6, 5, 4, 3], 7).unwrap();
         let mut wider = read(&wide);
         let set = |wider: &mut Parameters, path: &str, at: &[usize], value: f32| {
             let variable = wider.variables_mut().iter_mut().find(|v| v.path == path).unwrap();

@@ -1,6 +1,6 @@
 //! Experiments on images as data: networks that learn from labels or from each other, several seeds of each.
 
-use super::{ImageTask, Images, Teacher, begin, errors, logits, logits_of_views};
+use super::{ImageTask, Images, Teacher, begin, errors, logits};
 use crate::train::{Decay, Schedule, Settings, Trainer};
 use crate::{Error, students};
 use bantam_checkpoint::Checkpoint;
@@ -62,13 +62,6 @@ pub struct Network {
     /// The weight of the soft labels; the rest is that of the hard ones.
     #[serde(default = "default_soft")]
     pub soft: f32,
-    /// What the teacher says of an image is the mean of its logits over the image moved by up to so many pixels, each way;
-    /// this network sees the image as it is.
-    #[serde(default)]
-    pub views: usize,
-    /// The size of the first layer's weights at the beginning, in units of what keeps the values' size.
-    #[serde(default = "default_first_layer")]
-    pub first_layer: f32,
     /// It begins with the units of its teacher that have the largest weights, not at random.
     #[serde(default)]
     pub from_teacher: bool,
@@ -95,10 +88,6 @@ fn default_temperature() -> f32 {
 }
 
 fn default_soft() -> f32 {
-    1.0
-}
-
-fn default_first_layer() -> f32 {
     1.0
 }
 
@@ -206,23 +195,25 @@ impl Experiment {
             if shares.iter().any(|s| !(0.0..1.0).contains(s)) || !(0.0..=1.0).contains(&network.soft) {
                 return at("dropout lies within 0 and below 1, soft within 0 and 1".to_owned());
             }
-            if ![network.temperature, network.learning_rate, network.first_layer].iter().all(|&x| x > 0.0) {
-                return at("temperature, learning rate and first_layer are above 0".to_owned());
+            if !(network.temperature > 0.0 && network.learning_rate > 0.0) {
+                return at("temperature and learning rate are above 0".to_owned());
             }
-            if (network.views > 0 || network.from_teacher) && network.teacher.is_none() {
-                return at("`views` and `from_teacher` are of a teacher, and it has none".to_owned());
-            }
-            if let Some(teacher) = self.teacher(i).map(|at| &self.network[at]).filter(|_| network.from_teacher) {
-                let wider = std::iter::zip(&teacher.hidden, &network.hidden).all(|(teacher, own)| own <= teacher);
-                if teacher.hidden.len() != network.hidden.len()
-                    || !wider
-                    || network.first_layer != default_first_layer()
-                {
-                    return at("`from_teacher` needs a teacher of as many layers and no fewer units, and begins no layer small".to_owned());
-                }
+            if network.from_teacher {
+                self.narrows(i).or_else(|what| at(what.to_owned()))?;
             }
         }
         Ok(())
+    }
+
+    /// Whether the network's teacher has what it is to begin with.
+    fn narrows(&self, network: usize) -> Result<(), &'static str> {
+        let own = &self.network[network].hidden;
+        let teacher =
+            &self.network[self.teacher(network).ok_or("`from_teacher` is of a teacher, and it has none")?].hidden;
+        match own.len() == teacher.len() && std::iter::zip(own, teacher).all(|(own, teacher)| own <= teacher) {
+            true => Ok(()),
+            false => Err("`from_teacher` needs a teacher of as many layers and no fewer units"),
+        }
     }
 
     /// Where the weights of a network lie.
@@ -280,14 +271,14 @@ impl Experiment {
             let seen = network.seen(images);
             let teacher = self.teacher(i).map(|at| {
                 let (teacher, parameters) = &mut trained[at];
-                let logits = logits_of_views(teacher, parameters, &seen, network.views);
+                let logits = logits(teacher, parameters, &seen);
                 Teacher { logits, temperature: network.temperature, soft: network.soft }
             });
             let widths = network.widths(&seen, images.classes());
             let start_at = path.with_extension("initial");
             match self.teacher(i).filter(|_| network.from_teacher) {
                 Some(at) => begin::narrowed(&start_at, &widths, &trained[at].1)?,
-                None => begin::random(&start_at, &widths, network.first_layer, seed)?,
+                None => begin::random(&start_at, &widths, seed)?,
             }
             if !network.train(seed, &seen, teacher, (&start_at, &path), watch)? {
                 return Ok(None);
@@ -439,8 +430,7 @@ mod tests {
             ("teacher = 'b'", "must come before"),
             ("dropout = [0.2, 1.0]", "dropout"),
             ("temperature = 0.0", "temperature"),
-            ("first_layer = 0.0", "first_layer"),
-            ("views = 1", "it has none"),
+            ("from_teacher = true", "it has none"),
             ("[[network]]\nname = 'b'\nhidden = [4]\nepochs = 1\nteacher = 'a'\nfrom_teacher = true", "no fewer units"),
             ("colour = 'red'", "colour"),
             ("[[network]]\nname = 'A,'\nhidden = [3]\nepochs = 1", "the same name"),

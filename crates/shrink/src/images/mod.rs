@@ -12,4 +12,4 @@ mod task;
 pub use experiment::{BiasCorrection, Experiment, Kept, Network, Outcome, Watch};
 pub use idx::Images;
 pub use picture::soft_labels;
-pub use task::{ImageTask, Teacher, errors, logits, logits_of_views};
+pub use task::{ImageTask, Teacher, errors, logits};

@@ -151,21 +151,6 @@ pub fn logits(network: &Mlp, parameters: &mut Parameters, images: &Images) -> Ve
     logits
 }
 
-/// The mean of an image's logits over the image moved by up to `pixels` each way, for all images, `[images, classes]`: what
-/// a network that learned from moved images makes of all of them.
-pub fn logits_of_views(network: &Mlp, parameters: &mut Parameters, images: &Images, pixels: usize) -> Vec<f32> {
-    let shifts = || -(pixels as isize)..=pixels as isize;
-    let share = 1.0 / (shifts().count() * shifts().count()) as f32;
-    let mut mean = vec![0.0; images.len() * network.outputs()];
-    for (down, right) in shifts().flat_map(|down| shifts().map(move |right| (down, right))) {
-        let mut pixels = Vec::with_capacity(images.pixels.len());
-        (0..images.len()).for_each(|i| push_moved(images, i, down, right, &mut pixels));
-        let said = logits(network, parameters, &Images { pixels, labels: images.labels.clone(), ..*images });
-        mean.iter_mut().zip(said).for_each(|(mean, said)| *mean += share * said);
-    }
-    mean
-}
-
 /// Images whose likeliest class is not their label, by class.
 pub fn errors(logits: &[f32], labels: &[u8]) -> Vec<usize> {
     let classes = logits.len() / labels.len().max(1);
@@ -207,7 +192,7 @@ mod tests {
     fn fixture(widths: &[usize], seed: u64) -> Fixture {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("network.gguf");
-        begin::random(&path, widths, 1.0, seed).unwrap();
+        begin::random(&path, widths, seed).unwrap();
         let checkpoint = Checkpoint::open(&path).unwrap();
         let (network, parameters) = (Mlp::load(&checkpoint).unwrap(), Parameters::of(&checkpoint).unwrap());
         Fixture { _folder: folder, network, parameters }
@@ -303,24 +288,6 @@ mod tests {
         assert_ne!(same, describe(&other, said.clone()));
         assert_ne!(same, describe(&relabelled, said.clone()));
         assert_ne!(same, describe(&one, [vec![2.0, 0.0], vec![1.0; 118]].concat()), "though the sum is the same");
-    }
-
-    #[test]
-    fn views_are_the_image_and_its_neighbours() {
-        let (images, mut fixture) = (corners(3, 1), fixture(&[64, 8, 4], 1));
-        let mut said = |images: &Images| logits(&fixture.network, &mut fixture.parameters, images);
-        let mut mean = vec![0.0; 12];
-        for (down, right) in (-1..=1).flat_map(|down| (-1..=1).map(move |right| (down, right))) {
-            let mut pixels = Vec::new();
-            (0..3).for_each(|i| push_moved(&images, i, down, right, &mut pixels));
-            let moved = said(&Images { pixels, ..images.clone() });
-            mean.iter_mut().zip(moved).for_each(|(mean, moved)| *mean += moved / 9.0);
-        }
-        let as_it_is = said(&images);
-        assert_eq!(logits_of_views(&fixture.network, &mut fixture.parameters, &images, 0), as_it_is);
-        let views = logits_of_views(&fixture.network, &mut fixture.parameters, &images, 1);
-        let apart = |other: &[f32]| views.iter().zip(other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(apart(&mean) < 1e-5 && apart(&as_it_is) > 1e-2, "{} {}", apart(&mean), apart(&as_it_is));
     }
 
     #[test]
