@@ -25,6 +25,12 @@ impl OutputFile {
     /// # Errors
     /// If the target is there and is not a regular file, or its directory cannot be written.
     pub fn create(target: &Path) -> Result<Self> {
+        if target.as_os_str().to_string_lossy().ends_with(std::path::is_separator) {
+            return Err(Error::target(
+                target,
+                "the output cannot go here: this is a directory's name. Give a file name.",
+            ));
+        }
         if let Ok(there) = fs::metadata(target)
             && !there.is_file()
         {
@@ -210,10 +216,11 @@ fn unfinished() -> MutexGuard<'static, BTreeSet<PathBuf>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes all output under way, for a process that is about to end without dropping it. Afterwards no output can be
-/// begun or finished: threads that try wait for the end.
-pub fn abandon_all() {
+/// Removes all output under way, for a process that is about to end without dropping it, and answers whether there was any.
+/// Afterwards no output can be begun or finished: threads that try wait for the end.
+pub fn abandon_all() -> bool {
     let all = unfinished();
+    let any = !all.is_empty();
     for path in all.iter() {
         // Other threads may still put files into a directory while it is being emptied.
         const TRIES: usize = 10;
@@ -222,6 +229,7 @@ pub fn abandon_all() {
         let _ = (0..TRIES).any(|_| gone(remove()));
     }
     std::mem::forget(all);
+    any
 }
 
 /// The entry of a temporary path among what is unfinished.

@@ -44,11 +44,6 @@ fn parse_bits(text: &str) -> anyhow::Result<f64> {
 }
 
 impl BudgetArgs {
-    /// A file of at most so many bytes.
-    pub fn of_file(bytes: u64) -> Self {
-        Self { bits: None, fit: Some(bytes), tokens_per_second: None }
-    }
-
     /// The budget, if one was given.
     pub fn budget(&self) -> Option<Budget> {
         self.bits.map(Budget::Bits).or(self.fit.map(Budget::File))

@@ -26,7 +26,7 @@ const MANY_TOKENS: usize = 65_536;
 const LENGTH: usize = 512;
 
 /// How weights are rounded, and what is learned about the model for it.
-#[derive(Args, Clone)]
+#[derive(Args, Default)]
 pub struct CalibrationArgs {
     /// Run text through the model to learn which errors matter: files as in code=examples.txt:0.5 (text, .jsonl, .parquet), or nothing for the text
     /// that comes with bantam
@@ -116,6 +116,11 @@ impl Calibrated {
 }
 
 impl CalibrationArgs {
+    /// What there is to say for these files (none for the text that comes with bantam) and nothing else.
+    pub fn of_files(files: &[SourceSpec]) -> Self {
+        Self { calibrate: Some(files.to_vec()), ..Self::default() }
+    }
+
     /// Learns what the method needs to know; `choosing` says that text is needed to choose formats too, and then the text that comes with
     /// bantam is taken if none is given.
     pub fn calibrate(&self, checkpoint: &Checkpoint, choosing: bool, global: &Global) -> anyhow::Result<Calibrated> {
@@ -166,13 +171,6 @@ impl CalibrationArgs {
             }
         }
         Ok(calibrated)
-    }
-
-    /// Whether anything of this was asked for.
-    pub fn given(&self) -> bool {
-        let Self { calibrate, imatrix, save_imatrix, method, effort, calibration_tokens, calibration_length } = self;
-        let text = calibrate.is_some() || calibration_tokens.is_some() || calibration_length.is_some();
-        text || imatrix.is_some() || save_imatrix.is_some() || method.is_some() || effort.is_some()
     }
 
     /// Its files among a command's.

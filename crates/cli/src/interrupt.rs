@@ -21,8 +21,8 @@ pub fn clean_up_first() {
         if ASKED_FOR.load(Ordering::SeqCst) && !REQUESTED.swap(true, Ordering::SeqCst) {
             return;
         }
-        output::abandon_all();
-        let _ = writeln!(std::io::stderr(), "interrupted; what was being written is removed");
+        let what = if output::abandon_all() { "; what was only half written is removed" } else { "" };
+        let _ = writeln!(std::io::stderr(), "interrupted{what}");
         std::process::exit(INTERRUPTED.into());
     };
     // It fails only if it was done before.

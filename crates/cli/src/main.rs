@@ -16,7 +16,7 @@ mod training;
 mod tuning;
 
 use args::{Cli, Command};
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
 use std::process::ExitCode;
 
@@ -44,9 +44,12 @@ const OF_SEVERAL: [&str; 3] = ["--calibrate", "--data", "--text"];
 
 /// Ends the process as clap does, with a hint where a model may have been taken for one of an option's files.
 fn refuse(error: &clap::Error) -> ! {
-    if error.kind() == ErrorKind::MissingRequiredArgument
-        && let Some(option) = std::env::args().find(|argument| OF_SEVERAL.contains(&argument.as_str()))
-    {
+    let positional = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::Strings(missing)) => missing.iter().any(|name| name.starts_with('<')),
+        _ => false,
+    };
+    let given = || std::env::args_os().find_map(|argument| OF_SEVERAL.into_iter().find(|option| argument == *option));
+    if let (ErrorKind::MissingRequiredArgument, true, Some(option)) = (error.kind(), positional, given()) {
         let _ = error.print();
         output::say(format_args!("\n{option} takes all names that follow it as its files; put the model before it"));
         std::process::exit(error.exit_code());

@@ -38,7 +38,7 @@ impl<'a> Places<'a> {
     }
 
     /// Refuses to write over what is read (a model's files in its directory among them) or over another output, files in the
-    /// place of directories, and into folders that are not there or cannot be written.
+    /// place of directories, and into folders that are not there or, unless the output is there already, cannot be written.
     pub fn check(&self) -> anyhow::Result<()> {
         for (i, (option, path, kind)) in self.written.iter().enumerate() {
             if *kind == Kind::File && (path.is_dir() || path.as_os_str().to_string_lossy().ends_with('/')) {

@@ -144,8 +144,7 @@ fn shrink_keeps_the_best_that_fits() {
 #[test]
 fn shrink_tries_formats_chosen_within_the_size() {
     let folder = folder();
-    let calibration = "--effort balanced --calibration-length 32 --calibration-tokens 600";
-    let shrink = format!("shrink model.gguf --fit 400kB --levels Q4_K_M,Q2_K --keep-all -o small {calibration}");
+    let shrink = "shrink model.gguf --fit 400kB --levels Q4_K_M,Q2_K --keep-all -o small --calibrate";
     let json = folder.json(&format!("{shrink} {QUICK}"));
     let tried = json["evaluations"].as_array().unwrap();
     let labels: BTreeSet<_> = tried.iter().map(|e| e["candidate"]["label"].as_str().unwrap()).collect();
@@ -155,7 +154,15 @@ fn shrink_tries_formats_chosen_within_the_size() {
     let loss = |e: &serde_json::Value| e["overall"]["kl_divergence"]["mean"].as_f64().unwrap();
     let chosen = &tried[json["chosen"].as_u64().unwrap() as usize];
     assert!(tried.iter().all(|e| loss(chosen) <= loss(e)), "{json}");
-    folder.refuses(&format!("{shrink} {QUICK} --imatrix text.txt"), &["--imatrix", "--calibrate"]);
+    // Smaller than any level.
+    let below = json["evaluations"].as_array().unwrap().iter().map(|e| e["candidate"]["file_bytes"].as_u64().unwrap());
+    let below = below.min().unwrap() - 1;
+    let shrink = format!("shrink model.gguf --fit {below} --levels Q2_K -o smaller {QUICK}");
+    folder.refuses(&shrink, &["cannot be made to fit", "--calibrate"]);
+    let json = folder.json(&format!("{shrink} --calibrate"));
+    assert_eq!(json["evaluations"][json["chosen"].as_u64().unwrap() as usize]["candidate"]["label"], "fit", "{json}");
+    assert!(folder.read("smaller/model-fit.gguf").len() as u64 <= below);
+    folder.refuses(&format!("{shrink} --calibrate none.txt"), &["none.txt"]);
 }
 
 #[test]

@@ -52,11 +52,19 @@ fn numbers_that_make_no_sense() {
 }
 
 #[test]
+fn a_missing_option_is_no_swallowed_model() {
+    let folder = Folder::with_model();
+    let said = stderr(&folder.run("quantize model.gguf --to Q4_0 --calibrate a.txt"));
+    assert!(said.contains("--output") && !said.contains("takes all names"), "{said}");
+}
+
+#[test]
 fn options_that_nothing_would_come_of() {
     let folder = Folder::with_model();
     misused(&folder, "student model.gguf --layers 0 --seed 3 -o s.gguf", "--seed");
     folder.refuses("student model.gguf --layers 0 --feed-forward 100000 -o s.gguf", &["model.gguf", "100000"]);
-    folder.refuses("run model.gguf -p x --raw --system be", &["--raw", "--system"]);
+    misused(&folder, "run model.gguf -p x --raw --system be", "--raw");
+    misused(&folder, "teach model.gguf --data text.txt --temperature 0 -o cache", "--temperature");
     let said = stderr(&folder.run("run model.gguf -p x -n 1 --context 100000"));
     assert!(said.contains("warning: --context 100000"), "{said}");
 }

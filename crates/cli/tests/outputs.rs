@@ -53,7 +53,11 @@ fn a_folder_of_the_users_is_no_earlier_run() {
     folder.succeeds("quantize model.gguf --to Q8_0 -o model-Q8_0.gguf");
     folder.write("text.txt", "The cat sat on the mat, and then the dog came. ".repeat(40));
     let shrink = "shrink model.gguf --fit 1MB --levels Q8_0 --text text.txt --tasks none --context 64 --chunks 2 -o";
-    folder.refuses(&format!("{shrink} ."), &["-o .", "model-Q8_0.gguf", "no report.json"]);
+    folder.refuses(&format!("{shrink} ."), &["-o .", "model-Q8_0.gguf", "no earlier run"]);
+    folder.write("report.json", "{}");
+    folder.refuses(&format!("{shrink} ."), &["-o .", "no earlier run"]);
+    std::fs::remove_file(folder.path("model-Q8_0.gguf")).unwrap();
+    folder.refuses(&format!("{shrink} ."), &["-o .", "report.json", "no earlier run"]);
     folder.succeeds(&format!("{shrink} small"));
     folder.succeeds(&format!("{shrink} small"));
 }

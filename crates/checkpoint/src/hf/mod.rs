@@ -199,8 +199,8 @@ fn ignored(family: &Family, name: &str) -> bool {
     IGNORED.iter().any(|ignored| name.ends_with(ignored)) || family.ignores(name)
 }
 
-/// Checks that the tensors of these GGUF names are those of the layers that the configuration has, no fewer and no more:
-/// a directory whose download was cut short is no model.
+/// Checks that the weights (biases aside) of these GGUF names are those of the layers that the configuration has, no fewer
+/// and no more: a directory whose download was cut short is no model.
 fn complete(dir: &Path, family: &Family, config: &ConfigJson, names: &HashSet<String>) -> Result<()> {
     let layers = config.num_hidden_layers as usize;
     if let Some(missing) = family.weights(layers, config.tied()).find(|name| !names.contains(&name.gguf)) {

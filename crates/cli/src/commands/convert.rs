@@ -1,7 +1,7 @@
 //! `bantam convert`: between GGUF files and Hugging Face directories.
 
 use crate::args::Global;
-use crate::commands::quantize::quantize;
+use crate::commands::quantize::{quantize, warn_of_no_tokenizer};
 use crate::places::Places;
 use crate::{output, progress};
 use anyhow::ensure;
@@ -60,6 +60,7 @@ pub fn run(args: &ConvertArgs, global: &Global) -> anyhow::Result<()> {
     let format = args.dtype.map(Dtype::format);
     let dtype = if args.output.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
         let format = format.unwrap_or_else(|| Dtype::F16.format());
+        warn_of_no_tokenizer(&checkpoint, &args.output);
         quantize(&checkpoint, Mix::by_name(format.name)?, &args.output, global)?;
         format.name
     } else {
@@ -73,7 +74,7 @@ pub fn run(args: &ConvertArgs, global: &Global) -> anyhow::Result<()> {
         bar.finish_and_clear();
         written.name
     };
-    let wider = |t: &TensorInfo| t.shape.len() > 1 && ["BF16", "F32"].contains(&t.format.name);
+    let wider = |t: &TensorInfo| !t.stays_f32() && ["BF16", "F32"].contains(&t.format.name);
     let narrowed = format.is_none() && dtype == "F16" && checkpoint.tensors().iter().any(wider);
     if narrowed && !global.quiet {
         let what = "the original's BF16 or F32 matrices became F16, which has a smaller range";

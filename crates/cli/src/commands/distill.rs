@@ -156,7 +156,6 @@ fn from_model(
     taken: Option<&[usize]>,
     global: &Global,
 ) -> anyhow::Result<()> {
-    // What of the options makes no sense is said before anything is loaded.
     let weight = args.embeddings.hidden_alone()?;
     same_tokens(teacher, student)?;
     let (teacher_model, model) = (Model::load(teacher)?, Model::load(student)?);

@@ -75,7 +75,7 @@ impl Run<'_> {
             read => read.with_context(|| format!("{}: cannot be read", path.display()))?,
         };
         serde_json::from_slice(&json)
-            .with_context(|| format!("{}: it holds no outcomes; delete it, or give another output", path.display()))
+            .with_context(|| format!("{}: it is damaged, or another version's; give another output", path.display()))
     }
 }
 
@@ -91,7 +91,7 @@ impl Watch for Run<'_> {
         !interrupt::requested()
     }
 
-    fn finished(&mut self, kept: &[Kept]) -> Result<(), Error> {
+    fn keep(&mut self, kept: &[Kept]) -> Result<(), Error> {
         if let Some((_, bar)) = self.bar.take() {
             bar.finish_and_clear();
         }

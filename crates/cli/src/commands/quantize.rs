@@ -104,12 +104,46 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
         .writes("--save-mix", &args.save_mix)
         .writes("--sensitivity", &args.sensitivity)
         .check()?;
-    let quantized = args.make(&Checkpoint::open(model)?, output, global)?;
-    if global.json {
-        return output::json(&quantized);
+    let checkpoint = Checkpoint::open(model)?;
+    warn_of_no_tokenizer(&checkpoint, output);
+    // What is named is read before anything takes time.
+    let named = args.to.as_deref().map(Mix::named).transpose()?;
+    args.refuse_early(named.as_ref(), output)?;
+    let saved = args.save_mix.as_deref().map(OutputFile::create).transpose()?;
+    let start = Instant::now();
+    let choosing = args.chooses(named.as_ref());
+    let tuning = TuningArgs::of_steps(args.steps_of_tuning());
+    let tuning_text = args
+        .tunes(named.as_ref())
+        .then(|| tuning::Text::read(args.calibration.files(), &checkpoint, &tuning))
+        .transpose()
+        .context("--effort best trains scales at the end; --tune-steps 0 leaves that out")?;
+    let mut calibrated = args.calibration.calibrate(&checkpoint, choosing, global)?;
+    if let Some(least) = args.budget.tokens_per_second() {
+        calibrated.settings.push(("tokens_per_second".to_owned(), least.to_string()));
     }
-    show(&quantized)?;
-    output::line(format_args!("next: bantam eval {} --base {}", output.display(), model.display()))
+    let record = tuning_text.as_ref().map_or(0, tuning::Text::record);
+    let Formats { mix, chosen, widened } = args.formats(&checkpoint, named, &calibrated, record, output, global)?;
+    if let Some(mut file) = saved {
+        file.write_all(mix.to_toml().as_bytes()).context("cannot write the mix")?;
+        file.finish()?;
+    }
+    if widened.is_some() {
+        calibrated.widen(&checkpoint)?;
+    }
+    let source = widened.as_ref().map_or(&checkpoint, |made| &made.checkpoint);
+    let smoothed = smoothed(source, &mix, &calibrated, output, global)?;
+    let source = smoothed.as_ref().map_or(source, |made| &made.checkpoint);
+    // Where formats were chosen, how long rounding takes was said with that.
+    let mut quantized = quantize_by(source, &mix, &calibrated, chosen.is_some(), output, global)?;
+    quantized.source_bytes = checkpoint.file_bytes()?;
+    quantized.chosen = chosen;
+    if let Some(text) = tuning_text {
+        quantized.tuned = train_scales(&checkpoint, &text, &tuning, output, global)?;
+        quantized.file_bytes = Checkpoint::open(output)?.file_bytes()?;
+    }
+    quantized.seconds = start.elapsed().as_secs_f64();
+    if global.json { output::json(&quantized) } else { show(&quantized, model) }
 }
 
 /// Which formats tensors get, and where they come from.
@@ -122,63 +156,6 @@ struct Formats {
 }
 
 impl QuantizeArgs {
-    /// What there is to say where formats are chosen for a file of at most so many bytes.
-    pub fn fitting(bytes: u64, calibration: CalibrationArgs) -> Self {
-        Self {
-            model: None,
-            to: None,
-            budget: BudgetArgs::of_file(bytes),
-            sensitivity: None,
-            save_mix: None,
-            widen: Widen::Auto,
-            tune_steps: None,
-            output: None,
-            calibration,
-            list: false,
-        }
-    }
-
-    /// Makes the file that was asked for, with progress bars; what came of it is told by [`show`].
-    pub fn make(&self, checkpoint: &Checkpoint, output: &Path, global: &Global) -> anyhow::Result<Quantized> {
-        // What is named is read before anything takes time.
-        let named = self.to.as_deref().map(Mix::named).transpose()?;
-        self.refuse_early(named.as_ref(), output)?;
-        let saved = self.save_mix.as_deref().map(OutputFile::create).transpose()?;
-        let start = Instant::now();
-        let tuning = TuningArgs::of_steps(self.steps_of_tuning());
-        let tuning_text = self
-            .tunes(named.as_ref())
-            .then(|| tuning::Text::read(self.calibration.files(), checkpoint, &tuning))
-            .transpose()
-            .context("--effort best trains scales at the end; --tune-steps 0 leaves that out")?;
-        let mut calibrated = self.calibration.calibrate(checkpoint, self.chooses(named.as_ref()), global)?;
-        if let Some(least) = self.budget.tokens_per_second() {
-            calibrated.settings.push(("tokens_per_second".to_owned(), least.to_string()));
-        }
-        let record = tuning_text.as_ref().map_or(0, tuning::Text::record);
-        let Formats { mix, chosen, widened } = self.formats(checkpoint, named, &calibrated, record, output, global)?;
-        if let Some(mut file) = saved {
-            file.write_all(mix.to_toml().as_bytes()).context("cannot write the mix")?;
-            file.finish()?;
-        }
-        if widened.is_some() {
-            calibrated.widen(checkpoint)?;
-        }
-        let source = widened.as_ref().map_or(checkpoint, |made| &made.checkpoint);
-        let smoothed = smoothed(source, &mix, &calibrated, output, global)?;
-        let source = smoothed.as_ref().map_or(source, |made| &made.checkpoint);
-        // Where formats were chosen, how long rounding takes was said with that.
-        let mut quantized = quantize_by(source, &mix, &calibrated, chosen.is_some(), output, global)?;
-        quantized.source_bytes = checkpoint.file_bytes()?;
-        quantized.chosen = chosen;
-        if let Some(text) = tuning_text {
-            quantized.tuned = train_scales(checkpoint, &text, &tuning, output, global)?;
-            quantized.file_bytes = Checkpoint::open(output)?.file_bytes()?;
-        }
-        quantized.seconds = start.elapsed().as_secs_f64();
-        Ok(quantized)
-    }
-
     /// Refuses places that cannot be written, before minutes of calibration, and options that nothing would come of.
     fn refuse_early(&self, level: Option<&Mix>, output: &Path) -> anyhow::Result<()> {
         match level.filter(|mix| mix.directory.is_some()) {
@@ -308,19 +285,9 @@ fn refuse_as_directory(output: &Path, mix: &Mix) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tells the user what was made.
-pub fn show(quantized: &Quantized) -> anyhow::Result<()> {
+fn show(quantized: &Quantized, model: &Path) -> anyhow::Result<()> {
     if let Some(chosen) = &quantized.chosen {
-        output::line(format_args!("{}", picture(chosen)))?;
-        if let Some(Widened { from, to, instead_of }) = &chosen.widened {
-            let without = instead_of.map_or("too few bytes without".to_owned(), |kl| format!("{kl:.2} nats without"));
-            output::line(format_args!("rows made longer, from {from} to {to} channels ({without})"))?;
-        }
-        let predicted = chosen.predicted_kl_divergence;
-        output::line(format_args!("predicted KL divergence: about {predicted:.2} nats per token"))?;
-        if let Some(speed) = chosen.predicted_tokens_per_second {
-            output::line(format_args!("predicted speed on this machine: about {speed:.0} tokens per second"))?;
-        }
+        show_choice(chosen)?;
     }
     let output = quantized.output.display();
     output::line(format_args!(
@@ -334,18 +301,45 @@ pub fn show(quantized: &Quantized) -> anyhow::Result<()> {
         output::line(format_args!("  {fall_back}"))?;
     }
     match &quantized.tuned {
-        None => Ok(()),
+        None => (),
         Some(tuned) if tuned.was_hopeless() => output::line(format_args!(
             "scales were not trained: parts of the text do not agree on where they should go, so that nothing is to be gained"
-        )),
+        ))?,
         Some(tuned) => {
             let Tuned { divergence_before: before, divergence_after: after, .. } = tuned;
             let kept = if tuned.helped() { "" } else { ", so that they were left as they were" };
             output::line(format_args!(
                 "scales trained: divergence from the base on text held out {before:.4} → {after:.4} ({:+.0} %){kept}",
                 100.0 * (after / before - 1.0)
-            ))
+            ))?;
         }
+    }
+    output::line(format_args!("next: bantam eval {output} --base {}", model.display()))
+}
+
+/// Tells the user which formats were chosen, and what that is predicted to cost.
+pub fn show_choice(chosen: &Chosen) -> anyhow::Result<()> {
+    output::line(format_args!("{}", picture(chosen)))?;
+    if let Some(Widened { from, to, instead_of }) = &chosen.widened {
+        let without = instead_of.map_or("too few bytes without".to_owned(), |kl| format!("{kl:.2} nats without"));
+        output::line(format_args!("rows made longer, from {from} to {to} channels ({without})"))?;
+    }
+    let predicted = chosen.predicted_kl_divergence;
+    output::line(format_args!("predicted KL divergence: about {predicted:.2} nats per token"))?;
+    if let Some(speed) = chosen.predicted_tokens_per_second {
+        output::line(format_args!("predicted speed on this machine: about {speed:.0} tokens per second"))?;
+    }
+    Ok(())
+}
+
+/// Says so where a directory's tokenizer cannot come along.
+pub fn warn_of_no_tokenizer(checkpoint: &Checkpoint, output: &Path) {
+    if checkpoint.path().is_dir() && checkpoint.metadata().strings("tokenizer.ggml.tokens").is_none() {
+        output::say(format_args!(
+            "warning: {} has no tokenizer.json, so {} has no tokenizer and cannot be run on text",
+            checkpoint.path().display(),
+            output.display()
+        ));
     }
 }
 
@@ -381,7 +375,7 @@ fn smoothed(
     Ok(Some(made))
 }
 
-fn quantize_by(
+pub fn quantize_by(
     checkpoint: &Checkpoint,
     mix: &Mix,
     calibrated: &Calibrated,
@@ -411,13 +405,6 @@ fn quantize_by(
         let formats: BTreeMap<String, &Format> = plan.outputs().into_iter().map(|t| (t.name, t.format)).collect();
         let seconds = Rates::of(checkpoint, text)?.rounding(method, |tensor| formats[&tensor.name]);
         forecast::say(&[(seconds, "round")]);
-    }
-    if checkpoint.path().is_dir() && checkpoint.metadata().strings("tokenizer.ggml.tokens").is_none() {
-        output::say(format_args!(
-            "warning: {} has no tokenizer.json, so {} has no tokenizer and cannot be run on text",
-            checkpoint.path().display(),
-            output.display()
-        ));
     }
     let bar = progress::bar(global, &format!("quantize {}", mix.name), plan.weights(), "weights");
     plan.write(output, method, &mut |weights| bar.inc(weights))?;

@@ -26,7 +26,7 @@ pub struct RunArgs {
     #[arg(long, short)]
     prompt: Option<String>,
     /// A system message before the conversation
-    #[arg(long)]
+    #[arg(long, conflicts_with = "raw")]
     system: Option<String>,
     /// Continue the prompt as it is, without the model's chat template
     #[arg(long)]
@@ -74,10 +74,6 @@ pub fn run(args: &RunArgs, global: &Global) -> anyhow::Result<()> {
     let tokenizer = Tokenizer::of(&checkpoint)?;
     let model = Model::load(&checkpoint)?;
     let template = if args.raw { None } else { ChatTemplate::of(&checkpoint)? };
-    ensure!(
-        !(args.raw && args.system.is_some()),
-        "--raw goes on with the prompt alone, without a conversation that --system could stand before: leave one of them out"
-    );
     ensure!(
         template.is_some() || args.system.is_none(),
         "{}: has no chat template, so --system has no place",

@@ -1,8 +1,9 @@
 //! `bantam shrink`: try levels, measure each, keep the best that fits.
 
+use crate::allocation::{Allocated, Choosing, Widen};
 use crate::args::Global;
 use crate::calibration::CalibrationArgs;
-use crate::commands::quantize::{self, QuantizeArgs, Quantized, quantize};
+use crate::commands::quantize::{Quantized, quantize, quantize_by, show_choice};
 use crate::evaluation::{Comparison, EvaluationArgs, file_name, write_report};
 use crate::output;
 use crate::places::Places;
@@ -12,9 +13,12 @@ use bantam_checkpoint::output::ScratchDir;
 use bantam_measure::conclusion::{self, Verdict};
 use bantam_measure::results::{Evaluation, Report};
 use bantam_shrink::Mix;
+use bantam_shrink::allocate::Budget;
 use bantam_shrink::quantize::{Method, Plan};
+use bantam_shrink::text::SourceSpec;
 use clap::Args;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// The levels tried, one a bit width.
 const LEVELS: &str = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,Q2_K";
@@ -24,10 +28,8 @@ const LEVELS: &str = "Q8_0,Q6_K,Q5_K_M,Q4_K_M,Q3_K_M,Q2_K";
 Examples:
   bantam shrink model.gguf --fit 300MB -o small/
   bantam shrink ./hf-directory --fit 2GiB --levels Q6_K,Q5_K_M,Q4_K_M,IQ4_XS -o small/
-  bantam shrink model.gguf --fit 300MB -o small/ --effort balanced
+  bantam shrink model.gguf --fit 300MB -o small/ --calibrate
   bantam shrink model.gguf --fit 300MB -o small/ --text my-domain.txt
-
-With --effort (or --calibrate) a file that `bantam quantize --fit` makes is among what is tried: minutes more, and less is lost.
 
 The directory receives the model, report.html (opens offline) and report.json.")]
 pub struct ShrinkArgs {
@@ -45,42 +47,41 @@ pub struct ShrinkArgs {
     /// Keep every level's file, not only the chosen one's
     #[arg(long)]
     keep_all: bool,
-    #[command(flatten)]
-    calibration: CalibrationArgs,
+    /// Also try a file whose formats are chosen within the size, and whose weights are rounded for this text (files as in
+    /// code=examples.txt:0.5, or nothing for the text that comes with bantam): minutes more, and less is lost. Levels are rounded to the nearest
+    #[arg(long, num_args = 0.., value_name = "FILE")]
+    calibrate: Option<Vec<SourceSpec>>,
     #[command(flatten)]
     evaluation: EvaluationArgs,
 }
 
 pub fn run(args: &ShrinkArgs, global: &Global) -> anyhow::Result<()> {
-    args.calibration.places(Places::default().reads("the model", [&args.model])).check()?;
+    let files = args.calibrate.as_deref();
+    let calibrated_on = files.unwrap_or_default().iter().map(|spec| &spec.path);
+    Places::default().reads("the model", [&args.model]).reads("--calibrate", calibrated_on).check()?;
     let base = Checkpoint::open(&args.model)?;
     let levels = levels(args, &base)?;
-    refuse_the_impossible(&levels, args.fit, &base)?;
+    if files.is_none() {
+        refuse_the_impossible(&levels, args.fit, &base)?;
+    }
     refuse_what_is_in_use(args, &levels)?;
     // Candidates, finished or not, are nothing the user asked for until one is chosen.
     let scratch = ScratchDir::near(&args.output)?;
+    let place = |level: &str| scratch.path().join(file_of(args, level));
+    // First, since what is asked for may not be possible.
+    let fitted = files.map(|files| fit(args, files, &base, &place(FIT), global)).transpose()?;
     let measured = EvaluationArgs { speed: true, ..args.evaluation.clone() };
-    let mut comparison = Comparison::start(&base, &measured, true, global)?;
-    let mut best: Option<(String, f64)> = None;
-    for mix in candidates(args, &levels) {
-        let name = candidate_name(args, mix);
-        let file = scratch.path().join(&name);
-        let made = match mix {
-            Some(mix) => quantize(&base, mix, &file, global)?,
-            None => fit(args, &base, &file, global)?,
-        };
-        comparison.add(&file, Some(mix.map_or(FIT, |mix| &mix.name)), Some(made.seconds))?;
-        let evaluation = comparison.evaluations().last().expect("one was just added");
-        let loss = evaluation.overall.kl_divergence.mean;
-        let better = made.file_bytes <= args.fit && best.as_ref().is_none_or(|(_, least)| loss < *least);
-        let loser = if better { best.replace((name, loss)).map(|(old, _)| old) } else { Some(name) };
-        if let (Some(loser), false) = (loser, args.keep_all) {
-            let loser = scratch.path().join(loser);
-            std::fs::remove_file(&loser).with_context(|| format!("cannot remove {}", loser.display()))?;
-        }
+    let mut tried = Tried { comparison: Comparison::start(&base, &measured, true, global)?, best: None, args };
+    if let Some(made) = fitted {
+        tried.add(FIT, &place(FIT), &made)?;
     }
-
+    for (mix, _) in &levels {
+        let made = quantize(&base, mix, &place(&mix.name), global)?;
+        tried.add(&mix.name, &place(&mix.name), &made)?;
+    }
+    let Tried { comparison, best, .. } = tried;
     let (chosen, _) = best.expect("a level that fits was tried");
+    let chosen = file_name(&chosen);
     let report = report(comparison, &chosen, args);
     write_report(&report, scratch.path())?;
     scratch.deliver(&args.output)?;
@@ -89,6 +90,30 @@ pub fn run(args: &ShrinkArgs, global: &Global) -> anyhow::Result<()> {
         conclude(&report, &args.output.join(chosen), &args.output)?;
     }
     Ok(())
+}
+
+/// The candidates so far.
+struct Tried<'a> {
+    comparison: Comparison<'a>,
+    /// The file that loses least of those that fit, with its loss.
+    best: Option<(PathBuf, f64)>,
+    args: &'a ShrinkArgs,
+}
+
+impl Tried<'_> {
+    /// Measures a candidate, and removes it or the one that it is better than, unless all are to be kept.
+    fn add(&mut self, level: &str, file: &Path, made: &Quantized) -> anyhow::Result<()> {
+        self.comparison.add(file, Some(level), Some(made.seconds))?;
+        let evaluation = self.comparison.evaluations().last().expect("one was just added");
+        let loss = evaluation.overall.kl_divergence.mean;
+        let better = made.file_bytes <= self.args.fit && self.best.as_ref().is_none_or(|(_, least)| loss < *least);
+        let this = file.to_owned();
+        let loser = if better { self.best.replace((this, loss)).map(|(old, _)| old) } else { Some(this) };
+        if let (Some(loser), false) = (loser, self.args.keep_all) {
+            std::fs::remove_file(&loser).with_context(|| format!("cannot remove {}", loser.display()))?;
+        }
+        Ok(())
+    }
 }
 
 /// The report, with the candidates where they will be delivered.
@@ -124,7 +149,7 @@ fn levels(args: &ShrinkArgs, base: &Checkpoint) -> anyhow::Result<Vec<(&'static 
         }
     }
     ensure!(
-        !levels.is_empty(),
+        !levels.is_empty() || args.calibrate.is_some(),
         "{}: none of {} makes it smaller than it is ({}); try lower levels with --levels",
         base.path().display(),
         args.levels.join(", "),
@@ -139,8 +164,8 @@ fn refuse_the_impossible(levels: &[(&'static Mix, u64)], fit: u64, base: &Checkp
     let (mix, smallest) = levels.iter().min_by_key(|(_, bytes)| *bytes).expect("levels are not empty");
     if *smallest > fit {
         bail!(
-            "{} cannot be made to fit {}: the smallest level, {}, takes {} ({} bytes). Allow that much with --fit {smallest}, or \
-             choose a smaller model",
+            "{} cannot be made to fit {}: the smallest level, {}, takes {} ({} bytes). Allow that much with --fit {smallest}, \
+             add --calibrate, which chooses formats tensor by tensor, or choose a smaller model",
             base.path().display(),
             output::bytes(fit),
             mix.name,
@@ -151,42 +176,65 @@ fn refuse_the_impossible(levels: &[(&'static Mix, u64)], fit: u64, base: &Checkp
     Ok(())
 }
 
+/// The report, for machines and for people.
+const REPORT: &str = "report.json";
+const PICTURES: &str = "report.html";
+
 /// What stands for a level where formats are chosen within the size.
 const FIT: &str = "fit";
 
-/// What is tried: formats chosen within the size if that is asked for (first, since its options may not go together), and
-/// the levels.
-fn candidates<'a>(
+/// What a level's file is called.
+fn file_of(args: &ShrinkArgs, level: &str) -> String {
+    format!("{}-{level}.gguf", stem(&args.model))
+}
+
+/// Makes a file of at most the size, its formats chosen and its weights rounded with calibration, as `quantize --fit` does.
+fn fit(
     args: &ShrinkArgs,
-    levels: &'a [(&'static Mix, u64)],
-) -> impl Iterator<Item = Option<&'static Mix>> + use<'a> {
-    args.calibration.given().then_some(None).into_iter().chain(levels.iter().map(|(mix, _)| Some(*mix)))
-}
-
-/// What a candidate's file is called.
-fn candidate_name(args: &ShrinkArgs, mix: Option<&Mix>) -> String {
-    format!("{}-{}.gguf", stem(&args.model), mix.map_or(FIT, |mix| &mix.name))
-}
-
-/// Makes a file of at most the size, its formats chosen and rounded with calibration.
-fn fit(args: &ShrinkArgs, base: &Checkpoint, file: &Path, global: &Global) -> anyhow::Result<Quantized> {
-    let made = QuantizeArgs::fitting(args.fit, args.calibration.clone()).make(base, file, global)?;
-    if !global.json && !global.quiet {
-        quantize::show(&made)?;
+    files: &[SourceSpec],
+    base: &Checkpoint,
+    file: &Path,
+    global: &Global,
+) -> anyhow::Result<Quantized> {
+    let start = Instant::now();
+    let mut calibrated = CalibrationArgs::of_files(files).calibrate(base, true, global)?;
+    let choosing = Choosing {
+        checkpoint: base,
+        budget: Budget::File(args.fit),
+        tokens_per_second: None,
+        widen: Widen::Auto,
+        kept: None,
+        calibrated: &calibrated,
+        record: 0,
+    };
+    let Allocated { mix, chosen, widened } = choosing.allocate(file, global)?;
+    if widened.is_some() {
+        calibrated.widen(base)?;
     }
-    Ok(made)
+    let source = widened.as_ref().map_or(base, |made| &made.checkpoint);
+    let made = quantize_by(source, &mix, &calibrated, true, file, global)?;
+    if !global.json && !global.quiet {
+        show_choice(&chosen)?;
+    }
+    Ok(Quantized { seconds: start.elapsed().as_secs_f64(), ..made })
 }
 
-/// The name of the report that says what a directory is.
-const REPORT: &str = "report.json";
-
-/// Refuses to replace files of a directory that is not an earlier run's, which left a report there.
+/// Refuses to replace files that no earlier run left: one says in its report what it wrote.
 fn refuse_what_is_in_use(args: &ShrinkArgs, levels: &[(&'static Mix, u64)]) -> anyhow::Result<()> {
-    let names = candidates(args, levels).map(|mix| candidate_name(args, mix));
-    let there = |name: &String| args.output.join(name).exists();
-    match names.chain(["report.html".to_owned()]).find(there).filter(|_| !args.output.join(REPORT).exists()) {
+    let report = std::fs::read(args.output.join(REPORT)).ok();
+    let report: Option<Report> = report.and_then(|json| serde_json::from_slice(&json).ok());
+    let earlier: Vec<String> = match report.filter(|report| report.fit.is_some()) {
+        Some(report) => {
+            let files = report.evaluations.iter().map(|e| file_name(Path::new(&e.candidate.path)));
+            files.chain([REPORT.to_owned(), PICTURES.to_owned()]).collect()
+        }
+        None => Vec::new(),
+    };
+    let names = levels.iter().map(|(mix, _)| &mix.name[..]).chain([FIT]).map(|level| file_of(args, level));
+    let in_use = |name: &String| args.output.join(name).exists() && !earlier.contains(name);
+    match names.chain([REPORT.to_owned(), PICTURES.to_owned()]).find(in_use) {
         Some(name) => bail!(
-            "-o {}: there is a {name}, and no {REPORT} of an earlier run beside it; give another directory",
+            "-o {}: there is a {name} that no earlier run of `bantam shrink` left there; give another directory",
             args.output.display()
         ),
         None => Ok(()),
@@ -203,7 +251,7 @@ fn conclude(report: &Report, file: &Path, directory: &Path) -> anyhow::Result<()
         ));
     }
     output::line(format_args!("model:  {}", file.display()))?;
-    output::line(format_args!("report: {}", directory.join("report.html").display()))?;
+    output::line(format_args!("report: {}", directory.join(PICTURES).display()))?;
     output::line(format_args!("next:   bantam run {}", file.display()))
 }
 

@@ -45,8 +45,14 @@ pub struct WordArgs {
     #[arg(long, value_name = "N", value_parser = at_least_one())]
     top: Option<usize>,
     /// Logits of teacher and student are divided by this [default: 1]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", value_parser = above_zero)]
     temperature: Option<f32>,
+}
+
+fn above_zero(text: &str) -> anyhow::Result<f32> {
+    let number: f32 = text.parse()?;
+    ensure!(number > 0.0 && number.is_finite(), "expected a number above 0");
+    Ok(number)
 }
 
 /// Tokens kept of each position where nothing else is said.
@@ -71,7 +77,6 @@ impl WordArgs {
         length: usize,
     ) -> anyhow::Result<ModelTeacher<'m>> {
         let (top, temperature) = (self.top.unwrap_or(TOP), self.temperature());
-        ensure!(temperature > 0.0 && temperature.is_finite(), "--temperature {temperature}: expected a number above 0");
         Ok(ModelTeacher::new(model, &identity::name(checkpoint)?, length, top, temperature))
     }
 

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_narrowed_network_says_the_same_where_only_idle_units_went() {
+    fn the_units_with_the_largest_weights_stay() {
         let folder = tempfile::tempdir().unwrap();
         let (wide, narrow) = (folder.path().join("wide.gguf"), folder.path().join("narrow.gguf"));
         random(&wide, &[6, 5, 4, 3], 7).unwrap();
@@ -119,6 +119,8 @@ mod tests {
         set(&mut wider, "layers.1.bias", &[3], 0.25);
         narrowed(&narrow, &[6, 4, 3, 3], &wider).unwrap();
         let narrow = read(&narrow);
+        let rows = [0, 2, 3, 4].map(|row| &values(&wider, "layers.0.weight")[row * 6..][..6]);
+        assert_eq!(values(&narrow, "layers.0.weight"), rows.concat());
         assert_eq!(values(&narrow, "layers.0.bias"), [0.5; 4]);
         assert_eq!(values(&narrow, "layers.1.bias"), [0.0, 0.0, 0.25]);
         let expected: Vec<f32> = [0, 1, 3]

@@ -182,7 +182,7 @@ impl Experiment {
         for (i, network) in self.network.iter().enumerate() {
             let at = |what: String| Err(format!("network `{}`: {what}", network.name));
             let before = |name: &String| self.network[..i].iter().any(|n| n.name == *name);
-            if self.network[..i].iter().any(|n| n.stem() == network.stem()) {
+            if self.network[..i].iter().any(|n| stem(&n.name) == stem(&network.name)) {
                 return at("there is another of that name, or whose file would have the same name".to_owned());
             }
             if let Some(teacher) = network.teacher.as_ref().filter(|t| !before(t)) {
@@ -218,7 +218,7 @@ impl Experiment {
 
     /// Where the weights of a network lie.
     pub fn weights(&self, folder: &Path, network: usize, seed: u64) -> PathBuf {
-        folder.join(format!("{}-seed-{seed}.gguf", self.network[network].stem()))
+        folder.join(format!("{}-seed-{seed}.gguf", stem(&self.network[network].name)))
     }
 
     /// What a trained network says of images, `[images, classes]`.
@@ -245,7 +245,7 @@ impl Experiment {
 
     /// Trains the networks that are not in `kept` with one seed, and answers what came of all; nothing if `watch` says to
     /// stop. `folder` takes all weights.
-    /// `watch` is told how training goes and what is to be kept after each network.
+    /// `watch` is told how training goes and what is to be kept.
     ///
     /// # Errors
     /// If the experiment cannot be made with these images, a run diverges, or a file cannot be read or written.
@@ -267,6 +267,12 @@ impl Experiment {
                 trained.push(load(&path)?);
                 continue;
             }
+            // What lies in that file is about to be replaced.
+            let before = kept.len();
+            kept.retain(|kept| stem(&kept.outcome.network) != stem(&network.name));
+            if kept.len() < before {
+                watch.keep(&kept)?;
+            }
             let start = std::time::Instant::now();
             let seen = network.seen(images);
             let teacher = self.teacher(i).map(|at| {
@@ -287,9 +293,8 @@ impl Experiment {
             let outcome = network.judge(seed, &model, &mut parameters, test, start.elapsed());
             outcomes.push(outcome.clone());
             trained.push((model, parameters));
-            kept.retain(|kept| kept.outcome.network != network.name);
             kept.push(Kept { depends, outcome });
-            watch.finished(&kept)?;
+            watch.keep(&kept)?;
         }
         Ok(Some(outcomes))
     }
@@ -301,11 +306,17 @@ pub trait Watch {
     /// network's training is saved and the next run goes on with it.
     fn step(&mut self, network: &str, done: u64, steps: u64) -> bool;
 
-    /// Called after each network with all that is to be kept of the seed.
+    /// Called after each network, and before one is trained in the place of another, with all that is to be kept of the seed.
     ///
     /// # Errors
     /// If it cannot be kept.
-    fn finished(&mut self, kept: &[Kept]) -> Result<(), Error>;
+    fn keep(&mut self, kept: &[Kept]) -> Result<(), Error>;
+}
+
+/// A network's name as a file has it: letters and digits, lines between.
+fn stem(name: &str) -> String {
+    let parts = name.split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join("-").to_lowercase()
 }
 
 /// A network with its weights.
@@ -318,12 +329,6 @@ impl Network {
     fn seen(&self, images: &Images) -> Images {
         images
             .only(|label| self.only.as_ref().is_none_or(|only| only.contains(&label)) && !self.without.contains(&label))
-    }
-
-    /// Its name as a file has it: letters and digits, lines between.
-    fn stem(&self) -> String {
-        let parts = self.name.split(|c: char| !c.is_alphanumeric()).filter(|part| !part.is_empty());
-        parts.collect::<Vec<_>>().join("-").to_lowercase()
     }
 
     /// What the trained network makes of the test images.
@@ -378,7 +383,15 @@ impl Network {
             clip: None,
             save: Some((state.clone(), SAVE_EVERY)),
         };
-        let mut trainer = Trainer::new(settings, &task, &mut parameters)?;
+        let mut trainer = match Trainer::new(settings.clone(), &task, &mut parameters) {
+            // What was saved is of the network as it was said to be before.
+            Err(Error::TrainingState { .. }) => {
+                std::fs::remove_file(&state)
+                    .map_err(|e| Error::Data { path: state.clone(), problem: e.to_string() })?;
+                Trainer::new(settings, &task, &mut parameters)
+            }
+            begun => begun,
+        }?;
         trainer.run(&mut task, &mut parameters, &mut |done, _| watch.step(&self.name, done, steps))?;
         if trainer.steps() < steps {
             return Ok(false);

@@ -24,12 +24,18 @@ pub struct SourceSpec {
 /// The category of a file that is given without one.
 const PLAIN: &str = "text";
 
+fn is_weight(weight: f64) -> bool {
+    weight > 0.0 && weight.is_finite()
+}
+
 impl FromStr for SourceSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if Path::new(text).exists() {
-            return Ok(Self { category: PLAIN.to_owned(), path: text.into(), weight: None });
+        let weighed = text.rsplit_once(':').and_then(|(path, weight)| Some((path, Some(weight.parse().ok()?))));
+        let whole = [Some((text, None)), weighed].into_iter().flatten().find(|(path, _)| Path::new(path).exists());
+        if let Some((path, weight)) = whole.filter(|(_, weight)| weight.is_none_or(is_weight)) {
+            return Ok(Self { category: PLAIN.to_owned(), path: path.into(), weight });
         }
         let expected = |what: &str| {
             Err(format!("{what}: expected [CATEGORY=]FILE[:WEIGHT] with a weight above 0, as in code=examples.txt:0.5"))
@@ -48,7 +54,7 @@ impl FromStr for SourceSpec {
         if path.is_empty() || category.is_empty() {
             return expected("a name is missing");
         }
-        if let Some(weight) = weight.filter(|w: &f64| !(*w > 0.0 && w.is_finite())) {
+        if let Some(weight) = weight.filter(|&weight| !is_weight(weight)) {
             return expected(&format!("the weight is {weight}"));
         }
         Ok(Self { category: category.to_owned(), path: path.into(), weight })
@@ -397,7 +403,9 @@ mod tests {
             let path = folder.path().join(name);
             std::fs::write(&path, "text").unwrap();
             let found = SourceSpec { category: "text".into(), path: path.clone(), weight: None };
-            assert_eq!(spec(path.to_str().unwrap()), Ok(found));
+            let name = path.to_str().unwrap();
+            assert_eq!(spec(name), Ok(found.clone()));
+            assert_eq!(spec(&format!("{name}:0.5")), Ok(SourceSpec { weight: Some(0.5), ..found }));
         }
     }
 }
