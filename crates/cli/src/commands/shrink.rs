@@ -80,7 +80,7 @@ pub fn run(args: &ShrinkArgs, global: &Global) -> anyhow::Result<()> {
         tried.add(&mix.name, &place(&mix.name), &made)?;
     }
     let Tried { comparison, best, .. } = tried;
-    let (chosen, _) = best.expect("a level that fits was tried");
+    let (chosen, _) = best.with_context(|| format!("nothing that was tried fits {}", output::bytes(args.fit)))?;
     let chosen = file_name(&chosen);
     let report = report(comparison, &chosen, args);
     write_report(&report, scratch.path())?;
