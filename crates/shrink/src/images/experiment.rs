@@ -185,6 +185,9 @@ impl Experiment {
             if self.network[..i].iter().any(|n| stem(&n.name) == stem(&network.name)) {
                 return at("there is another of that name, or whose file would have the same name".to_owned());
             }
+            if stem(&network.name).is_empty() {
+                return at("a name needs a letter or a digit: its file is called by it".to_owned());
+            }
             if let Some(teacher) = network.teacher.as_ref().filter(|t| !before(t)) {
                 return at(format!("its teacher `{teacher}` must come before it"));
             }
@@ -446,6 +449,7 @@ mod tests {
             ("from_teacher = true", "it has none"),
             ("[[network]]\nname = 'b'\nhidden = [4]\nepochs = 1\nteacher = 'a'\nfrom_teacher = true", "no fewer units"),
             ("colour = 'red'", "colour"),
+            ("[[network]]\nname = '?'\nhidden = [3]\nepochs = 1", "a letter or a digit"),
             ("[[network]]\nname = 'A,'\nhidden = [3]\nepochs = 1", "the same name"),
             ("[[network]]\nname = 'a'\nhidden = [3]\nepochs = 1", "another of that name"),
         ] {
