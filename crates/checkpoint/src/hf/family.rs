@@ -179,6 +179,13 @@ pub struct Name {
     pub place: (usize, usize),
 }
 
+impl Name {
+    /// Its layer, if it is in one.
+    pub fn layer(&self) -> Option<usize> {
+        self.place.0.checked_sub(1).filter(|&layer| layer < usize::MAX - 1)
+    }
+}
+
 impl Family {
     /// The family of a `model_type`.
     pub fn by_model_type(model_type: &str) -> Option<&'static Family> {

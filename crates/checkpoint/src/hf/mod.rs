@@ -207,11 +207,8 @@ fn complete(dir: &Path, family: &Family, config: &ConfigJson, names: &HashSet<St
         let message = format!("there is no tensor {}, which {CONFIG} asks for. Is a file missing?", missing.hf);
         return Err(Error::malformed(dir, message));
     }
-    let beyond = |name: &&String| {
-        let layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')?.0.parse::<usize>().ok());
-        layer.is_some_and(|layer| layer >= layers)
-    };
-    match names.iter().filter(beyond).filter_map(|name| family.by_gguf_name(name)).min_by_key(|name| name.place) {
+    let beyond = |name: &Name| name.layer().is_some_and(|layer| layer >= layers);
+    match names.iter().filter_map(|name| family.by_gguf_name(name)).filter(beyond).min_by_key(|name| name.place) {
         Some(name) => {
             let message = format!("there is a tensor {}, but {CONFIG} has {layers} layers, from 0.", name.hf);
             Err(Error::malformed(dir, message))

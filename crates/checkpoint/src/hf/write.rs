@@ -53,11 +53,11 @@ pub fn write_hf(
     let config = Config::of(checkpoint)?;
     let family = Family::by_architecture(&config.architecture).expect("Config::of knows the families only");
     let output = OutputDir::create(dir)?;
-    let chosen = format.unwrap_or_else(|| own_format(checkpoint).unwrap_or(by_name("F16")));
+    let chosen = format.unwrap_or_else(|| own_format(checkpoint).unwrap_or(Format::f16()));
     let mut weights = |format| write_weights(checkpoint, family, &config, output.path(), format, progress);
     let written = match weights(chosen) {
         Err(Stop::Overflow) if format.is_none() => {
-            let wider = by_name("BF16");
+            let wider = Format::by_name("BF16").expect("BF16 is a format");
             weights(wider).map(|()| wider)
         }
         result => result.map(|()| chosen),
@@ -82,10 +82,6 @@ pub fn write_hf(
     }
     output.finish()?;
     Ok(format)
-}
-
-fn by_name(name: &str) -> &'static Format {
-    Format::by_name(name).expect("F32, F16 and BF16 are formats")
 }
 
 /// The one format of all matrices, if it is one that safetensors has.
@@ -167,7 +163,7 @@ fn plan<'a>(checkpoint: &'a Checkpoint, family: &Family, format: &'static Format
                 let message = format!("tensor {} has no name in transformers' {}.", tensor.name, family.class);
                 Error::unsupported(checkpoint.path(), message)
             })?;
-            let format = if tensor.shape.len() <= 1 { by_name("F32") } else { format };
+            let format = if tensor.shape.len() <= 1 { Format::f32() } else { format };
             Ok(Planned { tensor, name, format })
         })
         .collect::<Result<Vec<_>>>()?;
