@@ -139,6 +139,10 @@ pub fn file_name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
 }
 
+/// The report, for people and for machines.
+pub const PAGE: &str = "report.html";
+pub const REPORT: &str = "report.json";
+
 /// Writes `report.html` and `report.json` into a directory, each whole or not at all.
 pub fn write_report(report: &Report, directory: &Path) -> anyhow::Result<()> {
     let write = |name: &str, content: &[u8]| {
@@ -147,8 +151,8 @@ pub fn write_report(report: &Report, directory: &Path) -> anyhow::Result<()> {
         file.write_all(content).with_context(|| format!("{}: cannot write", path.display()))?;
         file.finish().map_err(anyhow::Error::from)
     };
-    write("report.html", bantam_measure::report::html(report).as_bytes())?;
-    write("report.json", &serde_json::to_vec_pretty(report)?)
+    write(PAGE, bantam_measure::report::html(report).as_bytes())?;
+    write(REPORT, &serde_json::to_vec_pretty(report)?)
 }
 
 /// The time in RFC 3339, in UTC.

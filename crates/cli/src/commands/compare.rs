@@ -1,7 +1,7 @@
 //! `bantam compare`: several candidates against one base.
 
 use crate::args::Global;
-use crate::evaluation::{Comparison, EvaluationArgs, write_report};
+use crate::evaluation::{Comparison, EvaluationArgs, PAGE, write_report};
 use crate::output;
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::output::ScratchDir;
@@ -40,9 +40,7 @@ pub fn run(args: &CompareArgs, global: &Global) -> anyhow::Result<()> {
     }
     output::report(&report, global)?;
     match &args.output {
-        Some(directory) if !global.json => {
-            output::line(format_args!("report: {}", directory.join("report.html").display()))
-        }
+        Some(directory) if !global.json => output::line(format_args!("report: {}", directory.join(PAGE).display())),
         _ => Ok(()),
     }
 }

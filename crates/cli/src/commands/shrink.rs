@@ -4,7 +4,7 @@ use crate::allocation::{Allocated, Choosing, Widen};
 use crate::args::Global;
 use crate::calibration::CalibrationArgs;
 use crate::commands::quantize::{Quantized, quantize, quantize_by, show_choice};
-use crate::evaluation::{Comparison, EvaluationArgs, file_name, write_report};
+use crate::evaluation::{Comparison, EvaluationArgs, PAGE, REPORT, file_name, write_report};
 use crate::output;
 use crate::places::Places;
 use anyhow::{Context, bail, ensure};
@@ -176,10 +176,6 @@ fn refuse_the_impossible(levels: &[(&'static Mix, u64)], fit: u64, base: &Checkp
     Ok(())
 }
 
-/// The report, for machines and for people.
-const REPORT: &str = "report.json";
-const PICTURES: &str = "report.html";
-
 /// What stands for a level where formats are chosen within the size.
 const FIT: &str = "fit";
 
@@ -226,13 +222,13 @@ fn refuse_what_is_in_use(args: &ShrinkArgs, levels: &[(&'static Mix, u64)]) -> a
     let earlier: Vec<String> = match report.filter(|report| report.fit.is_some()) {
         Some(report) => {
             let files = report.evaluations.iter().map(|e| file_name(Path::new(&e.candidate.path)));
-            files.chain([REPORT.to_owned(), PICTURES.to_owned()]).collect()
+            files.chain([REPORT.to_owned(), PAGE.to_owned()]).collect()
         }
         None => Vec::new(),
     };
     let names = levels.iter().map(|(mix, _)| &mix.name[..]).chain([FIT]).map(|level| file_of(args, level));
     let in_use = |name: &String| args.output.join(name).exists() && !earlier.contains(name);
-    match names.chain([REPORT.to_owned(), PICTURES.to_owned()]).find(in_use) {
+    match names.chain([REPORT.to_owned(), PAGE.to_owned()]).find(in_use) {
         Some(name) => bail!(
             "-o {}: there is a {name} that no earlier run of `bantam shrink` left there; give another directory",
             args.output.display()
@@ -251,7 +247,7 @@ fn conclude(report: &Report, file: &Path, directory: &Path) -> anyhow::Result<()
         ));
     }
     output::line(format_args!("model:  {}", file.display()))?;
-    output::line(format_args!("report: {}", directory.join(PICTURES).display()))?;
+    output::line(format_args!("report: {}", directory.join(PAGE).display()))?;
     output::line(format_args!("next:   bantam run {}", file.display()))
 }
 
