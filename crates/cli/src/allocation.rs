@@ -1,6 +1,6 @@
 //! Choosing each tensor's format within a budget, and showing what was chosen.
 
-use crate::args::Global;
+use crate::args::{Global, above_zero};
 use crate::calibration::Calibrated;
 use crate::intermediate::Intermediate;
 use crate::{forecast, output, progress};
@@ -27,14 +27,8 @@ pub struct BudgetArgs {
     fit: Option<u64>,
     /// Of what --bits, --fit or --effort best allows choose formats with which this machine generates at least so many tokens a second, as predicted from
     /// products that are timed here: some narrow formats are slow. Other runs may choose otherwise; --save-mix keeps the choice
-    #[arg(long, value_name = "N", value_parser = parse_speed)]
+    #[arg(long, value_name = "N", value_parser = above_zero::<f64>)]
     tokens_per_second: Option<f64>,
-}
-
-fn parse_speed(text: &str) -> anyhow::Result<f64> {
-    let speed: f64 = text.parse()?;
-    ensure!(speed > 0.0 && speed.is_finite(), "give a number above 0");
-    Ok(speed)
 }
 
 fn parse_bits(text: &str) -> anyhow::Result<f64> {
@@ -359,9 +353,9 @@ mod tests {
 
     #[test]
     fn a_speed_is_above_nothing() {
-        assert_eq!(parse_speed("40.5").unwrap(), 40.5);
+        assert_eq!(above_zero::<f64>("40.5").unwrap(), 40.5);
         for wrong in ["", "x", "0", "-1", "NaN", "inf"] {
-            assert!(parse_speed(wrong).is_err(), "{wrong}");
+            assert!(above_zero::<f64>(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -4,9 +4,11 @@ use crate::commands::{
     bench, compare, completions, convert, distill, embed, eval, experiment, generate, inspect, quantize, run, shrink,
     student, teach, train, tune,
 };
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
+use std::num::ParseFloatError;
+use std::str::FromStr;
 
 /// Make a trained model small enough for the machine you have, and know what it cost.
 #[derive(Parser)]
@@ -45,6 +47,17 @@ const MAX_THREADS: u64 = 1024;
 /// Reads a number of things of which none would make no sense.
 pub fn at_least_one() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..)
+}
+
+/// Reads a number above 0.
+pub fn above_zero<T>(text: &str) -> anyhow::Result<T>
+where
+    T: FromStr<Err = ParseFloatError> + Into<f64> + Copy,
+{
+    let number: T = text.parse()?;
+    let value: f64 = number.into();
+    ensure!(value > 0.0 && value.is_finite(), "expected a number above 0");
+    Ok(number)
 }
 
 #[derive(Subcommand)]

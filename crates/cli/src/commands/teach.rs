@@ -1,6 +1,6 @@
 //! `bantam teach`: capture what a teacher says of texts, once for all students.
 
-use crate::args::{Global, at_least_one};
+use crate::args::{Global, above_zero, at_least_one};
 use crate::embeddings::{self, Captured};
 use crate::places::Places;
 use crate::training::DataArgs;
@@ -45,14 +45,8 @@ pub struct WordArgs {
     #[arg(long, value_name = "N", value_parser = at_least_one())]
     top: Option<usize>,
     /// Logits of teacher and student are divided by this [default: 1]
-    #[arg(long, value_name = "T", value_parser = above_zero)]
+    #[arg(long, value_name = "T", value_parser = above_zero::<f32>)]
     temperature: Option<f32>,
-}
-
-fn above_zero(text: &str) -> anyhow::Result<f32> {
-    let number: f32 = text.parse()?;
-    ensure!(number > 0.0 && number.is_finite(), "expected a number above 0");
-    Ok(number)
 }
 
 /// Tokens kept of each position where nothing else is said.
