@@ -84,6 +84,12 @@ impl ChatTemplate {
         Ok(ChatTemplate { environment, bos_token, eos_token, path: path.to_owned() })
     }
 
+    /// The same template on the same day for ever: what is learned from a file must not depend on when it is read.
+    pub fn on_a_fixed_day(mut self) -> Self {
+        self.environment.add_function("strftime_now", |format: &str| strftime(format, FIXED_DAY));
+        self
+    }
+
     /// The prompt for a conversation. With `add_generation_prompt` it ends where the assistant's answer begins.
     ///
     /// # Errors
@@ -122,6 +128,9 @@ fn is_iterable(value: &Value) -> bool {
 fn raise_exception(message: String) -> std::result::Result<Value, minijinja::Error> {
     Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
 }
+
+/// The first of January 2025, in seconds since 1970.
+const FIXED_DAY: u64 = 1_735_689_600;
 
 /// Today's date by `strftime`'s letters, in UTC.
 fn strftime_now(format: &str) -> String {

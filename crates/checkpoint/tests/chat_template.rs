@@ -41,3 +41,9 @@ fn renders_as_transformers_does() {
     }
     assert!(differ.is_empty(), "{}", differ.join("\n"));
 }
+
+#[test]
+fn a_fixed_day_is_the_same_for_ever() {
+    let dated = template("{{ strftime_now('%B %d, %Y %S') }}", "date").on_a_fixed_day();
+    assert_eq!(dated.render(&[], false).unwrap(), "January 01, 2025 00");
+}

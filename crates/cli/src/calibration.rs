@@ -2,12 +2,11 @@
 
 use crate::args::{Global, at_least_one};
 use crate::places::Places;
-use crate::{forecast, output, progress};
+use crate::{data, forecast, output, progress};
 use anyhow::{Context, ensure};
-use bantam_checkpoint::Checkpoint;
-use bantam_checkpoint::chat_template::ChatTemplate;
 use bantam_checkpoint::imatrix::{Entry, Imatrix};
 use bantam_checkpoint::tokenizer::Tokenizer;
+use bantam_checkpoint::{Checkpoint, Config};
 use bantam_nn::Model;
 use bantam_shrink::calibrate::{Overlap, Walk, default_text};
 use bantam_shrink::estimate::Rates;
@@ -15,7 +14,7 @@ use bantam_shrink::quantize::{Importance, Method, check_importance};
 use bantam_shrink::text::{Mixture, Source, SourceSpec};
 use bantam_shrink::widen::Widening;
 use clap::{Args, ValueEnum};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Tokens that are run through the model if nobody says how many, and with the best effort, if there are as many.
@@ -35,7 +34,7 @@ pub struct CalibrationArgs {
     /// Read which errors matter from llama.cpp's importance matrix
     #[arg(long, value_name = "FILE", conflicts_with = "calibrate")]
     imatrix: Option<PathBuf>,
-    /// Write what was learned as an importance matrix for llama.cpp
+    /// Write what was learned as an importance matrix for llama.cpp; in the older form where the file is named .dat
     #[arg(long, value_name = "FILE")]
     save_imatrix: Option<PathBuf>,
     /// How to round [default: by --effort; without it importance with --imatrix, scaling with --calibrate, --bits or --fit, else nearest]
@@ -160,10 +159,13 @@ impl CalibrationArgs {
                     calibrated.settings.extend(settings.map(|(key, value)| (key.to_owned(), value)));
                     imatrix
                 }
-                None => observe(checkpoint, &calibrated.text, self.length(), names, global)?,
+                None => observe(checkpoint, &calibrated.text, self.length(checkpoint)?, names, global)?,
             };
             if let Some(path) = &self.save_imatrix {
-                imatrix.write(path)?;
+                match path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("dat")) {
+                    true => imatrix.write_legacy(path)?,
+                    false => imatrix.write(path)?,
+                }
             }
             calibrated.importance = imatrix.entries.iter().map(|(name, e)| (name.clone(), e.mean_squares())).collect();
             if let Some(path) = &self.imatrix {
@@ -184,9 +186,15 @@ impl CalibrationArgs {
         self.calibrate.as_deref().unwrap_or_default()
     }
 
-    /// Tokens of a sequence.
-    fn length(&self) -> usize {
-        self.calibration_length.unwrap_or(LENGTH)
+    /// Tokens of a sequence: no more than the model learned on.
+    fn length(&self, checkpoint: &Checkpoint) -> anyhow::Result<usize> {
+        let learned = Config::of(checkpoint)?.context_length;
+        let given = self.calibration_length.unwrap_or(LENGTH.min(learned));
+        ensure!(
+            given <= learned,
+            "--calibration-length {given}: the model learned on at most {learned} tokens at a time"
+        );
+        Ok(given)
     }
 
     /// Refuses options that the method has no use for.
@@ -223,24 +231,25 @@ impl CalibrationArgs {
     /// Sequences drawn from all files by their weights, none of them twice.
     fn text(&self, files: &[SourceSpec], checkpoint: &Checkpoint, global: &Global) -> anyhow::Result<Text> {
         let tokenizer = Tokenizer::of(checkpoint)?;
-        let sources = sources(files, checkpoint, &tokenizer, self.length())?;
-        let there: usize = sources.iter().map(|s| s.sequences.len()).sum();
-        let mut mixture = Mixture::new(&sources, 0);
-        let (mut sequences, mut tokens, mut seen) = (Vec::new(), 0, BTreeSet::new());
-        let mut draw = 0;
+        let length = self.length(checkpoint)?;
+        let sources = sources(files, checkpoint, length, global)?;
         let enough = self.calibration_tokens.unwrap_or(TOKENS);
         let wanted = match (self.calibration_tokens, self.effort) {
             (None, Some(Effort::Best)) => MANY_TOKENS,
             _ => enough,
         };
-        while tokens < wanted && seen.len() < there {
-            let (source, at) = mixture.draw(draw);
-            draw += 1;
-            if seen.insert((source, at)) {
-                let sequence = &sources[source].sequences[at].tokens;
-                tokens += sequence.len();
-                sequences.push(sequence.clone());
+        let (mut sequences, mut tokens, mut taken) = (Vec::new(), 0, vec![0; sources.len()]);
+        for (source, at) in Mixture::new(&sources, 0).each_once() {
+            if tokens >= wanted {
+                break;
             }
+            let sequence = &sources[source].sequences[at].tokens;
+            tokens += sequence.len();
+            taken[source] += sequence.len();
+            sequences.push(sequence.clone());
+        }
+        if !global.quiet {
+            say_what_ran_out(&sources, &taken, tokens);
         }
         if tokens < enough && !global.quiet {
             output::say(format_args!(
@@ -252,7 +261,7 @@ impl CalibrationArgs {
         let settings = [
             ("calibration", names.join(", ")),
             ("calibration_tokens", tokens.to_string()),
-            ("calibration_length", self.length().to_string()),
+            ("calibration_length", length.to_string()),
         ];
         Ok(Text { sequences, names, settings: settings.map(|(key, value)| (key.to_owned(), value)).to_vec() })
     }
@@ -266,26 +275,40 @@ struct Text {
     settings: Vec<(String, String)>,
 }
 
+/// Says so where a file has less than its weight asks for.
+fn say_what_ran_out(sources: &[Source], taken: &[usize], tokens: usize) {
+    let weights: f64 = sources.iter().filter_map(|s| s.spec.weight).sum();
+    for (source, taken) in sources.iter().zip(taken) {
+        let asked = source.spec.weight.map_or(0.0, |weight| weight / weights * tokens as f64);
+        // A sequence more or less is rounding.
+        let longest = source.sequences.iter().map(|s| s.tokens.len()).max().unwrap_or(0);
+        if *taken == source.tokens() && ((taken + longest) as f64) < asked {
+            output::say(format_args!(
+                "note: {} has {taken} tokens, where its weight asks for {asked:.0}; the other files fill up",
+                source.spec.path.display()
+            ));
+        }
+    }
+}
+
 /// The sequences of these files, or of the text that comes with bantam if there are none.
 pub fn sources(
     files: &[SourceSpec],
     model: &Checkpoint,
-    tokenizer: &Tokenizer,
     length: usize,
+    global: &Global,
 ) -> anyhow::Result<Vec<Source>> {
     if files.is_empty() {
-        return default_sources(tokenizer, length);
+        return default_sources(&Tokenizer::of(model)?, length);
     }
-    let template = ChatTemplate::of(model)?;
-    let read = |spec: &SourceSpec| Source::read(spec.clone(), tokenizer, template.as_ref(), length);
-    Ok(files.iter().map(read).collect::<Result<_, _>>()?)
+    data::read(files, model, length, global)
 }
 
 /// What the text is called in the record.
 pub fn names(files: &[SourceSpec]) -> Vec<String> {
     match files.is_empty() {
         true => vec!["the text that comes with bantam".to_owned()],
-        false => files.iter().map(describe).collect(),
+        false => data::names(files),
     }
 }
 
@@ -320,13 +343,6 @@ pub fn warn_of_overlap<'a>(sequences: impl Iterator<Item = &'a [u32]>, tokenizer
              measures of it will look better than it is"
         ));
     }
-}
-
-/// A file without its folders: what the record says must not depend on where a user keeps his files.
-fn describe(spec: &SourceSpec) -> String {
-    let name = spec.path.file_name().unwrap_or_default().to_string_lossy();
-    let weight = spec.weight.map_or_else(String::new, |w| format!(":{w}"));
-    format!("{}={name}{weight}", spec.category)
 }
 
 /// Runs text through the model; returns the mean squares of what its linear layers see.

@@ -113,6 +113,9 @@ impl Distillation<'_> {
             length = length.min(teacher.config().context_length).min(student.config().context_length);
         }
         let sentences = sentences(&self.data.data)?;
+        let hidden = matching.hidden > 0.0;
+        let there = sentences.iter().flat_map(|s| &s.texts).map(|text| teacher.tokens(text, length).map(|t| t.len()));
+        let there: usize = there.sum::<Result<_, _>>()?;
         let word = self::teacher(&teacher, self.teacher, length, self.cache, &sentences)?;
         let step = self
             .student
@@ -123,8 +126,12 @@ impl Distillation<'_> {
         let mut task = EmbeddingTask::new(&student, word, &sentences, matching, layers, sizes);
         task.dropout = (self.steps.dropout, self.steps.dropout);
         task.fixed_tokens = args.fixed_tokens;
-        let asked = self.cache.is_none().then_some(self.teacher);
-        let trained = training::train(self.student, asked, &mut task, self.steps, step, self.output, global)?;
+        // What is kept was asked for once; hidden states are not kept.
+        let kept = self.cache.is_some() && !hidden;
+        let asked = |tokens: f64| if kept { tokens.min(there as f64) } else { tokens };
+        let others = |tokens: f64| 2.0 * training::products(self.teacher) * asked(tokens);
+        let trained =
+            training::train(self.student, &others, &mut task, (self.data, self.steps), step, self.output, global)?;
         training::report(&trained, global)
     }
 }

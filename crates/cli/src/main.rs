@@ -4,6 +4,7 @@ mod allocation;
 mod args;
 mod calibration;
 mod commands;
+mod data;
 mod embeddings;
 mod evaluation;
 mod forecast;

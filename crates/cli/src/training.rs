@@ -1,12 +1,10 @@
 //! What `train` and `distill` have in common: data, steps, progress, saving and resuming.
 
 use crate::args::{Global, at_least_one};
-use crate::{interrupt, output, progress};
+use crate::{data, interrupt, output, progress};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
-use bantam_checkpoint::chat_template::ChatTemplate;
 use bantam_checkpoint::provenance::{Step, Training};
-use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_formats::Format;
 use bantam_nn::Model;
 use bantam_nn::train::{AdamW, Parameters};
@@ -38,11 +36,8 @@ impl DataArgs {
     }
 
     /// Reads all files.
-    pub fn read(&self, model: &Checkpoint) -> anyhow::Result<Vec<Source>> {
-        let tokenizer = Tokenizer::of(model)?;
-        let template = ChatTemplate::of(model)?;
-        let read = |spec: &SourceSpec| Source::read(spec.clone(), &tokenizer, template.as_ref(), self.length);
-        Ok(self.data.iter().map(read).collect::<Result<_, _>>()?)
+    pub fn read(&self, model: &Checkpoint, global: &Global) -> anyhow::Result<Vec<Source>> {
+        data::read(&self.data, model, self.length, global)
     }
 }
 
@@ -133,7 +128,7 @@ pub struct Trained {
     file_bytes: u64,
     steps: u64,
     tokens: u64,
-    /// In matrix products with weights.
+    /// In matrix products with weights, the teacher's too: of a cache its one pass over each sequence.
     flops: f64,
     /// Of this run; a resumed run's earlier ones are not counted.
     seconds: f64,
@@ -144,12 +139,12 @@ pub struct Trained {
 /// Trains `student` on `task` and writes `output`. The state of the run lies beside it until it is done: the same command
 /// goes on from there.
 ///
-/// `teacher` is asked on the way, if there is one.
+/// `others` says what operations were made for so many tokens beside the student's own passes: a teacher's.
 pub fn train(
     student: &Checkpoint,
-    teacher: Option<&Checkpoint>,
+    others: &dyn Fn(f64) -> f64,
     task: &mut dyn Task,
-    args: &StepArgs,
+    (data, args): (&DataArgs, &StepArgs),
     step: Step,
     output: &Path,
     global: &Global,
@@ -168,11 +163,16 @@ pub fn train(
     go(&mut trainer, task, &mut parameters, args.steps as u64, &state, global)?;
     let tokens = trainer.items() - before;
     let seconds = start.elapsed().as_secs_f64();
-    let flops = trainer.items() as f64 * (6.0 * products(student) + teacher.map_or(0.0, |t| 2.0 * products(t)));
-    let step = Step {
-        training: Some(Training::new(trainer.losses(), trainer.items(), flops)),
-        ..step.setting("steps", args.steps).setting("batch", args.batch).setting("learning rate", args.learning_rate)
-    };
+    let items = trainer.items() as f64;
+    let flops = items * 6.0 * products(student) + others(items);
+    let step = step
+        .setting("data", data::names(&data.data).join(", "))
+        .setting("length", data.length)
+        .setting("steps", args.steps)
+        .setting("batch", args.batch)
+        .setting("learning rate", args.learning_rate)
+        .setting("seed", args.seed);
+    let step = Step { training: Some(Training::new(trainer.losses(), trainer.items(), flops)), ..step };
     students::write(student, &parameters, format, step, output)?;
     std::fs::remove_file(&state).ok();
     Ok(Trained {

@@ -126,8 +126,8 @@ pub struct Text {
 
 impl Text {
     /// Reads these files, or takes the text that comes with bantam if there are none.
-    pub fn read(files: &[SourceSpec], base: &Checkpoint, args: &TuningArgs) -> anyhow::Result<Self> {
-        let mut sources = calibration::sources(files, base, &Tokenizer::of(base)?, args.length)?;
+    pub fn read(files: &[SourceSpec], base: &Checkpoint, args: &TuningArgs, global: &Global) -> anyhow::Result<Self> {
+        let mut sources = calibration::sources(files, base, args.length, global)?;
         let held_out = hold_out(&mut sources);
         ensure!(
             !held_out.is_empty() && sources.iter().any(|s| !s.sequences.is_empty()),
@@ -305,7 +305,7 @@ mod tests {
         for (files, sequences, held_out) in [(50, 3, 16), (3, 100, 15), (1, 7, 0), (9, 1, 1)] {
             let sequences = || (0..sequences).map(sequence).collect::<Vec<_>>();
             let mut sources: Vec<Source> =
-                (0..files).map(|_| Source { spec: spec(), sequences: sequences() }).collect();
+                (0..files).map(|_| Source { spec: spec(), sequences: sequences(), unanswered: (0, 0) }).collect();
             let all = files * sequences().len();
             let held = hold_out(&mut sources);
             assert_eq!(held.len(), held_out, "{files} files");

@@ -104,7 +104,7 @@ fn hidden_states_are_matched_and_kept() {
     folder.succeeds(&format!("teach teacher.gguf -o cache --hidden 0,2 {DATA}"));
     let distill = format!("distill --teacher teacher.gguf --layers 0,2 {DATA} {STEPS} --match hidden:2");
     folder.succeeds(&format!("{distill} --cache cache -o student.gguf"));
-    folder.refuses(&format!("{distill} --map 0,1 --cache cache -o none.gguf"), &["cache", "another teacher"]);
+    folder.refuses(&format!("{distill} --map 0,1 --cache cache -o none.gguf"), &["cache", "layers [0, 2], not of"]);
     folder.refuses(&format!("{distill} --map 0,3 -o none.gguf"), &["--map", "layers 0 to 2"]);
     folder.refuses(&format!("{distill},cosine -o none.gguf"), &["only `hidden`"]);
     folder.refuses(&format!("teach teacher.gguf -o other --hidden 3 {DATA}"), &["--hidden", "layers 0 to 2"]);
@@ -211,7 +211,11 @@ fn what_cannot_be_learned_from_is_refused() {
     folder.refuses(&format!("{distill} --layers 0 --learning-rate nan"), &["--learning-rate", "above 0"]);
 
     folder.succeeds(&format!("teach teacher.gguf -o cache {DATA}"));
-    folder.refuses(&format!("{distill} --layers 0 --cache cache --temperature 2"), &["cache", "another teacher"]);
+    folder.refuses(
+        &format!("{distill} --layers 0 --cache cache --temperature 2"),
+        &["cache", "temperature 1, not of", "temperature 2"],
+    );
+    folder.refuses(&format!("{distill} --layers 0 --cache cache --length 16"), &["cache", "on other text"]);
     let mut bytes = folder.read("cache");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

@@ -130,6 +130,21 @@ pub enum Error {
         /// How it differs.
         problem: String,
     },
+    /// A teacher does not answer some prompts.
+    #[error(
+        "{place}: {refused} of {of} prompts are not answered: {shown}{}; take them out of the prompts: answers to all others are kept, and the same command then writes them",
+        if *.refused > .shown.matches("(prompt ").count() { "; and so on" } else { "" }
+    )]
+    Refused {
+        /// The teacher.
+        place: String,
+        /// How many.
+        refused: usize,
+        /// Of how many.
+        of: usize,
+        /// The first of them, and why.
+        shown: String,
+    },
     /// A saved training run cannot be gone on with.
     #[error("{path}: the training run cannot go on from here: {problem}; delete the file to begin anew")]
     TrainingState {
@@ -140,8 +155,8 @@ pub enum Error {
     },
     /// Training came to nothing.
     #[error(
-        "training diverged at step {step} (loss {loss}, gradient norm {norm}, learning rate {rate}); what was saved before is kept. Try a lower \
-         learning rate"
+        "training diverged at step {step} (loss {loss}, gradient norm {norm}, learning rate {rate}). Try a lower learning rate{}",
+        .saved.as_ref().map_or_else(String::new, |path| format!(", and delete {path} first, where this run was saved on its way there"))
     )]
     Diverged {
         /// Counted from 0.
@@ -152,6 +167,8 @@ pub enum Error {
         norm: f32,
         /// Its learning rate.
         rate: f32,
+        /// Where the run was saved, if it was.
+        saved: Option<String>,
     },
     /// Another process has the file.
     #[error("{path}: another run of bantam is writing it; wait until that is done, or give another name")]

@@ -1,10 +1,11 @@
 //! A file of what a model gave (a teacher's outputs, rounded layers), one record for each input: appended to, checked, and gone on with after
 //! an interruption.
 //!
-//! Layout, little endian: 8 bytes that say the kind, 8 bytes of the identity of model and inputs, 4 bytes that size a
-//! record's units; then one record per input in the order they were captured: its number (8 bytes), its units (4), their
-//! bytes, and XXH3 of the record (8). A file that ends within a record is cut back to whole ones and gone on with; a record
-//! whose checksum is wrong is an error.
+//! Layout, little endian: 8 bytes that say the kind, 4 bytes that size a record's units, the description of what gave the records (its length in
+//! 4 bytes, then UTF-8), and 8 bytes of the identity of the inputs; then one record per input in the order they were captured: its number (8
+//! bytes), its units (4), the first half of the XXH3 of these two (4), the units' bytes, and XXH3 of all before (8). A file that ends within a
+//! record is cut back to whole ones and gone on with; a record with a wrong checksum is an error. That number and units have one of their own tells a
+//! damaged length from a record that was not finished, and what follows it from what can be cut off.
 
 use crate::Error;
 use std::collections::HashMap;
@@ -13,7 +14,14 @@ use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::xxh3_64;
 
-const HEADER: u64 = 8 + 8 + 4;
+/// Bytes of a record before its content.
+const HEAD: u64 = 8 + 4 + 4;
+
+/// Bytes of a description that are shown.
+const LONGEST: u64 = 1000;
+
+/// Bytes of a header before its description.
+const FIXED: usize = 8 + 4 + 4;
 
 /// What a file holds.
 pub(crate) struct Kind {
@@ -28,7 +36,17 @@ pub(crate) struct Kind {
 impl Kind {
     /// Bytes of a record.
     fn record(&self, units: u32) -> u64 {
-        8 + 4 + u64::from(units) * (self.size * self.bytes) as u64 + 8
+        HEAD + u64::from(units) * (self.size * self.bytes) as u64 + 8
+    }
+
+    /// The first bytes of a file of what this description stands for gave for these inputs.
+    fn header(&self, description: &str, inputs: u64) -> Vec<u8> {
+        let mut header = self.magic.to_vec();
+        header.extend((self.size as u32).to_le_bytes());
+        header.extend((description.len() as u32).to_le_bytes());
+        header.extend(description.as_bytes());
+        header.extend(inputs.to_le_bytes());
+        header
     }
 }
 
@@ -56,29 +74,39 @@ impl Records {
             return Err(Error::InUse { path: path.to_owned() });
         }
         let len = file.metadata().map_err(io)?.len();
-        let mut header = kind.magic.to_vec();
-        header.extend(xxh3_64(format!("{description} {inputs:016x}").as_bytes()).to_le_bytes());
-        header.extend((kind.size as u32).to_le_bytes());
-        let mut records = Self { file, path: path.to_owned(), kind, records: HashMap::new(), end: HEADER };
-        let mut found = vec![0; len.min(HEADER) as usize];
+        let header = kind.header(description, inputs);
+        let mut found = vec![0; len.min(header.len() as u64) as usize];
+        let end = header.len() as u64;
+        let mut records = Self { file, path: path.to_owned(), kind, records: HashMap::new(), end };
         records.file.read_exact(&mut found).map_err(io)?;
-        let begun = found.len().min(8);
-        if found[..begun] != header[..begun] || len < HEADER && !header.starts_with(&found) {
-            return Err(error("it is no file of a teacher's outputs of this kind".to_owned()));
-        }
-        if len < HEADER {
+        if found == header {
+            records.find(len)?;
+        } else if header.starts_with(&found) {
             records.file.seek(SeekFrom::Start(0)).and_then(|_| records.file.write_all(&header)).map_err(io)?;
-            return Ok(records);
+        } else {
+            return Err(error(records.other(&found, &header, description).map_err(io)?));
         }
-        if found != header {
-            let problem = format!(
-                "it holds the outputs of another teacher, on other text, or kept otherwise, than {description}; give another \
-                 name for the cache, or delete it"
-            );
-            return Err(error(problem));
-        }
-        records.find(len)?;
         Ok(records)
+    }
+
+    /// What a file that begins otherwise holds.
+    fn other(&mut self, found: &[u8], wanted: &[u8], description: &str) -> std::io::Result<String> {
+        if !found.starts_with(&self.kind.magic) {
+            return Ok(
+                "it is no file of a teacher's outputs of this kind, as this version of bantam keeps them".to_owned()
+            );
+        }
+        let advice = "give another name for the cache, or delete it";
+        if found.get(..wanted.len() - 8) == Some(&wanted[..wanted.len() - 8]) {
+            let differ = "files, their order, the tokenizer or the length of sequences differ";
+            return Ok(format!("it holds the outputs of {description} on other text ({differ}); {advice}"));
+        }
+        let len = found.get(FIXED - 4..FIXED).map_or(0, |len| u32::from_le_bytes(len.try_into().expect("4 bytes")));
+        let mut theirs = Vec::new();
+        self.file.seek(SeekFrom::Start(FIXED as u64))?;
+        (&self.file).take(u64::from(len).min(LONGEST)).read_to_end(&mut theirs)?;
+        let theirs = String::from_utf8_lossy(&theirs);
+        Ok(format!("it holds other outputs: those of {theirs}, not of {description}; {advice}"))
     }
 
     /// Finds and checks all records; cuts off one that was not finished.
@@ -86,17 +114,21 @@ impl Records {
         let io = |e: std::io::Error| Error::Data { path: self.path.clone(), problem: e.to_string() };
         let mut reader = BufReader::with_capacity(1 << 20, &self.file);
         let mut record = Vec::new();
-        while self.end + 12 <= len {
-            record.resize(12, 0);
+        while self.end + HEAD <= len {
+            record.resize(HEAD as usize, 0);
             reader.read_exact(&mut record).map_err(io)?;
-            let number = u64::from_le_bytes(record[..8].try_into().expect("8 bytes"));
-            let units = u32::from_le_bytes(record[8..].try_into().expect("4 bytes"));
+            let (head, check) = record.split_at(12);
+            if checked(head) != check {
+                return Err(self.damaged(self.end));
+            }
+            let number = u64::from_le_bytes(head[..8].try_into().expect("8 bytes"));
+            let units = u32::from_le_bytes(head[8..].try_into().expect("4 bytes"));
             let bytes = self.kind.record(units);
             if bytes > len - self.end {
                 break;
             }
             record.resize(bytes as usize, 0);
-            reader.read_exact(&mut record[12..]).map_err(io)?;
+            reader.read_exact(&mut record[HEAD as usize..]).map_err(io)?;
             let (content, checksum) = record.split_at(record.len() - 8);
             if xxh3_64(content).to_le_bytes() != checksum {
                 return Err(self.damaged(self.end));
@@ -134,6 +166,7 @@ impl Records {
         let mut record = Vec::with_capacity(self.kind.record(units) as usize);
         record.extend(number.to_le_bytes());
         record.extend(units.to_le_bytes());
+        record.extend(checked(&record));
         record.extend(content);
         record.extend(xxh3_64(&record).to_le_bytes());
         debug_assert_eq!(record.len() as u64, self.kind.record(units));
@@ -159,9 +192,14 @@ impl Records {
         if record[..8] != number.to_le_bytes() || xxh3_64(&record).to_le_bytes()[..] != checksum {
             return Err(self.damaged(at));
         }
-        record.drain(..12);
+        record.drain(..HEAD as usize);
         Ok((units, record))
     }
+}
+
+/// The checksum of a record's number and units.
+fn checked(head: &[u8]) -> [u8; 4] {
+    (xxh3_64(head) as u32).to_le_bytes()
 }
 
 #[cfg(test)]
@@ -188,14 +226,49 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache");
         let mut records = Records::open(&path, BYTES, "T", 1).unwrap();
+        let begin = records.end;
         records.keep(3, 2, [7, 8]).unwrap();
         let whole = std::fs::read(&path).unwrap();
-        for at in HEADER as usize..whole.len() {
+        for at in begin as usize..whole.len() {
             let mut bytes = whole.clone();
             bytes[at] ^= 1;
             std::fs::write(&path, &bytes).unwrap();
             let error = records.read(3).unwrap_err().to_string();
-            assert!(error.contains("byte 20 is damaged"), "byte {at}: {error}");
+            assert!(error.contains(&format!("byte {begin} is damaged")), "byte {at}: {error}");
         }
+    }
+
+    #[test]
+    fn damage_anywhere_is_said_and_cuts_nothing_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache");
+        let mut records = Records::open(&path, BYTES, "T", 1).unwrap();
+        (0..3).for_each(|number| records.keep(number, 2, [7, 8]).unwrap());
+        drop(records);
+        let whole = std::fs::read(&path).unwrap();
+        for bit in 0..8 * whole.len() {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, &bytes).unwrap();
+            assert!(Records::open(&path, BYTES, "T", 1).is_err(), "bit {bit}");
+            assert_eq!(std::fs::read(&path).unwrap(), bytes, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_something_else_says_of_what() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache");
+        drop(Records::open(&path, BYTES, "a long teacher's name", 1).unwrap());
+        let refused = |kind: Kind, description: &str, inputs| {
+            Records::open(&path, kind, description, inputs).err().unwrap().to_string()
+        };
+        let shorter = refused(BYTES, "b", 1);
+        assert!(shorter.contains("those of a long teacher's name, not of b;"), "{shorter}");
+        let longer = refused(BYTES, &"c".repeat(200), 1);
+        assert!(longer.contains("those of a long teacher's name, not of ccc"), "{longer}");
+        assert!(refused(BYTES, "a long teacher's name", 2).contains("on other text"));
+        assert!(refused(Kind { size: 2, ..BYTES }, "a long teacher's name", 1).contains("other outputs"));
+        assert!(refused(Kind { magic: *b"bantamX\x01", ..BYTES }, "a long teacher's name", 1).contains("no file"));
     }
 }

@@ -28,7 +28,11 @@ fn random_source(vocab: usize, sequences: usize) -> Source {
         told: Vec::new(),
     };
     let sequences = (0..sequences).map(&mut sequence).collect();
-    Source { spec: SourceSpec { category: "random".into(), path: "random".into(), weight: None }, sequences }
+    Source {
+        spec: SourceSpec { category: "random".into(), path: "random".into(), weight: None },
+        sequences,
+        unanswered: (0, 0),
+    }
 }
 
 fn settings(steps: u64, save: Option<PathBuf>) -> Settings {

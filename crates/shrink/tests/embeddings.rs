@@ -129,10 +129,11 @@ fn a_cache_of_another_teacher_or_text_is_refused_and_damage_found() {
     drop(teacher);
     assert_eq!(open(&this, 5).unwrap().cache().unwrap().len(), 20);
     let refused = |of: &Checkpoint, text| open(of, text).err().map(|e| e.to_string()).unwrap_or_default();
-    assert!(refused(&other, 5).contains("another teacher"));
-    assert!(refused(&this, 6).contains("another teacher"));
+    assert!(refused(&other, 5).contains("other outputs"));
+    assert!(refused(&this, 6).contains("on other text"));
     let mut bytes = std::fs::read(&path).unwrap();
-    bytes[100] ^= 1;
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
-    assert!(refused(&this, 5).contains("byte 20 is damaged"), "{}", refused(&this, 5));
+    assert!(refused(&this, 5).contains("is damaged"), "{}", refused(&this, 5));
 }

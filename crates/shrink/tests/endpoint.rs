@@ -187,6 +187,33 @@ fn nonsense_is_said_clearly_and_what_came_before_is_kept() {
     }
 }
 
+/// One prompt too long for the server's model, one that it thought about until it was cut off.
+#[test]
+fn a_prompt_that_is_refused_keeps_no_other_from_its_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out.jsonl");
+    let long = || Reply::Status("400 Bad Request", r#"{"error": {"message": "context exceeded"}}"#);
+    let thought = r#"{"choices": [{"message": {"content": null, "reasoning": "Hm"}, "finish_reason": "length"}]}"#;
+    let (url, _requests) = serve(vec![Reply::Json(GOOD), long(), Reply::Json(thought), Reply::Json(GOOD)]);
+    let (error, answers) = ask(&endpoint(&url), 4, 0, &output);
+    let error = error.unwrap();
+    assert!(error.contains(&url) && error.contains("1 of 4") && error.contains("context exceeded"), "{error}");
+    assert!(error.contains("(prompt 2)") && !error.contains("and so on"), "{error}");
+    assert_eq!((0..4).map(|i| answers.has(i)).collect::<Vec<_>>(), [true, false, true, true]);
+    // Without it the others are written.
+    drop(answers);
+    let mut others = prompts(4);
+    others.remove(1);
+    let answers = Answers::open(&output, "big", &others).unwrap();
+    answers.finish(&others, true).unwrap();
+    assert_eq!(std::fs::read_to_string(&output).unwrap().lines().count(), 3);
+    // A server that refuses everything is not asked for the rest.
+    let (url, requests) = serve(vec![long(), Reply::Json(GOOD)]);
+    let (error, _) = ask(&endpoint(&url), 2, 0, &folder.path().join("other.jsonl"));
+    assert!(error.unwrap().contains("(prompt 1)"));
+    assert_eq!(requests.try_iter().count(), 1);
+}
+
 #[test]
 fn log_probabilities_that_are_none_are_refused() {
     let words = |log: &str| -> &'static str {

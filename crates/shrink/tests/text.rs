@@ -16,12 +16,19 @@ const CHATS: &str = r#"{"messages": [{"role": "user", "content": "Who are you?"}
 const TEMPLATE: &str = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}\
                         {% if add_generation_prompt %}<assistant>{% endif %}";
 
-fn read(path: &Path, length: usize) -> Result<Vec<Sequence>, String> {
+fn tokenizer() -> Tokenizer {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures/llama");
-    let tokenizer = Tokenizer::of(&Checkpoint::open(model).unwrap()).unwrap();
-    let template = ChatTemplate::new(TEMPLATE, String::new(), String::new(), Path::new("template")).unwrap();
+    Tokenizer::of(&Checkpoint::open(model).unwrap()).unwrap()
+}
+
+fn source(path: &Path, template: &str, length: usize) -> Result<Source, String> {
+    let template = ChatTemplate::new(template, "<s>".into(), "</s>".into(), Path::new("template")).unwrap();
     let spec = path.to_str().unwrap().parse().unwrap();
-    Source::read(spec, &tokenizer, Some(&template), length).map(|s| s.sequences).map_err(|e| e.to_string())
+    Source::read(spec, &tokenizer(), Some(&template), length).map_err(|e| e.to_string())
+}
+
+fn read(path: &Path, length: usize) -> Result<Vec<Sequence>, String> {
+    source(path, TEMPLATE, length).map(|s| s.sequences)
 }
 
 fn fixture(name: &str) -> std::path::PathBuf {
@@ -43,6 +50,90 @@ fn parquet_files_say_what_json_lines_say() {
     let chats = read(&path, 200).unwrap();
     assert!(chats.len() == 2 && chats[1].learned.iter().any(|l| *l) && chats[1].learned.iter().any(|l| !l));
     assert_eq!(read(&fixture("chats.parquet"), 200).unwrap(), chats);
+}
+
+#[test]
+fn names_are_read_whatever_their_letters() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, TEXTS).unwrap();
+        read(&path, 8).unwrap()
+    };
+    let texts = write("texts.jsonl");
+    for name in ["TEXTS.JSONL", "texts.ndjson"] {
+        assert_eq!(write(name), texts, "{name}");
+    }
+    assert_ne!(write("texts.txt"), texts);
+    let path = folder.path().join("TEXTS.Parquet");
+    std::fs::copy(fixture("texts-snappy.parquet"), &path).unwrap();
+    assert_eq!(read(&path, 8).unwrap(), texts);
+}
+
+#[derive(serde::Deserialize)]
+struct Published {
+    name: String,
+    template: String,
+}
+
+/// Some templates (Qwen3's, Phi's) render earlier turns otherwise once others follow.
+#[test]
+fn every_answer_of_a_conversation_is_learned_once_with_every_template() {
+    let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("../checkpoint/tests/fixtures/chat_templates.json");
+    let templates: Vec<Published> = serde_json::from_slice(&std::fs::read(templates).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chat.jsonl");
+    let turn = |i: usize| {
+        format!(
+            r#"{{"role": "user", "content": "Ask {i}?"}}, {{"role": "assistant", "content": "The answer is {i}."}}"#
+        )
+    };
+    let turns: Vec<String> = (0..3).map(turn).collect();
+    std::fs::write(&path, format!("{{\"messages\": [{}]}}\n", turns.join(", "))).unwrap();
+    let tokenizer = tokenizer();
+    let text = |tokens: &[u32]| -> String {
+        let bytes: Vec<u8> = tokens.iter().flat_map(|&token| tokenizer.token_bytes(token)).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let opened_thought = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}\
+                          {% if add_generation_prompt %}<assistant><think>{% endif %}";
+    let more = Published { name: "an opened thought".into(), template: opened_thought.into() };
+    for Published { name, template } in templates.into_iter().chain([more]) {
+        let read = source(&path, &template, 4096).unwrap();
+        assert_eq!(read.unanswered, (0, 1), "{name}");
+        let learned: String = read
+            .sequences
+            .iter()
+            .map(|sequence| {
+                let pairs = sequence.tokens.iter().zip(&sequence.learned);
+                text(&pairs.filter(|(_, learned)| **learned).map(|(token, _)| *token).collect::<Vec<_>>())
+            })
+            .collect();
+        for i in 0..3 {
+            assert_eq!(learned.matches(&format!("The answer is {i}.")).count(), 1, "{name}: {learned}");
+        }
+        assert!(!learned.contains("Ask"), "{name}: {learned}");
+        let last = text(&read.sequences.last().unwrap().tokens);
+        assert!(
+            (0..3).all(|i| last.contains(&format!("Ask {i}?"))),
+            "{name}: the last answer follows all before: {last}"
+        );
+        assert_eq!(source(&path, &template, 4096).unwrap(), read, "{name}");
+    }
+}
+
+#[test]
+fn conversations_without_an_answer_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chats.jsonl");
+    let chat = |question: &str| {
+        format!(
+            "{{\"messages\": [{{\"role\": \"user\", \"content\": \"{question}\"}}, {{\"role\": \"assistant\", \"content\": \"Yes.\"}}]}}\n"
+        )
+    };
+    std::fs::write(&path, [chat("Why?"), chat(&"long ".repeat(100)), chat("Who?")].concat()).unwrap();
+    let source = source(&path, TEMPLATE, 64).unwrap();
+    assert_eq!((source.sequences.len(), source.unanswered), (2, (1, 3)));
 }
 
 #[test]

@@ -167,13 +167,20 @@ impl Tokenizer {
         Ok(tokens)
     }
 
-    /// The tokens of text that goes on after other tokens: what `encode` gives, without anything put before.
-    pub fn encode_continuation(&self, text: &str) -> Vec<u32> {
+    /// The tokens of text that goes on after the token `before`: what `encode` gives, without anything put before. `parse` says whether the names
+    /// of control tokens in it are these tokens.
+    pub fn encode_continuation(&self, before: Option<u32>, text: &str, parse: bool) -> Vec<u32> {
         let mut tokens = Vec::with_capacity(text.len() / 3 + 2);
-        self.whole.partition(text).iter().enumerate().for_each(|(i, part)| match *part {
-            Part::Token(id) => tokens.push(id),
-            Part::Text(text) => self.encode_text(text, i > 0, &mut tokens),
-        });
+        let whole = if parse { &self.whole_special } else { &self.whole };
+        let apart = |id| matches!(self.vocab.token_type(id), Some(TokenType::Control | TokenType::UserDefined));
+        let mut after_token = parse && before.is_some_and(apart);
+        for part in whole.partition(text) {
+            match part {
+                Part::Token(id) => tokens.push(id),
+                Part::Text(text) => self.encode_text(text, after_token, &mut tokens),
+            }
+            after_token = matches!(part, Part::Token(_));
+        }
         tokens
     }
 

@@ -66,6 +66,11 @@ fn sentencepiece_merges_by_score_and_falls_back_to_bytes() {
     assert_eq!(encode("", Special::DOCUMENT), [1]);
     assert_eq!(encode("<s>ab", Special::PROMPT), [1, 9, 7], "BOS once");
     assert_eq!(tokenizer.decode(&[1, 9, 7, 3, 4]), "abé", "the prefix is taken off");
+    // Going on gives what encoding at once gives.
+    assert_eq!(encode("<s>ab</s>bab", Special::PROMPT), [1, 9, 7, 2, 5, 10, 7]);
+    assert_eq!(tokenizer.encode_continuation(Some(1), "ab</s>bab", true), [9, 7, 2, 5, 10, 7]);
+    assert_eq!(tokenizer.encode_continuation(Some(2), "bab", true), [5, 10, 7]);
+    assert_eq!(tokenizer.encode_continuation(Some(7), "ab", true), [8], "no space within a text");
     let mut stream = tokenizer.decode_stream();
     assert_eq!([9, 3, 4, 3].map(|id| stream.push(id)), [" a", "", "é", ""]);
     assert_eq!(stream.finish(), "\u{fffd}");

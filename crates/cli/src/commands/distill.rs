@@ -13,6 +13,7 @@ use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_nn::Model;
 use bantam_shrink::distill::{Divergence, HiddenMatching, Kept, Matching, OnPolicy, Teacher, Told, same_tokens};
 use bantam_shrink::students;
+use bantam_shrink::text::Source;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -159,7 +160,7 @@ fn from_model(
     let weight = args.embeddings.hidden_alone()?;
     same_tokens(teacher, student)?;
     let (teacher_model, model) = (Model::load(teacher)?, Model::load(student)?);
-    let sources = args.data.read(teacher)?;
+    let sources = args.data.read(teacher, global)?;
     let hidden = (weight > 0.0).then(|| args.hidden(weight, &model, &teacher_model, taken)).transpose()?;
     let teacher_of = || {
         let word = args.word.teacher(&teacher_model, teacher, args.data.length)?;
@@ -176,11 +177,19 @@ fn from_model(
         .setting("soft", soft)
         .setting("hidden", format!("{hidden:?}"))
         .setting("on policy", on_policy);
+    let share = on_policy;
     let judged =
         |judge| Ok::<_, anyhow::Error>(OnPolicy::new(on_policy, args.data.length, ends(teacher)?, Box::new(judge)));
     let on_policy = (on_policy > 0.0).then(|| judged(teacher_of()?)).transpose()?;
     let mut task = args.steps.task(&model, &sources);
-    let asked = args.cache.is_none().then_some(teacher);
+    let there: usize = sources.iter().map(Source::tokens).sum();
+    let others = |tokens: f64| {
+        let written = share * tokens;
+        let read = tokens - written;
+        // What is kept was asked for once.
+        let asked = if args.cache.is_some() { read.min(there as f64) } else { read };
+        2.0 * training::products(teacher) * (asked + written) + 2.0 * training::products(student) * written
+    };
     let word: Box<dyn Teacher + '_> = match &args.cache {
         Some(path) => {
             let cache = args.word.cache(path, &word, &sources)?;
@@ -191,7 +200,7 @@ fn from_model(
     task.teacher = Some((word, Matching { divergence, temperature: args.word.temperature(), soft }));
     task.hidden = hidden;
     task.on_policy = on_policy;
-    let trained = training::train(student, asked, &mut task, &args.steps, step, &args.output, global)?;
+    let trained = training::train(student, &others, &mut task, (&args.data, &args.steps), step, &args.output, global)?;
     training::report(&trained, global)
 }
 
@@ -211,7 +220,7 @@ fn from_told(args: &DistillArgs, Word { divergence, soft, .. }: Word, global: &G
     );
     let student = Checkpoint::open(args.student.as_deref().context("--student or --teacher is needed")?)?;
     let model = Model::load(&student)?;
-    let sources = args.data.read(&student)?;
+    let sources = args.data.read(&student, global)?;
     let word = Told::new(&sources)?;
     let step = student
         .step("distill")
@@ -220,6 +229,7 @@ fn from_told(args: &DistillArgs, Word { divergence, soft, .. }: Word, global: &G
         .setting("soft", soft);
     let mut task = args.steps.task(&model, &sources);
     task.teacher = Some((Box::new(word), Matching { divergence, temperature: 1.0, soft }));
-    let trained = training::train(&student, None, &mut task, &args.steps, step, &args.output, global)?;
+    let trained =
+        training::train(&student, &|_| 0.0, &mut task, (&args.data, &args.steps), step, &args.output, global)?;
     training::report(&trained, global)
 }

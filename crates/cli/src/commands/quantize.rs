@@ -115,7 +115,7 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     let tuning = TuningArgs::of_steps(args.steps_of_tuning());
     let tuning_text = args
         .tunes(named.as_ref())
-        .then(|| tuning::Text::read(args.calibration.files(), &checkpoint, &tuning))
+        .then(|| tuning::Text::read(args.calibration.files(), &checkpoint, &tuning, global))
         .transpose()
         .context("--effort best trains scales at the end; --tune-steps 0 leaves that out")?;
     let mut calibrated = args.calibration.calibrate(&checkpoint, choosing, global)?;
@@ -423,12 +423,15 @@ pub fn quantize_by(
     })
 }
 
-/// Says so where an importance matrix has nothing about matrices that are rounded. The embedding is in none: no product sees it but as the head.
+/// Tensors that llama.cpp's matrices leave out: no product sees the embedding but as the head, and the head is left out unless it is asked for.
+const LEFT_OUT: [&str; 2] = ["token_embd.weight", "output.weight"];
+
+/// Says so where an importance matrix has nothing about matrices that are rounded.
 fn warn_of_gaps(plan: &Plan<'_>, importance: &Importance) {
     let rounded: Vec<TensorInfo> = plan.rounded().collect();
     let missing: Vec<&str> = rounded
         .iter()
-        .filter(|t| t.shape.len() > 1 && t.name != "token_embd.weight" && !importance.contains_key(&t.name))
+        .filter(|t| t.shape.len() > 1 && !LEFT_OUT.contains(&&t.name[..]) && !importance.contains_key(&t.name))
         .map(|t| &t.name[..])
         .collect();
     if let Some(first) = missing.first() {

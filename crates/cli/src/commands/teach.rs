@@ -130,7 +130,7 @@ pub fn run(args: &TeachArgs, global: &Global) -> anyhow::Result<()> {
 /// Keeps what a language model says.
 fn capture(args: &TeachArgs, checkpoint: &Checkpoint, global: &Global) -> anyhow::Result<Captured> {
     let model = Model::load(checkpoint)?;
-    let sources = args.data.read(checkpoint)?;
+    let sources = args.data.read(checkpoint, global)?;
     let layers = model.config().block_count;
     if let Some(layer) = args.hidden.iter().find(|&&layer| layer >= layers) {
         bail!("--hidden: there is no layer {layer}; the teacher has the layers 0 to {}", layers - 1);

@@ -31,8 +31,16 @@ pub fn run(args: &TrainArgs, global: &Global) -> anyhow::Result<()> {
     places.writes("-o", [&args.output]).check()?;
     let student = Checkpoint::open(&args.model)?;
     let model = Model::load(&student)?;
-    let sources = args.data.read(&student)?;
+    let sources = args.data.read(&student, global)?;
     let mut task = args.steps.task(&model, &sources);
-    let trained = training::train(&student, None, &mut task, &args.steps, student.step("train"), &args.output, global)?;
+    let trained = training::train(
+        &student,
+        &|_| 0.0,
+        &mut task,
+        (&args.data, &args.steps),
+        student.step("train"),
+        &args.output,
+        global,
+    )?;
     training::report(&trained, global)
 }

@@ -7,7 +7,7 @@ use bantam_nn::Encoder;
 use half::f16;
 use std::path::Path;
 
-const MAGIC: [u8; 8] = *b"bantamE\x01";
+const MAGIC: [u8; 8] = *b"bantamE\x02";
 
 /// A file of a teacher's embeddings, before they become unit vectors, in f16.
 pub struct EmbeddingCache(Records);

@@ -1,7 +1,7 @@
 //! A served model as the author: any server that speaks OpenAI's interface.
 
 use super::http::{Client, Failure};
-use super::{Answer, Answers, Author, Prompt, reply};
+use super::{Answer, Answers, Author, Prompt, Refused, reply};
 use crate::Error;
 use bantam_nn::Sampling;
 use bantam_nn::random::SplitMix64;
@@ -116,12 +116,17 @@ impl Served {
         Ok((answer, tokens))
     }
 
+    /// An error about the server.
     fn error(&self, problem: String) -> Error {
         Error::Endpoint { url: self.client.url.clone(), problem }
     }
 }
 
 impl Author for Served {
+    fn place(&self) -> String {
+        self.client.url.clone()
+    }
+
     fn description(&self) -> String {
         let Self { client, model, sampling, max_tokens, top, .. } = self;
         format!("{model} at {} by {sampling:?}, up to {max_tokens} tokens, {top} likeliest", client.url)
@@ -136,13 +141,13 @@ impl Author for Served {
         group: &[(u64, &Prompt)],
         answers: &mut Answers,
         wrote: &mut dyn FnMut(usize) -> bool,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<Refused>, Error> {
         let missing = group.iter().filter(|(number, _)| !answers.has(*number));
         let requests = missing.map(|&(number, prompt)| Ok((number, self.request(number, prompt)?)));
         let requests = requests.collect::<Result<Vec<_>, Error>>()?;
         let (this, stop) = (&*self, &AtomicBool::new(false));
         let (send, replies) = channel();
-        let mut first_error = None;
+        let (mut first_error, mut refused) = (None, Vec::new());
         std::thread::scope(|scope| {
             for (number, request) in requests {
                 let send = send.clone();
@@ -165,6 +170,7 @@ impl Author for Served {
                         }
                     }
                     Ok((_, Err(Failure::Stopped))) => {}
+                    Ok((number, Err(Failure::Refused(problem)))) => refused.push(Refused { number, problem }),
                     Ok((number, Err(Failure::Problem(problem)))) => {
                         fail(this.error(format!("{problem} (prompt {})", number + 1)));
                     }
@@ -177,6 +183,14 @@ impl Author for Served {
                 }
             }
         });
-        first_error.map_or(Ok(()), Err)
+        refused.sort_by_key(|refused| refused.number);
+        match (first_error, refused.first()) {
+            (Some(error), _) => Err(error),
+            // A server that has answered nothing yet will refuse all.
+            (None, Some(Refused { number, problem })) if answers.is_empty() => {
+                Err(self.error(format!("{problem} (prompt {})", number + 1)))
+            }
+            _ => Ok(refused),
+        }
     }
 }

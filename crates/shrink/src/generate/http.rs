@@ -31,6 +31,8 @@ pub(super) struct Client {
 pub(super) enum Failure {
     /// It was asked to stop waiting.
     Stopped,
+    /// What is wrong with this request; others may be answered.
+    Refused(String),
     /// What is wrong.
     Problem(String),
 }
@@ -41,6 +43,8 @@ enum Fault {
     Passing(String, Option<Duration>),
     /// It will not.
     Lasting(String),
+    /// It will not for this request.
+    Refused(String),
 }
 
 impl Client {
@@ -53,6 +57,7 @@ impl Client {
         loop {
             let (problem, asked) = match self.once(&agent, body) {
                 Ok(answer) => return Ok(answer),
+                Err(Fault::Refused(problem)) => return Err(Failure::Refused(self.hide(&problem))),
                 Err(Fault::Lasting(problem)) => return Err(Failure::Problem(self.hide(&problem))),
                 Err(Fault::Passing(problem, asked)) => (problem, asked),
             };
@@ -93,6 +98,9 @@ impl Client {
                 None => format!("{said}; put a key into the environment variable {}", self.key_name),
             }),
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Fault::Passing(said, wait),
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+                Fault::Refused(said)
+            }
             status if status.is_server_error() => Fault::Passing(said, wait),
             _ => Fault::Lasting(said),
         })

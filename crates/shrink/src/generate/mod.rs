@@ -21,6 +21,9 @@ use crate::Error;
 
 /// Writes answers.
 pub trait Author {
+    /// Where it is found: a file, an address.
+    fn place(&self) -> String;
+
     /// Who it is, and how it writes: answers of others are not mixed with its own.
     fn description(&self) -> String;
 
@@ -31,7 +34,7 @@ pub trait Author {
     fn check(&self, number: u64, prompt: &Prompt) -> Result<(), Error>;
 
     /// Answers those prompts of a group that have no answer yet, and keeps each answer. `wrote` is told of tokens as they
-    /// come, and answers whether to go on.
+    /// come, and answers whether to go on. Returns the prompts that are refused for what they are.
     ///
     /// # Errors
     /// If the author fails, or an answer cannot be kept. Answers kept by then stay.
@@ -40,7 +43,15 @@ pub trait Author {
         group: &[(u64, &Prompt)],
         answers: &mut Answers,
         wrote: &mut dyn FnMut(usize) -> bool,
-    ) -> Result<(), Error>;
+    ) -> Result<Vec<Refused>, Error>;
+}
+
+/// A prompt without an answer.
+pub struct Refused {
+    /// Which it is, from 0.
+    pub number: u64,
+    /// Why.
+    pub problem: String,
 }
 
 /// What happens while answers are written.
@@ -52,6 +63,9 @@ pub enum Event {
     Answered(usize),
 }
 
+/// Refused prompts that are shown.
+const SHOWN: usize = 3;
+
 /// Has all prompts answered, `batch` at a time; `on` is told how it goes and answers whether to go on. Returns whether all
 /// are answered. Before any is, all are looked at: none is answered in vain.
 ///
@@ -59,7 +73,7 @@ pub enum Event {
 /// the run was interrupted.
 ///
 /// # Errors
-/// As [`Author::check`] and [`Author::answer`].
+/// As [`Author::check`] and [`Author::answer`], and if some prompts were refused, once all others are answered.
 pub fn answer_all(
     author: &mut dyn Author,
     prompts: &[Prompt],
@@ -70,14 +84,28 @@ pub fn answer_all(
     let numbered: Vec<(u64, &Prompt)> = (0..).zip(prompts).collect();
     let missing = numbered.iter().filter(|(number, _)| !answers.has(*number));
     missing.into_iter().try_for_each(|(number, prompt)| author.check(*number, prompt))?;
+    let mut refused = Vec::new();
     for group in numbered.chunks(batch.max(1)) {
         if group.iter().all(|(number, _)| answers.has(*number)) {
             continue;
         }
-        author.answer(group, answers, &mut |tokens| on(Event::Tokens(tokens)))?;
+        refused.extend(author.answer(group, answers, &mut |tokens| on(Event::Tokens(tokens)))?);
         if !on(Event::Answered(answers.len())) {
-            break;
+            return Ok(answers.len() == prompts.len());
         }
     }
-    Ok(answers.len() == prompts.len())
+    let shown: Vec<String> = refused
+        .iter()
+        .take(SHOWN)
+        .map(|Refused { number, problem }| format!("{problem} (prompt {})", number + 1))
+        .collect();
+    match shown.is_empty() {
+        true => Ok(answers.len() == prompts.len()),
+        false => Err(Error::Refused {
+            place: author.place(),
+            refused: refused.len(),
+            of: prompts.len(),
+            shown: shown.join("; "),
+        }),
+    }
 }

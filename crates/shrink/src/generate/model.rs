@@ -1,6 +1,6 @@
 //! A model that is run here as the author.
 
-use super::{Answer, Answers, Author, Finish, Prompt};
+use super::{Answer, Answers, Author, Finish, Prompt, Refused};
 use crate::text::prompt_tokens;
 use crate::{Error, identity};
 use bantam_checkpoint::Checkpoint;
@@ -78,6 +78,10 @@ impl<'m> ModelAuthor<'m> {
 }
 
 impl Author for ModelAuthor<'_> {
+    fn place(&self) -> String {
+        self.name.clone()
+    }
+
     fn description(&self) -> String {
         let how = if self.chats() { "chatting" } else { "continuing" };
         format!("{} {how} by {:?}, up to {} tokens", self.name, self.sampling, self.max_tokens)
@@ -92,7 +96,7 @@ impl Author for ModelAuthor<'_> {
         group: &[(u64, &Prompt)],
         answers: &mut Answers,
         wrote: &mut dyn FnMut(usize) -> bool,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<Refused>, Error> {
         let requests = group.iter().map(|(number, prompt)| self.request(*number, prompt));
         let mut requests = requests.collect::<Result<Vec<_>, _>>()?;
         let context = requests.iter().map(|r| r.prompt.len() + r.limit).max().unwrap_or(0);
@@ -109,6 +113,6 @@ impl Author for ModelAuthor<'_> {
                 answers.keep(*number, Answer { text: self.text(continuation), finish_reason, logprobs: Vec::new() })?;
             }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 }

@@ -1,7 +1,7 @@
 //! What a teacher is asked.
 
 use crate::Error;
-use crate::text::{lines, objects, parquet};
+use crate::text::{Layout, lines, objects, parquet};
 use bantam_checkpoint::chat_template::Message;
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -51,13 +51,13 @@ pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>, Error> {
         });
         Ok(())
     };
-    match path.extension().and_then(|e| e.to_str()) {
-        Some("jsonl") => objects(path, EXPECTED, &mut take)?,
-        Some("parquet") => parquet::rows(path, |number, row| {
+    match Layout::of(path) {
+        Layout::Lines => objects(path, EXPECTED, &mut take)?,
+        Layout::Rows => parquet::rows(path, |number, row| {
             let wrong = |_| error(format!("row {number}: {EXPECTED}"));
             take(format!("row {number}"), serde_json::from_value(row).map_err(wrong)?)
         })?,
-        _ => lines(path, &mut |place, line| take(place, Entry::Text { text: line.to_owned() }))?,
+        Layout::Text => lines(path, &mut |place, line| take(place, Entry::Text { text: line.to_owned() }))?,
     }
     if prompts.is_empty() {
         return Err(error("it has no prompts; give one a line".to_owned()));

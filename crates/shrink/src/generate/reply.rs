@@ -12,12 +12,18 @@ pub(super) fn answer(reply: &Value, words: bool) -> Result<Answer, String> {
     }
     let choices = reply["choices"].as_array().ok_or_else(|| missing("`choices`", reply))?;
     let choice = choices.first().ok_or("its reply has no choice in `choices`")?;
-    let text = choice["message"]["content"].as_str().or(choice["text"].as_str());
-    let text = text.ok_or_else(|| missing("`message.content` or `text`", choice))?.to_owned();
     let finish_reason = match choice["finish_reason"].as_str() {
         Some("stop" | "eos" | "end_turn") => Finish::Stop,
         // A filter, a tool call, a limit: in any case not an end that the model chose.
         _ => Finish::Length,
+    };
+    let text = match choice["message"]["content"].as_str().or(choice["text"].as_str()) {
+        Some(text) => text.to_owned(),
+        // Cut off while it thought.
+        None if choice["finish_reason"] == "length" => {
+            return Ok(Answer { text: String::new(), finish_reason, logprobs: Vec::new() });
+        }
+        None => return Err(missing("`message.content` or `text`", choice)),
     };
     let logprobs = if words { self::words(&choice["logprobs"])? } else { Vec::new() };
     Ok(Answer { text, finish_reason, logprobs })

@@ -7,16 +7,27 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Bytes, and how many there are.
-const KIND: Kind = Kind { magic: *b"bantamL\x01", size: 1, bytes: 1 };
+const KIND: Kind = Kind { magic: *b"bantamL\x02", size: 1, bytes: 1 };
 
 /// The blocks of a layer's tensors, by their names.
 pub(super) type Layer = BTreeMap<String, Vec<u8>>;
 
 /// The file beside an output that is being made with error feedback.
 pub fn unfinished(output: &Path) -> PathBuf {
-    let mut name = output.as_os_str().to_owned();
+    // Not inside a directory whose name was given with a slash at its end.
+    let mut name = output.file_name().unwrap_or_default().to_owned();
     name.push(".rounding");
-    name.into()
+    output.with_file_name(name)
+}
+
+/// A name that is free for a file that is in the way: it may be hours of another run.
+fn aside(path: &Path) -> PathBuf {
+    let named = |number: usize| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(if number > 1 { format!(".other{number}") } else { ".other".to_owned() });
+        PathBuf::from(name)
+    };
+    (1..).map(named).find(|path| !path.exists()).expect("some number is free")
 }
 
 /// The rounded layers.
@@ -27,7 +38,7 @@ pub(super) struct Rounded {
 
 impl Rounded {
     /// Those of an earlier run of the same `description` on this model and text, if there was one. A file that is of anything else, or damaged, is
-    /// kept beside, with `.other` after its name: it may be hours of another run.
+    /// kept beside, with `.other` after its name.
     ///
     /// # Errors
     /// If the file cannot be read or written, or another run is writing it.
@@ -43,10 +54,8 @@ impl Rounded {
             if matches!(e, Error::InUse { .. }) {
                 return Err(e);
             }
-            let mut other = path.as_os_str().to_owned();
-            other.push(".other");
             // What cannot be put aside is in the way still, and says so when it is opened again.
-            drop(std::fs::rename(&path, other));
+            drop(std::fs::rename(&path, aside(&path)));
             Records::open(&path, KIND, description, inputs)
         })?;
         Ok(Self { path, records })
@@ -92,5 +101,28 @@ impl Rounded {
         drop(self.records);
         // A file that stays is begun anew.
         drop(std::fs::remove_file(self.path));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_lies_beside_files_and_directories() {
+        for (output, beside) in [("a/b.gguf", "a/b.gguf.rounding"), ("a/b/", "a/b.rounding"), ("b", "b.rounding")] {
+            assert_eq!(unfinished(Path::new(output)), Path::new(beside));
+        }
+    }
+
+    #[test]
+    fn what_is_put_aside_replaces_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("b.rounding");
+        for name in ["b.rounding.other", "b.rounding.other2", "b.rounding.other3"] {
+            let free = aside(&path);
+            assert_eq!(free, folder.path().join(name));
+            std::fs::write(free, "").unwrap();
+        }
     }
 }

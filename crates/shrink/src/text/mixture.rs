@@ -57,6 +57,29 @@ impl Mixture {
         }
     }
 
+    /// All sequences, each once, in the order of the draws. Where a source has none left the others go on without it, by their weights.
+    pub fn each_once(mut self) -> impl Iterator<Item = (usize, usize)> {
+        let mut drawn = vec![0; self.sources.len()];
+        std::iter::from_fn(move || {
+            let source = self.turn();
+            if self.sources.get(source)?.1 == 0.0 {
+                return None;
+            }
+            let sequence = self.sequence(source, drawn[source]);
+            drawn[source] += 1;
+            self.counts[source] += 1;
+            self.next += 1;
+            if drawn[source] == self.sources[source].0 as u64 {
+                self.sources[source].1 = 0.0;
+                let sum: f64 = self.sources.iter().map(|s| s.1).sum();
+                self.sources.iter_mut().filter(|s| s.1 > 0.0).for_each(|s| s.1 /= sum);
+                self.counts.fill(0);
+                self.next = 0;
+            }
+            Some((source, sequence))
+        })
+    }
+
     /// The source that is furthest behind its share once the next draw is made.
     fn turn(&self) -> usize {
         let behind = |i: usize| self.sources[i].1 * (self.next + 1) as f64 - self.counts[i] as f64;
@@ -94,6 +117,25 @@ mod tests {
         assert_ne!(first[..10], first[10..20], "another order each time");
         let early = draws[..8].iter().filter(|d| d.0 == 1).count();
         assert_eq!(early, 2, "shares hold from the beginning");
+    }
+
+    #[test]
+    fn each_sequence_is_drawn_once_whatever_the_weights() {
+        for weights in [[1.0, 1.0, 1.0], [1.0, 1e-9, 1e-300], [5.0, 1.0, 2.0]] {
+            let mixture = || Mixture::of([4, 40, 20].into_iter().zip(weights).collect(), 3);
+            let drawn: Vec<_> = mixture().each_once().collect();
+            let mut sorted = drawn.clone();
+            sorted.sort_unstable();
+            let all = [(0, 4), (1, 40), (2, 20)].into_iter().flat_map(|(s, len)| (0..len).map(move |at| (s, at)));
+            assert!(sorted.into_iter().eq(all), "{weights:?}");
+            let mut draws = mixture();
+            let same = drawn.iter().enumerate().take_while(|(i, drawn)| draws.draw(*i as u64) == **drawn).count();
+            assert!(same >= 4, "{weights:?}: as drawn until a source is used up");
+        }
+        let drawn: Vec<_> =
+            Mixture::of(vec![(2, 1.0), (30, 2.0), (30, 1.0)], 3).each_once().skip(10).take(12).collect();
+        assert_eq!(drawn.iter().filter(|d| d.0 == 1).count(), 8, "the others keep their weights: {drawn:?}");
+        assert_eq!(Mixture::of(Vec::new(), 3).each_once().count(), 0);
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod sentences;
 mod told;
 
 pub use mixture::Mixture;
+pub(crate) use read::{Layout, lines, objects, prompt_tokens};
 pub use read::{Sequence, Source, SourceSpec};
-pub(crate) use read::{lines, objects, prompt_tokens};
 pub use sentences::Sentences;
 pub use told::Top;

@@ -79,6 +79,8 @@ pub struct Source {
     pub spec: SourceSpec,
     /// In the order of the file.
     pub sequences: Vec<Sequence>,
+    /// Conversations and prompts without anything to learn within a sequence's length, of how many.
+    pub unanswered: (usize, usize),
 }
 
 /// A line of a JSONL file, a row of a Parquet file.
@@ -105,11 +107,11 @@ pub(super) enum Entry {
 }
 
 impl Source {
-    /// Reads a file into sequences of up to `length` tokens. A file named `.jsonl` holds an object a line, one named `.parquet`
-    /// a row of columns, with a `text`, with `messages` (`role` and `content`) or with a `prompt` and its `completion`; any other
+    /// Reads a file into sequences of up to `length` tokens. A file named `.jsonl` or `.ndjson` holds an object a line, one named
+    /// `.parquet` a row of columns, with a `text`, with `messages` (`role` and `content`) or with a `prompt` and its `completion`; any other
     /// file is one text. Texts follow each other, parted by the end of text, and fill sequences wholly, which begin as the model
-    /// begins a text; a conversation, and a
-    /// completion with its prompt, has a sequence of its own, cut off at `length`. A `finish_reason` of `length` says that an
+    /// begins a text; a completion with its prompt has a sequence of its own, cut off at `length`, and so has a conversation (several, where the
+    /// template renders earlier turns otherwise than when they were answered). A `finish_reason` of `length` says that an
     /// answer was cut off: then its end is not learned.
     ///
     /// # Errors
@@ -123,18 +125,18 @@ impl Source {
     ) -> Result<Self, Error> {
         let error = |problem: String| Error::Data { path: spec.path.clone(), problem };
         let (mut stream, mut sequences) = (Vec::new(), Vec::new());
-        let mut pieces = None;
+        let (mut pieces, mut answered, mut asked) = (None, 0, 0);
         let mut take = |place: String, entry: Entry| -> Result<(), Error> {
             let at = |problem: String| error(format!("{place}: {problem}"));
-            match entry {
-                Entry::Text { text } => push_document(&text, tokenizer, &mut stream)?,
+            let made = match entry {
+                Entry::Text { text } => return push_document(&text, tokenizer, &mut stream),
                 Entry::Continued { prompt, completion, finish_reason, logprobs } if logprobs.is_empty() => {
-                    sequences.push(completed(&prompt, &completion, finish_reason, tokenizer, length)?);
+                    vec![completed(&prompt, &completion, finish_reason, tokenizer, length)?]
                 }
                 Entry::Continued { prompt, completion, logprobs, .. } => {
                     let pieces = pieces.get_or_insert_with(|| Pieces::of(tokenizer));
                     let answer = pieces.answer(&logprobs, &completion).map_err(at)?;
-                    sequences.push(told(prompt_tokens(&prompt, tokenizer)?, answer, length));
+                    vec![told(prompt_tokens(&prompt, tokenizer)?, answer, length)]
                 }
                 Entry::Chat { messages, logprobs, .. } if !logprobs.is_empty() => {
                     let template = template.ok_or_else(|| at("the model has no chat template".to_owned()))?;
@@ -142,23 +144,25 @@ impl Source {
                     let pieces = pieces.get_or_insert_with(|| Pieces::of(tokenizer));
                     let answer = pieces.answer(&logprobs, &answer.content).map_err(at)?;
                     let prompt = tokenizer.encode(&template.render(before, true)?, Special::PROMPT)?;
-                    sequences.push(told(prompt, answer, length));
+                    vec![told(prompt, answer, length)]
                 }
                 Entry::Chat { messages, finish_reason, .. } => {
                     let template = template.ok_or_else(|| at("the model has no chat template".to_owned()))?;
-                    let sequence = conversation(&messages, finish_reason, tokenizer, template, length);
-                    sequences.push(sequence.map_err(|e| at(e.to_string()))?);
+                    let made = conversation(&messages, finish_reason, tokenizer, template, length);
+                    made.map_err(|e| at(e.to_string()))?
                 }
-            }
+            };
+            asked += 1;
+            let before = sequences.len();
+            sequences.extend(made.into_iter().filter(|s| s.learned.contains(&true)));
+            answered += usize::from(sequences.len() > before);
             Ok(())
         };
         entries(&spec.path, &mut take)?;
-        let answers = sequences.len();
-        sequences.extend(cut(&stream, tokenizer, length).0);
-        sequences.retain(|s| s.learned.contains(&true));
+        sequences.extend(cut(&stream, tokenizer, length).0.into_iter().filter(|s| s.learned.contains(&true)));
         match sequences.is_empty() {
-            true => Err(error(nothing_learned(answers, stream.len(), length))),
-            false => Ok(Self { spec, sequences }),
+            true => Err(error(nothing_learned(asked, stream.len(), length))),
+            false => Ok(Self { spec, sequences, unanswered: (asked - answered, asked) }),
         }
     }
 
@@ -179,7 +183,7 @@ impl Source {
         if !rest.is_empty() {
             sequences.push(running(rest, begin(rest, tokenizer, length)));
         }
-        Ok(Self { spec, sequences })
+        Ok(Self { spec, sequences, unanswered: (0, 0) })
     }
 
     /// All tokens.
@@ -229,15 +233,40 @@ fn running(tokens: &[u32], bos: Option<u32>) -> Sequence {
 
 const EXPECTED: &str = "expected a `text`, `messages` with `role` and `content`, or a `prompt` and its `completion`";
 
-/// Calls `take` with each entry of a file and its place: lines of `.jsonl`, rows of `.parquet`, any other file as a whole.
+/// How a file's entries lie in it, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// `.jsonl`, `.ndjson`: an object a line.
+    Lines,
+    /// `.parquet`: rows of columns.
+    Rows,
+    /// Any other: text.
+    Text,
+}
+
+impl Layout {
+    pub fn of(path: &Path) -> Self {
+        match extension(path).as_deref() {
+            Some("jsonl" | "ndjson") => Layout::Lines,
+            Some("parquet") => Layout::Rows,
+            _ => Layout::Text,
+        }
+    }
+}
+
+fn extension(path: &Path) -> Option<String> {
+    path.extension()?.to_str().map(str::to_ascii_lowercase)
+}
+
+/// Calls `take` with each entry of a file and its place; a text is one as a whole.
 pub(super) fn entries(path: &Path, take: &mut dyn FnMut(String, Entry) -> Result<(), Error>) -> Result<(), Error> {
-    match path.extension().and_then(|e| e.to_str()) {
-        Some("jsonl") => objects(path, EXPECTED, take),
-        Some("parquet") => super::parquet::rows(path, |number, row| {
+    match Layout::of(path) {
+        Layout::Lines => objects(path, EXPECTED, take),
+        Layout::Rows => super::parquet::rows(path, |number, row| {
             let error = |_| Error::Data { path: path.to_owned(), problem: format!("row {number}: {EXPECTED}") };
             take(format!("row {number}"), serde_json::from_value(row).map_err(error)?)
         }),
-        _ => take("text".to_owned(), Entry::Text { text: read_text(path)? }),
+        Layout::Text => take("text".to_owned(), Entry::Text { text: read_text(path)? }),
     }
 }
 
@@ -272,8 +301,7 @@ fn not_json(error: &serde_json::Error) -> String {
 fn read_text(path: &Path) -> Result<String, Error> {
     let error = |problem: String| Error::Data { path: path.to_owned(), problem };
     // Their punctuation would be learned as text.
-    let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-    if let Some(kind @ ("json" | "csv" | "tsv")) = extension.as_deref() {
+    if let Some(kind @ ("json" | "csv" | "tsv")) = extension(path).as_deref() {
         let problem = format!(
             "a .{kind} file is not read; give a .jsonl file with an object a line, or a .parquet file, or name it .txt if all of it is text"
         );
@@ -313,7 +341,7 @@ fn completed(
 ) -> Result<Sequence, Error> {
     let mut tokens = prompt_tokens(prompt, tokenizer)?;
     let begins = tokens.len().max(1);
-    tokens.extend(tokenizer.encode_continuation(completion));
+    tokens.extend(tokenizer.encode_continuation(None, completion, false));
     if finish != Some(Finish::Length) {
         tokens.extend(tokenizer.eos());
     }
@@ -336,43 +364,68 @@ fn told(prompt: Vec<u32>, answer: Vec<(u32, Top)>, length: usize) -> Sequence {
     Sequence { learned: (0..tokens.len()).map(|i| i >= begins).collect(), tokens, told }
 }
 
-/// A conversation as the template renders it; learned is what each message of the assistant's adds after the prompt for it.
+/// A conversation as the template renders it; learned is what each message of the assistant's adds after the prompt for it. Some templates render
+/// earlier turns otherwise once others follow (they cut thoughts out): what is answered then is another sequence, as it is when the model answers.
 fn conversation(
     messages: &[Message],
     finish: Option<Finish>,
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
     length: usize,
-) -> Result<Sequence, Error> {
-    let mut sequence = Sequence { tokens: Vec::new(), learned: Vec::new(), told: Vec::new() };
-    let mut done = String::new();
-    let mut push = |upto: String, learned: bool| -> Result<(), Error> {
-        // Where a template changes what it rendered before (some cut thoughts out), all is rendered anew and nothing more learned.
-        let Some(added) = upto.strip_prefix(&done) else { return Ok(()) };
-        let special = if done.is_empty() { Special::PROMPT } else { Special { parse: true, add: false } };
-        let tokens = tokenizer.encode(added, special)?;
-        sequence.learned.extend(tokens.iter().map(|_| learned));
-        sequence.tokens.extend(tokens);
-        done = upto;
-        Ok(())
-    };
+) -> Result<Vec<Sequence>, Error> {
+    let mut sequences: Vec<Rendered> = Vec::new();
     for i in (0..messages.len()).filter(|&i| messages[i].role == "assistant") {
-        if i > 0 {
-            push(template.render(&messages[..i], true)?, false)?;
-        }
-        let mut upto = template.render(&messages[..=i], false)?;
+        let content = messages[i].content.trim_end();
+        let mut answered = template.render(&messages[..=i], false)?;
         if finish == Some(Finish::Length) && i + 1 == messages.len() {
-            let content = messages[i].content.trim_end();
-            upto.truncate(upto.rfind(content).map_or(upto.len(), |at| at + content.len()));
+            answered.truncate(answered.rfind(content).map_or(answered.len(), |at| at + content.len()));
         }
-        push(upto, true)?;
+        let mut prompt = if i > 0 { template.render(&messages[..i], true)? } else { String::new() };
+        if !answered.starts_with(&prompt) {
+            // What the model is asked with is no part of what is remembered, as an opened thought.
+            let Some(begin) = answered.rfind(content) else { continue };
+            prompt = answered[..begin].to_owned();
+        }
+        if !sequences.last().is_some_and(|last| prompt.starts_with(&last.text)) {
+            sequences.push(Rendered::default());
+        }
+        let rendered = sequences.last_mut().expect("one was just added");
+        rendered.push(&prompt, false, tokenizer)?;
+        rendered.push(&answered, true, tokenizer)?;
     }
-    sequence.tokens.truncate(length);
-    sequence.learned.truncate(length);
-    if let Some(first) = sequence.learned.first_mut() {
-        *first = false;
+    Ok(sequences.into_iter().map(|rendered| rendered.sequence(length)).collect())
+}
+
+/// The beginning of a conversation.
+#[derive(Default)]
+struct Rendered {
+    text: String,
+    tokens: Vec<u32>,
+    learned: Vec<bool>,
+}
+
+impl Rendered {
+    /// Goes on to a text that begins with what there is.
+    fn push(&mut self, upto: &str, learned: bool, tokenizer: &Tokenizer) -> Result<(), Error> {
+        let added = &upto[self.text.len()..];
+        let tokens = match self.text.is_empty() {
+            true => tokenizer.encode(added, Special::PROMPT)?,
+            false => tokenizer.encode_continuation(self.tokens.last().copied(), added, true),
+        };
+        self.learned.extend(tokens.iter().map(|_| learned));
+        self.tokens.extend(tokens);
+        upto.clone_into(&mut self.text);
+        Ok(())
     }
-    Ok(sequence)
+
+    fn sequence(mut self, length: usize) -> Sequence {
+        self.tokens.truncate(length);
+        self.learned.truncate(length);
+        if let Some(first) = self.learned.first_mut() {
+            *first = false;
+        }
+        Sequence { tokens: self.tokens, learned: self.learned, told: Vec::new() }
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! From a file to sentences, each of which is learned by itself.
 
 use super::SourceSpec;
-use super::read::{Entry, entries};
+use super::read::{Entry, Layout, entries};
 use crate::Error;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -22,7 +22,7 @@ impl Sentences {
     pub fn read(spec: SourceSpec) -> Result<Self, Error> {
         let error = |problem: String| Error::Data { path: spec.path.clone(), problem };
         let mut texts = Vec::new();
-        let is_text = !spec.path.extension().is_some_and(|e| e == "jsonl" || e == "parquet");
+        let is_text = Layout::of(&spec.path) == Layout::Text;
         entries(&spec.path, &mut |place, entry| {
             match entry {
                 Entry::Text { text } if is_text => texts.extend(text.lines().map(|line| line.trim().to_owned())),

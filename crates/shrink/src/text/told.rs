@@ -89,7 +89,7 @@ mod tests {
         let pieces = Pieces::of(&tokenizer);
         let text = "The cat";
         let words: Vec<Word> = tokenizer
-            .encode_continuation(text)
+            .encode_continuation(None, text, false)
             .iter()
             .map(|&t| String::from_utf8(tokenizer.token_bytes(t)).unwrap())
             .map(|t| word(&t, &[(&t, -0.1), ("no such token at all", -3.0)]))

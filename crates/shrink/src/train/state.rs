@@ -6,12 +6,14 @@ use bantam_checkpoint::{Checkpoint, GgufWriter, Metadata, TensorInfo, Value};
 use bantam_formats::Format;
 use bantam_nn::train::{Optimizer, Parameters};
 use std::path::Path;
+use xxhash_rust::xxh3::Xxh3;
 
 const ARCHITECTURE: &str = "bantam-training";
 const RUN: &str = "bantam-training.run";
 const STEPS: &str = "bantam-training.steps";
 const LOSSES: &str = "bantam-training.losses";
 const ITEMS: &str = "bantam-training.items";
+const CHECKSUM: &str = "bantam-training.checksum";
 
 /// What is known of a run's past beside values and averages.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +44,8 @@ pub(super) fn save(
     for (m, moments) in optimizer.moments().iter().enumerate() {
         tensors.extend(variables().map(|(i, v)| (moment_name(m, &v.path), &moments[i][..])));
     }
+    let checked = checksum(run, past, optimizer.steps(), tensors.iter().map(|(_, values)| *values));
+    metadata.set(CHECKSUM, Value::U64(checked));
     let infos: Vec<TensorInfo> = tensors
         .iter()
         .map(|(name, values)| TensorInfo { name: name.clone(), shape: vec![values.len()], format: f32 })
@@ -64,8 +68,12 @@ pub(super) fn restore(
     if !path.exists() {
         return Ok(Past::default());
     }
-    let state = Checkpoint::open(path)?;
     let error = |problem: String| Error::TrainingState { path: path.to_owned(), problem };
+    let state = Checkpoint::open(path).map_err(|e| match e {
+        bantam_checkpoint::Error::Io { .. } => e.into(),
+        // What its reader advises is for models.
+        _ => error("it is damaged, or no state of a training run".to_owned()),
+    })?;
     let metadata = state.metadata();
     let of = metadata.str(RUN).ok_or_else(|| error("it is no state of a training run".to_owned()))?;
     if of != run {
@@ -85,17 +93,34 @@ pub(super) fn restore(
     let Some(Value::Array(Array::F32(losses))) = metadata.get(LOSSES) else {
         return Err(error("it has no losses".to_owned()));
     };
+    let trained = || parameters.variables().iter().enumerate().filter(|(_, v)| v.trained());
+    let read = |name: &dyn Fn(&str) -> String| -> Result<Vec<(usize, Vec<f32>)>, Error> {
+        trained().map(|(i, v)| Ok((i, values(&name(&v.path), v.values.len())?))).collect()
+    };
+    let restored = read(&str::to_owned)?;
+    let averages = (0..optimizer.moments().len()).map(|m| read(&|path| moment_name(m, path)));
+    let averages = averages.collect::<Result<Vec<_>, _>>()?;
+    let past = Past { losses: losses.clone(), items: metadata.uint(ITEMS).unwrap_or(0) };
+    let tensors = restored.iter().chain(averages.iter().flatten()).map(|(_, values)| &values[..]);
+    if metadata.uint(CHECKSUM) != Some(checksum(run, &past, steps, tensors)) {
+        return Err(error("it is damaged (its checksum does not match), or of another version of bantam".to_owned()));
+    }
     let mut moments = optimizer.moments().to_vec();
-    for (m, moments) in moments.iter_mut().enumerate() {
-        for (variable, moment) in parameters.variables().iter().zip(moments).filter(|(v, _)| v.trained()) {
-            *moment = values(&moment_name(m, &variable.path), variable.values.len())?;
-        }
+    for (moments, averages) in moments.iter_mut().zip(averages) {
+        averages.into_iter().for_each(|(at, values)| moments[at] = values);
     }
-    for variable in parameters.variables_mut().iter_mut().filter(|v| v.trained()) {
-        variable.values = values(&variable.path, variable.values.len())?;
-    }
+    restored.into_iter().for_each(|(at, values)| parameters.variables_mut()[at].values = values);
     optimizer.restore(steps, moments);
-    Ok(Past { losses: losses.clone(), items: metadata.uint(ITEMS).unwrap_or(0) })
+    Ok(past)
+}
+
+/// By which damage is known.
+fn checksum<'a>(run: &str, past: &'a Past, steps: u64, tensors: impl Iterator<Item = &'a [f32]>) -> u64 {
+    let mut hash = Xxh3::new();
+    hash.update(run.as_bytes());
+    [steps, past.items].into_iter().for_each(|number| hash.update(&number.to_le_bytes()));
+    [&past.losses[..]].into_iter().chain(tensors).for_each(|values| hash.update(bytemuck::cast_slice(values)));
+    hash.digest()
 }
 
 /// Characters shown of what differs, and the parts that are.

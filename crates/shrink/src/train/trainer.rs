@@ -113,7 +113,10 @@ impl Trainer {
             let pass = task.pass(step, parameters)?;
             let norm = clip(parameters, self.settings.clip.unwrap_or(f32::INFINITY));
             if !(pass.loss.is_finite() && norm.is_finite()) {
-                return Err(Error::Diverged { step, loss: pass.loss, norm, rate: self.settings.schedule.rate(step) });
+                let rate = self.settings.schedule.rate(step);
+                let path = self.settings.save.as_ref().map(|(path, _)| path).filter(|path| path.exists());
+                let saved = path.map(|path| path.display().to_string());
+                return Err(Error::Diverged { step, loss: pass.loss, norm, rate, saved });
             }
             self.optimizer.step(parameters, self.settings.schedule.rate(step));
             self.past.losses.push(pass.loss as f32);
@@ -242,10 +245,49 @@ mod tests {
                 Ok(if step == 3 { Pass { loss: f64::NAN, ..pass } } else { pass })
             }
         }
-        let mut parameters = parameters();
-        let mut trainer = Trainer::new(settings(None), &Broken, &mut parameters).unwrap();
-        let error = trainer.run(&mut Broken, &mut parameters, &mut |_, _| true).unwrap_err().to_string();
-        assert!(error.contains("step 3"), "{error}");
-        assert!(parameters.variables()[0].values.iter().all(|v| v.is_finite()));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.gguf");
+        let saving = Settings { save: Some((path.clone(), Duration::ZERO)), ..settings(None) };
+        for (settings, advice) in [(settings(None), "lower learning rate"), (saving, "delete ")] {
+            let mut parameters = parameters();
+            let mut trainer = Trainer::new(settings, &Broken, &mut parameters).unwrap();
+            let error = trainer.run(&mut Broken, &mut parameters, &mut |_, _| true).unwrap_err().to_string();
+            assert!(error.contains("step 3") && error.contains(advice), "{error}");
+            assert!(parameters.variables()[0].values.iter().all(|v| v.is_finite()));
+        }
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_damaged_state_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.gguf");
+        let save = || settings(Some(path.clone()));
+        let mut begun = parameters();
+        Trainer::new(save(), &Pull, &mut begun).unwrap().run(&mut Pull, &mut begun, &mut |_, _| false).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let mut refused = 0;
+        let mut open = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            let mut restored = parameters();
+            let values = match Trainer::new(save(), &Pull, &mut restored) {
+                Ok(_) => &begun, // what was damaged was padding
+                Err(error) => {
+                    let error = error.to_string();
+                    assert!(error.contains("state.gguf") && error.contains("delete the file"), "{error}");
+                    refused += 1;
+                    &parameters()
+                }
+            };
+            assert_eq!(restored.variables()[0].values, values.variables()[0].values);
+        };
+        open(&whole[..whole.len() - 40]);
+        // Two values, and two averages of each, are the end of the file, each of 32 bytes with its padding.
+        for at in whole.len() - 96..whole.len() {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            open(&bytes);
+        }
+        assert_eq!(refused, 1 + 3 * 8);
     }
 }

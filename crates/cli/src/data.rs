@@ -1,0 +1,35 @@
+//! Files of text for a model: what is learned from, and what is calibrated on.
+
+use crate::args::Global;
+use crate::output;
+use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::chat_template::ChatTemplate;
+use bantam_checkpoint::tokenizer::Tokenizer;
+use bantam_shrink::text::{Source, SourceSpec};
+
+/// What the files are called in a record: without their folders, since that must not depend on where a user keeps them.
+pub fn names(files: &[SourceSpec]) -> Vec<String> {
+    let name = |spec: &SourceSpec| {
+        let name = spec.path.file_name().unwrap_or_default().to_string_lossy();
+        let weight = spec.weight.map_or_else(String::new, |w| format!(":{w}"));
+        format!("{}={name}{weight}", spec.category)
+    };
+    files.iter().map(name).collect()
+}
+
+/// Reads all files into sequences of up to `length` of a model's tokens, and says what of them nothing is learned from.
+pub fn read(files: &[SourceSpec], model: &Checkpoint, length: usize, global: &Global) -> anyhow::Result<Vec<Source>> {
+    let tokenizer = Tokenizer::of(model)?;
+    let template = ChatTemplate::of(model)?.map(ChatTemplate::on_a_fixed_day);
+    let read = |spec: &SourceSpec| Source::read(spec.clone(), &tokenizer, template.as_ref(), length);
+    let sources: Vec<Source> = files.iter().map(read).collect::<Result<_, _>>()?;
+    for Source { spec, unanswered: (without, all), .. } in &sources {
+        if *without > 0 && !global.quiet {
+            output::say(format_args!(
+                "note: {without} of the {all} conversations and prompts in {} have no answer within {length} tokens and are left out",
+                spec.path.display()
+            ));
+        }
+    }
+    Ok(sources)
+}
