@@ -282,6 +282,15 @@ fn builder(mode: u32) -> tempfile::Builder<'static, 'static> {
     builder
 }
 
+/// The name of a file that belongs to an output while it is made: beside it, with `.suffix` after its name.
+pub fn beside(output: &Path, suffix: &str) -> PathBuf {
+    // Not inside a directory whose name was given with a slash at its end.
+    let mut name = output.file_name().unwrap_or_default().to_owned();
+    name.push(".");
+    name.push(suffix);
+    output.with_file_name(name)
+}
+
 /// The directory of a path, `.` for a bare name.
 fn parent(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))

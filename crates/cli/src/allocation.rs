@@ -5,6 +5,7 @@ use crate::calibration::Calibrated;
 use crate::intermediate::Intermediate;
 use crate::{forecast, output, progress};
 use anyhow::{bail, ensure};
+use bantam_checkpoint::output::beside;
 use bantam_checkpoint::{Checkpoint, Config};
 use bantam_formats::Format;
 use bantam_shrink::Mix;
@@ -14,7 +15,7 @@ use bantam_shrink::quantize::Plan;
 use bantam_shrink::widen::Widening;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a user allows.
 #[derive(Args)]
@@ -150,7 +151,7 @@ impl Choosing<'_> {
             Some(wider) => fits(checkpoint).or_else(|plain| fits(wider).map_err(|_| plain))?,
             None => fits(checkpoint)?,
         };
-        let measured = self.measured(global)?;
+        let measured = self.measured(output, global)?;
         let plain = within(checkpoint, &measured.plain);
         let wider = measured.widened.as_ref().zip(planned.as_ref()).map(|(of_wider, wider)| within(wider, of_wider));
         let chosen = |allocation, of| Chosen::of(allocation, of, speed.as_ref().map(|(_, speed)| speed));
@@ -192,11 +193,18 @@ impl Choosing<'_> {
     }
 
     /// What each tensor loses in each format, measured now or before.
-    fn measured(&self, global: &Global) -> anyhow::Result<Measured> {
+    fn measured(&self, output: &Path, global: &Global) -> anyhow::Result<Measured> {
         let (checkpoint, text) = (self.checkpoint, &self.calibrated.text);
         let kept = match self.kept {
             Some(path) => Kept::open(path, checkpoint, text)?,
-            None => Kept::nothing(),
+            None => {
+                let path = measured_of(output);
+                Kept::open(&path, checkpoint, text).or_else(|_| {
+                    // What a stopped run left for something else.
+                    drop(std::fs::remove_file(&path));
+                    Kept::open(&path, checkpoint, text)
+                })?
+            }
         };
         if forecast::is_wanted(global) {
             let rates = Rates::of(checkpoint, text)?;
@@ -205,9 +213,16 @@ impl Choosing<'_> {
             forecast::say(&[(left * rates.measuring()?, "measure"), (rounding, "round")]);
         }
         let bar = progress::bar(global, "measure tensors", tensors(checkpoint), "tensors");
-        let measured = measure(checkpoint, text, kept, &mut || bar.inc(1))?;
+        let measured = measure(checkpoint, text, kept, &mut || bar.inc(1));
         bar.finish_and_clear();
-        Ok(measured)
+        let of_files = |e: &bantam_shrink::Error| {
+            matches!(e, bantam_shrink::Error::Data { .. } | bantam_shrink::Error::Checkpoint(_))
+        };
+        if self.kept.is_none() && measured.as_ref().is_err_and(|e| !of_files(e)) {
+            // This model never will be measured.
+            drop(std::fs::remove_file(measured_of(output)));
+        }
+        Ok(measured?)
     }
 
     /// The wider model's allocation, if it is better than that of the model as it is.
@@ -226,6 +241,11 @@ impl Choosing<'_> {
             _ => Ok(None),
         }
     }
+}
+
+/// Where what is measured for an output is kept until that is finished, unless a file is given for it.
+pub fn measured_of(output: &Path) -> PathBuf {
+    beside(output, "sensitivity")
 }
 
 /// Times what a token takes this machine.

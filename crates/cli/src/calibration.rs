@@ -10,7 +10,7 @@ use bantam_checkpoint::{Checkpoint, Config};
 use bantam_nn::Model;
 use bantam_shrink::calibrate::{Overlap, Walk, default_text};
 use bantam_shrink::estimate::Rates;
-use bantam_shrink::quantize::{Importance, Method, check_importance};
+use bantam_shrink::quantize::{Importance, Method, cause, check_importance};
 use bantam_shrink::text::{Mixture, Source, SourceSpec};
 use bantam_shrink::widen::Widening;
 use clap::{Args, ValueEnum};
@@ -364,7 +364,8 @@ fn observe(
     // Of each layer, and of the head.
     for _ in 0..=layers {
         let entry = |means: Vec<f32>| Entry::new(means.iter().map(|v| v * tokens as f32).collect(), vec![tokens]);
-        entries.extend(walk.mean_squares(&model)?.into_iter().map(|(path, means)| (path, entry(means))));
+        let means = walk.mean_squares(&model).map_err(|error| cause(checkpoint, error))?;
+        entries.extend(means.into_iter().map(|(path, means)| (path, entry(means))));
         bar.inc(tokens);
     }
     bar.finish_and_clear();

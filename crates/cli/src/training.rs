@@ -4,6 +4,7 @@ use crate::args::{Global, at_least_one};
 use crate::{data, interrupt, output, progress};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::output::beside;
 use bantam_checkpoint::provenance::{Step, Training};
 use bantam_formats::Format;
 use bantam_nn::Model;
@@ -189,9 +190,7 @@ pub fn train(
 
 /// Where a run that writes `output` is saved until it is done.
 pub fn state_of(output: &Path) -> PathBuf {
-    let mut name = output.as_os_str().to_owned();
-    name.push(".training");
-    PathBuf::from(name)
+    beside(output, "training")
 }
 
 /// Says so where a run goes on from what was saved.

@@ -1,7 +1,7 @@
 //! Training a quantized model's scales: `tune`, and the last step of `quantize --effort best`.
 
 use crate::args::{Global, at_least_one};
-use crate::{calibration, progress, training};
+use crate::{calibration, forecast, progress, training};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::output::ScratchDir;
@@ -205,8 +205,13 @@ impl Run<'_> {
             return Ok((None, rate));
         }
         let bar = progress::bar(self.global, "compare gradients", LOOKED_AT, "batches");
+        let start = Instant::now();
         let agreement = tuning.agreement(shares, &mut || bar.inc(1))?;
         bar.finish_and_clear();
+        if agreement >= LEAST_AGREEMENT && forecast::is_wanted(self.global) {
+            let a_step = start.elapsed().as_secs_f64() / LOOKED_AT as f64;
+            forecast::say(&[(a_step * self.args.steps as f64, "train scales")]);
+        }
         Ok((Some(agreement), HIGHEST_RATE * (agreement / ENOUGH_AGREEMENT).min(1.0) as f32))
     }
 

@@ -3,7 +3,7 @@
 mod common;
 
 use bantam_checkpoint::{Checkpoint, Config};
-use common::Folder;
+use common::{Folder, Model};
 use std::path::Path;
 
 const QUICK: &str = "--calibration-length 32 --calibration-tokens 600";
@@ -81,6 +81,47 @@ fn what_was_measured_serves_other_budgets() {
     assert!(kept == folder.read("kept.jsonl"));
     let other = "quantize model.gguf --bits 5 --calibration-length 16 --sensitivity kept.jsonl -o none.gguf";
     folder.refuses(other, &["kept.jsonl", "other calibration text", "name another file"]);
+}
+
+/// Nobody has to ask for a file to keep what was measured in.
+#[test]
+fn a_choice_that_was_stopped_goes_on() {
+    let folder = Folder::with_model();
+    let quantize = |output: &str| format!("quantize model.gguf --bits 5 --calibration-length 64 --calibration-tokens 2000 -o {output}");
+    folder.succeeds(&quantize("whole.gguf"));
+    assert!(!folder.path("whole.gguf.sensitivity").exists());
+    folder.killed(&quantize("killed.gguf"), "killed.gguf.sensitivity", &[50, 100, 200]);
+    folder.succeeds(&quantize("killed.gguf"));
+    assert!(folder.read("whole.gguf") == folder.read("killed.gguf"));
+    assert!(!folder.path("killed.gguf.sensitivity").exists() && !folder.path("killed.gguf.rounding").exists());
+    // What another model left is not in the way.
+    folder.killed(&quantize("other.gguf"), "other.gguf.sensitivity", &[50]);
+    Model { layers: 2, ..Model::default() }.write(&folder.path("model.gguf"));
+    folder.succeeds(&quantize("other.gguf"));
+    assert!(!folder.path("other.gguf.sensitivity").exists());
+}
+
+/// Stopped while its scales are trained, the best effort neither measures nor rounds again.
+#[test]
+fn the_best_effort_goes_on_where_it_was_stopped() {
+    let folder = Folder::with_model();
+    folder.write("text.txt", "The cat sat on the mat, and then the dog came. ".repeat(400));
+    let quantize = |output: &str| {
+        format!(
+            "quantize model.gguf --to Q2_K --effort best --tune-steps 40 --calibration-tokens 2000 --calibrate text.txt -o {output}"
+        )
+    };
+    folder.succeeds(&quantize("whole.gguf"));
+    folder.killed(&quantize("killed.gguf"), "killed.gguf", &[50, 50]);
+    assert!(folder.path("killed.gguf.rounding").exists() && folder.path("killed.gguf.sensitivity").exists());
+    folder.succeeds(&quantize("killed.gguf"));
+    let [whole, killed] = ["whole.gguf", "killed.gguf"].map(|name| Checkpoint::open(folder.path(name)).unwrap());
+    for tensor in whole.tensors() {
+        assert!(*whole.data(&tensor.name).unwrap() == *killed.data(&tensor.name).unwrap(), "{}", tensor.name);
+    }
+    for left in ["rounding", "sensitivity", "training"] {
+        assert!(!folder.path(&format!("killed.gguf.{left}")).exists(), "{left}");
+    }
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn calibrating_on_what_is_measured_is_said() {
     let suite = bantam_measure::data::suite("standard").unwrap();
     folder.write("leaked.txt", suite.texts[0].text.clone());
     let said = common::stderr(
-        &folder.run("quantize model.gguf --to Q4_0 --calibrate leaked.txt --calibration-length 400 --calibration-tokens 4000 -o out.gguf"),
+        &folder.run("quantize model.gguf --to Q4_0 --calibrate leaked.txt --calibration-length 128 --calibration-tokens 4000 -o out.gguf"),
     );
     assert!(said.contains("evaluation text is in the calibration text"), "{said}");
 }
@@ -110,7 +110,7 @@ fn what_cannot_be_learned_from_is_refused() {
         ("--method nearest --effort balanced", "leave out --effort"),
         ("--effort balanced --imatrix im.gguf", "or --effort fast"),
         ("--tune-steps 5 --calibrate text.txt", "--effort best"),
-        ("--effort best --calibrate text.txt --calibration-length 4000", "too few"),
+        ("--effort balanced --calibrate text.txt --calibration-length 4000", "learned on at most 128 tokens"),
     ] {
         folder.refuses(&format!("quantize model.gguf --to Q4_0 {options} -o out.gguf"), &[reason]);
     }
@@ -146,5 +146,85 @@ fn code_books_without_calibration_are_warned_of() {
     assert!(warned.contains("nothing about 3 of") && warned.contains("warning: formats with code books"), "{warned}");
     for options in ["--to IQ4_XS", "--to IQ2_XS --imatrix im.gguf", &format!("--to IQ2_XS --calibrate {QUICK}")] {
         assert!(!said(options).contains("warning"), "{options}");
+    }
+}
+
+#[test]
+fn matrices_are_written_and_read_in_the_older_form_too() {
+    let folder = folder();
+    let importance = format!("--calibrate text.txt --method importance {QUICK}");
+    folder.succeeds(&format!("quantize model.gguf --to Q4_0 {importance} --save-imatrix im.dat -o a.gguf"));
+    assert!(!folder.read("im.dat").starts_with(b"GGUF"));
+    folder.succeeds("quantize model.gguf --to Q4_0 --imatrix im.dat -o b.gguf");
+    let weights = |name: &str| {
+        let model = bantam_checkpoint::Checkpoint::open(folder.path(name)).unwrap();
+        model.data("blk.0.ffn_up.weight").unwrap().to_vec()
+    };
+    assert!(weights("a.gguf") == weights("b.gguf"));
+}
+
+/// llama-imatrix leaves the head out.
+#[test]
+fn a_matrix_without_the_head_is_no_other_models() {
+    let folder = Folder::new();
+    Model { untied: true, ..Model::default() }.write(&folder.path("model.gguf"));
+    let importance = format!("--calibrate --method importance {QUICK} --save-imatrix im.gguf -o a.gguf");
+    folder.succeeds(&format!("quantize model.gguf --to Q4_0 {importance}"));
+    let mut imatrix = Imatrix::read(&folder.path("im.gguf")).unwrap();
+    assert!(imatrix.entries.remove("output.weight").is_some());
+    imatrix.write(&folder.path("without.gguf")).unwrap();
+    let said = common::stderr(&folder.run("quantize model.gguf --to Q4_0 --imatrix without.gguf -o b.gguf"));
+    assert!(!said.contains("warning"), "{said}");
+}
+
+#[test]
+fn a_file_that_has_too_little_for_its_weight_is_said() {
+    let folder = folder();
+    folder.write("little.txt", "A little text that is soon at its end. ".repeat(4));
+    let quantize = |weights: [&str; 2]| {
+        let [little, text] = weights;
+        let files = format!("little.txt{little} text.txt{text}");
+        common::stderr(&folder.run(&format!("quantize model.gguf --to Q4_0 --calibrate {files} {QUICK} -o out.gguf")))
+    };
+    let said = quantize([":1", ":1"]);
+    assert!(said.contains("little.txt has") && said.contains("its weight asks for"), "{said}");
+    assert!(!quantize(["", ""]).contains("its weight asks for"));
+    // Draws of what is used up would take for ever.
+    quantize([":1", ":1e-9"]);
+}
+
+#[test]
+fn broken_weights_are_named_and_leave_nothing_behind() {
+    let folder = Folder::new();
+    Model { broken: Some(("blk.0.ffn_up.weight", f32::NAN)), ..Model::default() }.write(&folder.path("model.gguf"));
+    let said = ["model.gguf", "`blk.0.ffn_up.weight`", "row 0, column 0 is NaN"];
+    for how in ["--to Q4_0", "--to Q4_0 --calibrate", "--bits 5", "--to Q4_0 --calibrate --method importance"] {
+        let quick = if how.contains("calibrate") || how.contains("bits") { QUICK } else { "" };
+        folder.refuses(&format!("quantize model.gguf {how} {quick} -o out"), &said);
+    }
+}
+
+#[test]
+fn weights_of_three_values_are_warned_of() {
+    let folder = Folder::with_model();
+    let said = common::stderr(&folder.run("quantize model.gguf --to TQ2_0 -o out.gguf"));
+    assert!(said.contains("three values (TQ2_0)") && said.contains("unusable"), "{said}");
+}
+
+/// A directory's name with a slash at its end, there or not.
+#[test]
+fn directories_are_gone_on_with_whatever_their_names() {
+    let folder = folder();
+    let quantize = |output: &str| format!("quantize model.gguf --to W4A16 --calibrate text.txt {QUICK} -o {output}");
+    folder.succeeds(&quantize("plain"));
+    std::fs::create_dir(folder.path("empty")).unwrap();
+    folder.succeeds(&quantize("empty/"));
+    folder.succeeds(&quantize("new/"));
+    folder.killed(&quantize("killed/"), "killed.rounding", &[30, 60, 90]);
+    folder.succeeds(&quantize("killed/"));
+    for name in ["empty", "new", "killed"] {
+        let read = |of: &str| folder.read(&format!("{of}/model.safetensors"));
+        assert!(read(name) == read("plain"), "{name}");
+        assert!(!folder.path(&format!("{name}.rounding")).exists(), "{name}");
     }
 }

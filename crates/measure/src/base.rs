@@ -16,15 +16,20 @@
 //! states of the first chunk, computed anew each time. Whatever changes what the base computes (a kernel, another
 //! processor's instructions, the model's definition) changes their bits, so nobody has to remember to say so; it costs one
 //! chunk of the hundred or so that the candidate is about to read. See [`crate::cache`].
+//!
+//! What was measured of a candidate is kept beside, by its base, what it was measured on, all bytes of its files, and a probe of its own: a
+//! comparison that was stopped goes on, and a candidate is measured once, whatever its file is called.
 
 use crate::cache::{Entry, Key, KeyHasher, Lookup, Store};
 use crate::divergence::scored;
-use crate::results::{ModelSummary, TextSource};
+use crate::results::{Evaluation, ModelSummary, TextSource};
 use crate::{Error, Progress, Result, Suite, Task, Text, choice, samples, summary};
 use bantam_checkpoint::tokenizer::{Special, Tokenizer};
 use bantam_checkpoint::{Checkpoint, TensorData};
 use bantam_nn::Model;
 use std::fmt::Write;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// How to measure.
@@ -57,6 +62,7 @@ pub struct Base {
     pub(crate) samples: Vec<(String, String)>,
     context: usize,
     summary: ModelSummary,
+    kept: Kept,
 }
 
 /// A text in tokens, with the base's hidden states.
@@ -82,21 +88,86 @@ impl Base {
             suite.texts.iter().map(|text| Ok((text, chunks(text, &tokenizer, options)?))).collect::<Result<_>>()?;
         let probe = probe(&model, &texts, options.context)?;
         let identity = identity(checkpoint, &probe)?;
-        let kept = Kept { folder: folder(&path), identity, store: &options.store, progress };
+        let kept = Kept { folder: folder(&path), identity, store: options.store.clone() };
         Ok(Base {
-            texts: kept.hidden_states(&model, texts, options.context)?,
+            texts: kept.hidden_states(&model, texts, options.context, progress)?,
             tasks: suite
                 .tasks
                 .iter()
-                .map(|task| Ok((task.clone(), kept.answers(&model, &path, &tokenizer, task)?)))
+                .map(|task| Ok((task.clone(), kept.answers(&model, &path, &tokenizer, task, progress)?)))
                 .collect::<Result<_>>()?,
-            samples: if options.samples { kept.samples(&model, &tokenizer)? } else { Vec::new() },
+            samples: if options.samples { kept.samples(&model, &tokenizer, progress)? } else { Vec::new() },
             context: options.context,
             summary: summary::of(checkpoint)?,
             path,
             tokenizer,
             model,
+            kept,
         })
+    }
+
+    /// What was measured of this candidate before, or what `measure` does now.
+    ///
+    /// # Errors
+    /// Those of `measure`, and if the candidate cannot be read. What cannot be kept is no error but a note.
+    pub(crate) fn evaluation(
+        &mut self,
+        candidate: &Checkpoint,
+        model: &Model,
+        progress: &dyn Progress,
+        measure: impl FnOnce(&mut Base) -> Result<Evaluation>,
+    ) -> Result<Evaluation> {
+        let (files, probe) = (content(candidate.path())?, self.probe(model)?);
+        let key = self.kept.key("evaluation", |h| {
+            h.field(&files.bytes());
+            h.field(bytemuck::cast_slice(&probe));
+            self.measured_on(h);
+        });
+        let name = format!("{}/{}.evaluation", self.kept.folder, key.short());
+        if let Lookup::Found(mut entry) = self.kept.store.open(&name, key) {
+            let mut json = vec![0; entry.len() as usize];
+            entry.read(0, &mut json)?;
+            if let Ok(evaluation) = serde_json::from_slice::<Evaluation>(&json) {
+                let path = candidate.path().display();
+                progress.note(&format!("{path}: as measured before, since neither it nor its base has changed"));
+                return Ok(Evaluation { candidate: summary::of(candidate)?, ..evaluation });
+            }
+        }
+        let evaluation = measure(self)?;
+        let json = serde_json::to_vec(&evaluation).expect("plain data is JSON");
+        let keep = || {
+            let (mut writer, note) = self.kept.store.create(&name, key)?;
+            writer.write(&json)?;
+            writer.finish().map(|_| note)
+        };
+        match keep() {
+            Ok(None) => {}
+            Ok(Some(why)) => progress.note(&format!("what was measured is not kept for the next time: {why}")),
+            Err(e) => progress.note(&format!("what was measured is not kept for the next time: {e}")),
+        }
+        Ok(evaluation)
+    }
+
+    /// The hidden states of a candidate on the first chunk of all texts.
+    fn probe(&self, candidate: &Model) -> Result<Vec<f32>> {
+        let Some(text) = self.texts.first() else { return Ok(Vec::new()) };
+        Ok(candidate.session(self.context).forward(&text.tokens[..self.context - 1])?.to_vec())
+    }
+
+    /// Everything that candidates are measured on.
+    fn measured_on(&self, h: &mut KeyHasher) {
+        h.field(&(self.context as u64).to_le_bytes());
+        h.field(&(samples::LENGTH as u64).to_le_bytes());
+        for BaseText { text, tokens, .. } in &self.texts {
+            h.field(text.category.name().as_bytes());
+            h.field(bytemuck::cast_slice(tokens));
+        }
+        for (task, _) in &self.tasks {
+            [task.name.as_str(), task.category.name()].iter().for_each(|part| h.field(part.as_bytes()));
+            questions(task, h);
+            task.questions.iter().for_each(|question| h.field(&(question.answer as u64).to_le_bytes()));
+        }
+        self.samples.iter().for_each(|(prompt, _)| h.field(prompt.as_bytes()));
     }
 
     /// What the base is.
@@ -162,15 +233,20 @@ pub(crate) fn chunks(text: &Text, tokenizer: &Tokenizer, options: &Options) -> R
 }
 
 /// What may be found in the cache, and is computed where it is not.
-struct Kept<'a> {
+struct Kept {
     folder: String,
     identity: Key,
-    store: &'a Store,
-    progress: &'a dyn Progress,
+    store: Store,
 }
 
-impl Kept<'_> {
-    fn hidden_states(&self, model: &Model, texts: Vec<(&Text, Vec<u32>)>, context: usize) -> Result<Vec<BaseText>> {
+impl Kept {
+    fn hidden_states(
+        &self,
+        model: &Model,
+        texts: Vec<(&Text, Vec<u32>)>,
+        context: usize,
+        progress: &dyn Progress,
+    ) -> Result<Vec<BaseText>> {
         let total = texts.iter().map(|(_, tokens)| tokens.len()).sum();
         let mut done = 0;
         let mut ready = Vec::with_capacity(texts.len());
@@ -180,11 +256,11 @@ impl Kept<'_> {
                 h.field(bytemuck::cast_slice(&tokens));
             });
             let name = format!("{}-{}-{context}.hidden", file_name(&text.name), key.short());
-            let hidden = self.entry(&name, key, |writer| {
+            let hidden = self.entry(&name, key, progress, |writer| {
                 let first = scored(context).start * model.config().embedding_length;
                 let mut session = model.session(context);
                 for (i, chunk) in tokens.chunks(context).enumerate() {
-                    self.progress.update("base", done + i * context, total, "tokens");
+                    progress.update("base", done + i * context, total, "tokens");
                     session.truncate(0);
                     let hidden = session.forward(&chunk[..context - 1])?;
                     writer.write(bytemuck::cast_slice(&hidden[first..]))?;
@@ -194,33 +270,34 @@ impl Kept<'_> {
             done += tokens.len();
             ready.push(BaseText { text: text.clone(), tokens, hidden });
         }
-        self.progress.update("base", total, total, "tokens");
+        progress.update("base", total, total, "tokens");
         Ok(ready)
     }
 
-    fn answers(&self, model: &Model, path: &Path, tokenizer: &Tokenizer, task: &Task) -> Result<Vec<u32>> {
-        let key = self.key("answers", |h| {
-            for question in &task.questions {
-                h.field(question.prompt.as_bytes());
-                h.field(&(question.options.len() as u64).to_le_bytes());
-                question.options.iter().for_each(|option| h.field(option.as_bytes()));
-            }
-        });
+    fn answers(
+        &self,
+        model: &Model,
+        path: &Path,
+        tokenizer: &Tokenizer,
+        task: &Task,
+        progress: &dyn Progress,
+    ) -> Result<Vec<u32>> {
+        let key = self.key("answers", |h| questions(task, h));
         let name = format!("{}-{}.answers", file_name(&task.name), key.short());
-        let mut entry = self.entry(&name, key, |writer| {
-            writer.write(bytemuck::cast_slice(&choice::answers(model, path, tokenizer, task, self.progress)?))
+        let mut entry = self.entry(&name, key, progress, |writer| {
+            writer.write(bytemuck::cast_slice(&choice::answers(model, path, tokenizer, task, progress)?))
         })?;
         let mut answers = vec![0; task.questions.len()];
         entry.read(0, bytemuck::cast_slice_mut(&mut answers))?;
         Ok(answers)
     }
 
-    fn samples(&self, model: &Model, tokenizer: &Tokenizer) -> Result<Vec<(String, String)>> {
+    fn samples(&self, model: &Model, tokenizer: &Tokenizer, progress: &dyn Progress) -> Result<Vec<(String, String)>> {
         let key = self.key("samples", |h| {
             h.field(&(samples::LENGTH as u64).to_le_bytes());
             samples::PROMPTS.iter().for_each(|prompt| h.field(prompt.as_bytes()));
         });
-        let mut entry = self.entry("samples.json", key, |writer| {
+        let mut entry = self.entry("samples.json", key, progress, |writer| {
             let samples = samples::PROMPTS.iter().map(|prompt| samples::continuation(model, tokenizer, prompt));
             let samples: Vec<String> = samples.collect::<Result<_>>()?;
             writer.write(&serde_json::to_vec(&samples).expect("strings are JSON"))
@@ -236,17 +313,18 @@ impl Kept<'_> {
         &self,
         name: &str,
         key: Key,
+        progress: &dyn Progress,
         write: impl FnOnce(&mut crate::cache::Writer) -> Result<()>,
     ) -> Result<Entry> {
         let name = format!("{}/{name}", self.folder);
         match self.store.open(&name, key) {
             Lookup::Found(entry) => return Ok(entry),
-            Lookup::Unusable(why) => self.progress.note(&format!("computing the base's outputs again: {why}")),
+            Lookup::Unusable(why) => progress.note(&format!("computing the base's outputs again: {why}")),
             Lookup::Absent => {}
         }
         let (mut writer, note) = self.store.create(&name, key)?;
         if let Some(why) = note {
-            self.progress.note(&format!("the base's outputs are not kept for the next time: {why}"));
+            progress.note(&format!("the base's outputs are not kept for the next time: {why}"));
         }
         write(&mut writer)?;
         writer.finish()
@@ -260,6 +338,41 @@ impl Kept<'_> {
             feed(h);
         })
     }
+}
+
+/// The questions of a task, but for which option is right.
+fn questions(task: &Task, h: &mut KeyHasher) {
+    for question in &task.questions {
+        h.field(question.prompt.as_bytes());
+        h.field(&(question.options.len() as u64).to_le_bytes());
+        question.options.iter().for_each(|option| h.field(option.as_bytes()));
+    }
+}
+
+/// A hash of all bytes of a model's file, or of the files directly in its directory.
+fn content(path: &Path) -> Result<Key> {
+    let files = match path.is_dir() {
+        true => summary::files(path)?.into_iter().map(|file| path.join(file.name)).collect(),
+        false => vec![path.to_owned()],
+    };
+    let error = |source| Error::Checkpoint(bantam_checkpoint::Error::io(path, "read")(source));
+    let mut failed = None;
+    let key = Key::of(|h| {
+        let mut part = vec![0; 1 << 20];
+        for file in files {
+            h.field(&[]); // where one begins
+            let read = File::open(&file).and_then(|mut file| {
+                loop {
+                    match file.read(&mut part)? {
+                        0 => return Ok(()),
+                        read => h.part(&part[..read]),
+                    }
+                }
+            });
+            failed = failed.take().or(read.err());
+        }
+    });
+    failed.map_or(Ok(key), |e| Err(error(e)))
 }
 
 /// The folder of a base's entries: by its path, so that a changed base replaces what was kept of its former self.

@@ -51,6 +51,11 @@ impl KeyHasher {
         self.0.update(&(bytes.len() as u64).to_le_bytes());
         self.0.update(bytes);
     }
+
+    /// Adds to what is hashed without saying how long it is; a field must follow it, or nothing.
+    pub(crate) fn part(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
 }
 
 /// Text formatted into the hasher without being collected first; a field of its own must follow it.

@@ -11,8 +11,8 @@ use bantam_nn::{Model, Session};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Measures a candidate: divergence from the base by category, multiple choice, sample continuations. Speed and how the
-/// candidate was made are left for the caller to fill in.
+/// Measures a candidate, unless it was measured before: divergence from the base by category, multiple choice, sample continuations. Speed and
+/// how the candidate was made are left for the caller to fill in.
 ///
 /// Memory is bounded by one chunk's hidden states and [`LOGITS`] logits of each model.
 ///
@@ -23,12 +23,23 @@ pub fn evaluate(candidate: &Checkpoint, base: &mut Base, progress: &dyn Progress
     let tokenizer = Tokenizer::of(candidate)?;
     let model = Model::load(candidate)?;
     same_tokenizer(path, &tokenizer, &model, base)?;
-    let categories = divergences(path, &model, base, progress)?;
+    base.evaluation(candidate, &model, progress, |base| measure(candidate, &tokenizer, &model, base, progress))
+}
+
+fn measure(
+    candidate: &Checkpoint,
+    tokenizer: &Tokenizer,
+    model: &Model,
+    base: &mut Base,
+    progress: &dyn Progress,
+) -> Result<Evaluation> {
+    let path = candidate.path();
+    let categories = divergences(path, model, base, progress)?;
     let choices = base.tasks.iter().map(|(task, base_answers)| {
-        Ok(choice::mark(task, &choice::answers(&model, path, &tokenizer, task, progress)?, base_answers))
+        Ok(choice::mark(task, &choice::answers(model, path, tokenizer, task, progress)?, base_answers))
     });
     let samples = base.samples.iter().map(|(prompt, continuation)| {
-        let candidate = samples::continuation(&model, &tokenizer, prompt)?;
+        let candidate = samples::continuation(model, tokenizer, prompt)?;
         Ok(Sample { prompt: prompt.clone(), base: continuation.clone(), candidate })
     });
     Ok(Evaluation {

@@ -155,7 +155,11 @@ impl Fixture {
     }
 
     fn evaluate(&self, candidate: &Checkpoint, heard: &Heard) -> bantam_measure::Result<Evaluation> {
-        evaluate(candidate, &mut Base::prepare(&self.base, &suite(), &self.options, heard)?, &())
+        self.evaluate_on(&suite(), candidate, heard)
+    }
+
+    fn evaluate_on(&self, suite: &Suite, candidate: &Checkpoint, heard: &Heard) -> bantam_measure::Result<Evaluation> {
+        evaluate(candidate, &mut Base::prepare(&self.base, suite, &self.options, heard)?, heard)
     }
 
     fn cached(&self, suffix: &str) -> PathBuf {
@@ -169,14 +173,17 @@ impl Fixture {
 #[derive(Default)]
 struct Heard {
     notes: RefCell<Vec<String>>,
-    /// Chunks that the base read.
+    /// Chunks that the base read, and the candidate.
     base_chunks: Cell<usize>,
+    chunks: Cell<usize>,
 }
 
 impl Progress for Heard {
     fn update(&self, activity: &str, done: usize, total: usize, _unit: &str) {
-        if activity == "base" && done < total {
-            self.base_chunks.set(self.base_chunks.get() + 1);
+        match activity {
+            "base" if done < total => self.base_chunks.set(self.base_chunks.get() + 1),
+            "text" if done < total => self.chunks.set(self.chunks.get() + 1),
+            _ => {}
         }
     }
 
@@ -275,6 +282,7 @@ fn the_base_is_read_once_and_a_damaged_cache_is_replaced() {
     assert_eq!(fixture.evaluate(&candidate, &again).unwrap(), expected);
     assert_eq!(again.base_chunks.get(), 0, "the second evaluation pays nothing for the base");
 
+    std::fs::remove_file(fixture.cached(".evaluation")).unwrap();
     for suffix in [".hidden", ".answers", ".json"] {
         let path = fixture.cached(suffix);
         let mut bytes = std::fs::read(&path).unwrap();
@@ -285,6 +293,45 @@ fn the_base_is_read_once_and_a_damaged_cache_is_replaced() {
     assert_eq!(fixture.evaluate(&candidate, &damaged).unwrap(), expected);
     assert_eq!(damaged.notes.borrow().len(), 3, "{:?}", damaged.notes);
     assert!(damaged.notes.borrow()[0].contains("checksum"), "{:?}", damaged.notes);
+}
+
+#[test]
+fn a_candidate_is_measured_once_whatever_it_is_called() {
+    let fixture = Fixture::new();
+    let candidate = fixture.candidate(Spec { noise: 0.05, ..PLAIN });
+    let chunks = |suite: &Suite, candidate: &Checkpoint| {
+        let heard = Heard::default();
+        let evaluation = fixture.evaluate_on(suite, candidate, &heard).unwrap();
+        (evaluation, heard.chunks.get(), heard.notes.borrow().join(" "))
+    };
+    let (first, read, _) = chunks(&suite(), &candidate);
+    assert!(read > 2);
+    let other = fixture.dir.path().join("other.gguf");
+    std::fs::copy(candidate.path(), &other).unwrap();
+    let (mut again, read, said) = chunks(&suite(), &Checkpoint::open(&other).unwrap());
+    assert!(read == 0 && said.contains("other.gguf: as measured before"), "{read} {said}");
+    assert_eq!((&again.candidate.label[..], &again.candidate.path[..]), ("other", other.to_str().unwrap()));
+    again.candidate = first.candidate.clone();
+    assert_eq!(again, first);
+    // Not where anything has changed: what is asked, what is right, the text, the candidate.
+    let mut changed = suite();
+    changed.tasks[0].questions[0].answer = 2;
+    assert!(chunks(&changed, &candidate).1 > 2);
+    changed.texts.pop();
+    assert!(chunks(&changed, &candidate).1 > 1);
+    let mut bytes = std::fs::read(&other).unwrap();
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1;
+    std::fs::write(&other, bytes).unwrap();
+    assert!(chunks(&suite(), &Checkpoint::open(&other).unwrap()).1 > 2);
+    // What is damaged is measured again.
+    let path = fixture.cached(".evaluation");
+    std::fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path()).for_each(|path| {
+        if path.extension().is_some_and(|e| e == "evaluation") {
+            std::fs::write(path, "damaged").unwrap();
+        }
+    });
+    assert!(chunks(&suite(), &candidate).1 > 2);
 }
 
 #[test]

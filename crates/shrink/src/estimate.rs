@@ -6,7 +6,7 @@
 use crate::allocate::{self, measured_on};
 use crate::calibrate::{Moments, Walk};
 use crate::mix::quantizable_role;
-use crate::quantize::{Feedback, Method, POWERS, sampled_rows};
+use crate::quantize::{self, Feedback, Method, POWERS, sampled_rows};
 use crate::widen::Widening;
 use crate::{Error, students};
 use bantam_checkpoint::{Checkpoint, Config, TensorInfo};
@@ -55,7 +55,7 @@ impl<'a> Rates<'a> {
         let model = Model::load(checkpoint)?;
         let few = together(sequences, TOKENS).next().unwrap_or_default();
         let mut walk = Walk::new(&model, few)?;
-        let inputs = walk.look(&model, false)?;
+        let inputs = walk.look(&model, false).map_err(|error| quantize::cause(checkpoint, error))?;
         let tokens = walk.tokens().max(1) as f64;
         let pass = seconds(LONG, || Walk::new(&model, few)?.go_on(&model))?;
         let mut shared: Vec<&Arc<Moments>> = inputs.values().collect();

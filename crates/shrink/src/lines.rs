@@ -70,14 +70,6 @@ impl Lines {
         &self.path
     }
 
-    /// Begins the file, unless it is there.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn begin(&mut self) -> Result<(), Error> {
-        self.write(&[])
-    }
-
     /// Appends a line.
     ///
     /// # Errors

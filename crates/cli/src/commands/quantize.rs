@@ -1,6 +1,8 @@
 //! `bantam quantize`: round a model's weights to fewer bits.
 
-use crate::allocation::{Allocated, BudgetArgs, Choosing, Chosen, Widen, Widened, picture, widen, widening};
+use crate::allocation::{
+    Allocated, BudgetArgs, Choosing, Chosen, Widen, Widened, measured_of, picture, widen, widening,
+};
 use crate::calibration::{Calibrated, CalibrationArgs, Effort};
 use crate::intermediate::Intermediate;
 use crate::interrupt::Interrupted;
@@ -135,15 +137,28 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     let smoothed = smoothed(source, &mix, &calibrated, output, global)?;
     let source = smoothed.as_ref().map_or(source, |made| &made.checkpoint);
     // Where formats were chosen, how long rounding takes was said with that.
-    let mut quantized = quantize_by(source, &mix, &calibrated, chosen.is_some(), output, global)?;
+    let keep = tuning_text.is_some();
+    let mut quantized = quantize_by(source, &mix, &calibrated, chosen.is_some(), keep, output, global)?;
     quantized.source_bytes = checkpoint.file_bytes()?;
     quantized.chosen = chosen;
     if let Some(text) = tuning_text {
         quantized.tuned = train_scales(&checkpoint, &text, &tuning, output, global)?;
         quantized.file_bytes = Checkpoint::open(output)?.file_bytes()?;
     }
+    if keep {
+        forget(&unfinished(output));
+    }
+    if quantized.chosen.is_some() && args.sensitivity.is_none() {
+        forget(&measured_of(output));
+    }
     quantized.seconds = start.elapsed().as_secs_f64();
     if global.json { output::json(&quantized) } else { show(&quantized, model) }
+}
+
+/// Removes what an output was to go on from, had it been stopped.
+fn forget(kept: &Path) {
+    // A file that stays is looked at the next time, and begun anew if it is of something else.
+    drop(std::fs::remove_file(kept));
 }
 
 /// Which formats tensors get, and where they come from.
@@ -345,7 +360,7 @@ pub fn warn_of_no_tokenizer(checkpoint: &Checkpoint, output: &Path) {
 
 /// Quantizes to the nearest with a progress bar.
 pub fn quantize(checkpoint: &Checkpoint, mix: &Mix, output: &Path, global: &Global) -> anyhow::Result<Quantized> {
-    quantize_by(checkpoint, mix, &Calibrated::default(), true, output, global)
+    quantize_by(checkpoint, mix, &Calibrated::default(), true, false, output, global)
 }
 
 /// The model with its inputs smoothed, where the mix rounds activations and there is text to see them on.
@@ -375,17 +390,20 @@ fn smoothed(
     Ok(Some(made))
 }
 
+/// Quantizes by a method. `foretold` says that its time was said before, `keep` that rounded layers stay beside the output when it is finished,
+/// since more is to be done with it.
 pub fn quantize_by(
     checkpoint: &Checkpoint,
     mix: &Mix,
     calibrated: &Calibrated,
     foretold: bool,
+    keep: bool,
     output: &Path,
     global: &Global,
 ) -> anyhow::Result<Quantized> {
     let start = Instant::now();
     let method = calibrated.method();
-    let plan = Plan::new(checkpoint, mix)?.with_settings(&calibrated.settings);
+    let plan = Plan::new(checkpoint, mix)?.with_settings(&calibrated.settings).keeping_rounded(keep);
     let unfinished = unfinished(output);
     if method.text().is_some() && unfinished.exists() && !global.quiet && !global.json {
         output::say(format_args!(
@@ -398,6 +416,7 @@ pub fn quantize_by(
         Method::Importance(importance) => warn_of_gaps(&plan, importance),
         _ => {}
     }
+    warn_of_ternary(&plan);
     if let Some(text) = method.text()
         && !foretold
         && forecast::is_wanted(global)
@@ -453,6 +472,19 @@ fn warn_of_code_books(plan: &Plan<'_>, of: impl Fn(&str) -> bool) {
         output::say(format_args!(
             "warning: formats with code books ({}) lose a lot without calibration; `bantam quantize --calibrate` loses less",
             names.into_iter().collect::<Vec<_>>().join(", ")
+        ));
+    }
+}
+
+/// Says so where weights get three values: only models that were trained with such weights survive it.
+fn warn_of_ternary(plan: &Plan<'_>) {
+    let ternary = |format: &Format| format.grid.as_ref().is_some_and(|grid| grid.levels.len() == 3);
+    let rounded: Vec<TensorInfo> = plan.rounded().filter(|tensor| ternary(tensor.format)).collect();
+    if let Some(first) = rounded.first() {
+        output::say(format_args!(
+            "warning: {} tensors get weights of three values ({}): unless the model was trained with such weights it becomes unusable",
+            rounded.len(),
+            first.format.name
         ));
     }
 }

@@ -9,7 +9,7 @@ use crate::output;
 use crate::places::Places;
 use anyhow::{Context, bail, ensure};
 use bantam_checkpoint::Checkpoint;
-use bantam_checkpoint::output::ScratchDir;
+use bantam_checkpoint::output::{ScratchDir, beside};
 use bantam_measure::conclusion::{self, Verdict};
 use bantam_measure::results::{Evaluation, Report};
 use bantam_shrink::Mix;
@@ -31,7 +31,8 @@ Examples:
   bantam shrink model.gguf --fit 300MB -o small/ --calibrate
   bantam shrink model.gguf --fit 300MB -o small/ --text my-domain.txt
 
-The directory receives the model, report.html (opens offline) and report.json.")]
+The directory receives the model, report.html (opens offline) and report.json. A run that was stopped goes on with the same command: what was
+measured, and what --calibrate rounded, is kept.")]
 pub struct ShrinkArgs {
     /// A GGUF file or a Hugging Face directory
     model: PathBuf,
@@ -68,11 +69,16 @@ pub fn run(args: &ShrinkArgs, global: &Global) -> anyhow::Result<()> {
     // Candidates, finished or not, are nothing the user asked for until one is chosen.
     let scratch = ScratchDir::near(&args.output)?;
     let place = |level: &str| scratch.path().join(file_of(args, level));
-    // First, since what is asked for may not be possible.
-    let fitted = files.map(|files| fit(args, files, &base, &place(FIT), global)).transpose()?;
+    // What takes long to make is kept until all is done. First, since what is asked for may not be possible.
+    let work = beside(&args.output, "shrinking");
+    let at_work = work.join(file_of(args, FIT));
+    let fitted = files.map(|files| fit(args, files, &base, &at_work, global)).transpose();
+    let nothing_kept = |_: &anyhow::Error| drop(std::fs::remove_dir(&work)); // if it is empty
+    let fitted = fitted.inspect_err(nothing_kept)?;
     let measured = EvaluationArgs { speed: true, ..args.evaluation.clone() };
     let mut tried = Tried { comparison: Comparison::start(&base, &measured, true, global)?, best: None, args };
     if let Some(made) = fitted {
+        std::fs::copy(&at_work, place(FIT)).with_context(|| format!("cannot copy {}", at_work.display()))?;
         tried.add(FIT, &place(FIT), &made)?;
     }
     for (mix, _) in &levels {
@@ -85,6 +91,10 @@ pub fn run(args: &ShrinkArgs, global: &Global) -> anyhow::Result<()> {
     let report = report(comparison, &chosen, args);
     write_report(&report, scratch.path())?;
     scratch.deliver(&args.output)?;
+    if files.is_some() {
+        // What stays is looked at the next time, and replaced.
+        drop(std::fs::remove_dir_all(&work));
+    }
     output::report(&report, global)?;
     if !global.json {
         conclude(&report, &args.output.join(chosen), &args.output)?;
@@ -184,7 +194,8 @@ fn file_of(args: &ShrinkArgs, level: &str) -> String {
     format!("{}-{level}.gguf", stem(&args.model))
 }
 
-/// Makes a file of at most the size, its formats chosen and its weights rounded with calibration, as `quantize --fit` does.
+/// Makes a file of at most the size, its formats chosen and its weights rounded with calibration, as `quantize --fit` does. What was measured and
+/// rounded for it stays beside it.
 fn fit(
     args: &ShrinkArgs,
     files: &[SourceSpec],
@@ -193,6 +204,8 @@ fn fit(
     global: &Global,
 ) -> anyhow::Result<Quantized> {
     let start = Instant::now();
+    let work = file.parent().expect("it lies in a folder of its own");
+    std::fs::create_dir_all(work).with_context(|| format!("cannot make {}", work.display()))?;
     let mut calibrated = CalibrationArgs::of_files(files).calibrate(base, true, global)?;
     let choosing = Choosing {
         checkpoint: base,
@@ -208,7 +221,7 @@ fn fit(
         calibrated.widen(base)?;
     }
     let source = widened.as_ref().map_or(base, |made| &made.checkpoint);
-    let made = quantize_by(source, &mix, &calibrated, true, file, global)?;
+    let made = quantize_by(source, &mix, &calibrated, true, true, file, global)?;
     if !global.json && !global.quiet {
         show_choice(&chosen)?;
     }

@@ -39,14 +39,13 @@ impl Kept {
         Self { tensors: Vec::new(), file: None }
     }
 
-    /// What the file at `path` has of this model on this text; it is begun if there is none.
+    /// What the file at `path` has of this model on this text; it is begun with the first tensor if there is none.
     ///
     /// # Errors
     /// If the file cannot be read or written, is of another model or text, or is damaged.
     pub fn open(path: &Path, checkpoint: &Checkpoint, sequences: &[Vec<u32>]) -> Result<Self, Error> {
         let of = format!("{VERSION}-{:016x}", identity::of_model_and_text(checkpoint, sequences)?);
-        let (mut file, tensors) = Lines::open(path, &KIND, &of)?;
-        file.begin()?;
+        let (file, tensors) = Lines::open(path, &KIND, &of)?;
         Ok(Self { tensors, file: Some(file) })
     }
 

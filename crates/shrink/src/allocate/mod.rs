@@ -112,8 +112,20 @@ pub fn measure(
     mut kept: Kept,
     progress: &mut dyn FnMut(),
 ) -> Result<Measured, Error> {
+    let done = measure_missing(checkpoint, sequences, &mut kept, progress);
+    done.map_err(|error| quantize::cause(checkpoint, error))?;
+    Ok(kept.measured())
+}
+
+/// Measures what is not kept.
+fn measure_missing(
+    checkpoint: &Checkpoint,
+    sequences: &[Vec<u32>],
+    kept: &mut Kept,
+    progress: &mut dyn FnMut(),
+) -> Result<(), Error> {
     if checkpoint.tensors().iter().filter(|t| quantizable_role(t).is_some()).all(|t| kept.has(&t.name)) {
-        return Ok(kept.measured());
+        return Ok(());
     }
     let mut model = Model::load(checkpoint)?;
     probe::sharpen(&mut model);
@@ -121,13 +133,21 @@ pub fn measure(
     let mut probe = Probe::new(checkpoint, &model, held_out)?;
     let (mut walk, mut walk_held_out) = (Walk::new(&model, seen)?, Walk::new(&model, held_out)?);
     let widening = Widening::of(checkpoint)?;
-    let mut measurement = Measurement { checkpoint, widening, kept: &mut kept, progress };
+    let mut measurement = Measurement { checkpoint, widening, kept, progress };
     let embedding = model.embedding_mut().path.clone();
     let tied = model.definition().head().path == embedding;
-    for _ in 0..model.config().block_count {
-        let inputs = walk.look(&model, true)?;
-        let held_out = walk_held_out.look(&model, true)?;
-        measurement.layers(&inputs, &held_out, &mut model, &probe)?;
+    for layer in 0..model.config().block_count {
+        let of_layer = checkpoint.tensors().iter().filter(|t| t.name.starts_with(&format!("blk.{layer}.")));
+        let measured = of_layer.filter(|t| quantizable_role(t).is_some());
+        if measured.clone().all(|t| measurement.kept.has(&t.name)) {
+            walk.go_on(&model)?;
+            walk_held_out.go_on(&model)?;
+            measured.for_each(|_| (measurement.progress)());
+        } else {
+            let inputs = walk.look(&model, true)?;
+            let held_out = walk_held_out.look(&model, true)?;
+            measurement.layers(&inputs, &held_out, &mut model, &probe)?;
+        }
         probe.go_on(&model)?;
     }
     let head = walk.look(&model, false)?;
@@ -143,7 +163,7 @@ pub fn measure(
             measurement.tensor(&embedding, &Rounding::alike(tensor.cols()), &mut model, &probe)?;
         }
     }
-    Ok(kept.measured())
+    Ok(())
 }
 
 /// The beginning of these sequences and what follows it, no more than a half each; the same again of a single one.

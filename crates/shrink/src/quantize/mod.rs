@@ -24,6 +24,7 @@ use bantam_formats::Format;
 use descent::PASSES;
 pub(crate) use gptq::{Feedback, spread};
 use rows::Rows;
+pub use rows::cause;
 pub(crate) use rows::check;
 pub(crate) use sample::{sample, sampled_rows};
 pub(crate) use scaling::POWERS;
@@ -100,6 +101,7 @@ pub struct Plan<'a> {
     targets: Vec<Target>,
     /// What the record says beside the mix and the method.
     settings: Vec<(String, String)>,
+    keeps_rounded: bool,
 }
 
 /// A tensor that could not have the format its mix asks for.
@@ -123,7 +125,7 @@ impl<'a> Plan<'a> {
     pub fn new(checkpoint: &'a Checkpoint, mix: &'a Mix) -> Result<Self, Error> {
         let config = Config::of(checkpoint)?;
         let targets = mix.assign(checkpoint.tensors(), &config);
-        Ok(Plan { checkpoint, mix, targets, settings: Vec::new() })
+        Ok(Plan { checkpoint, mix, targets, settings: Vec::new(), keeps_rounded: false })
     }
 
     /// Says in the record how it was calibrated.
@@ -146,6 +148,11 @@ impl<'a> Plan<'a> {
     /// The size of the output file in bytes, exactly; of a directory, about.
     pub fn file_bytes(&self, method: Method<'_>) -> u64 {
         GgufWriter::file_bytes(&self.metadata(method.name()), &self.outputs())
+    }
+
+    /// Keeps rounded layers beside the output once it is finished, as long as what is made of it is not: [`unfinished`] says where.
+    pub fn keeping_rounded(self, keep: bool) -> Self {
+        Self { keeps_rounded: keep, ..self }
     }
 
     /// Bits per weight of the output, scales included.
@@ -207,12 +214,19 @@ impl<'a> Plan<'a> {
                     return Err(Error::Data { path: self.checkpoint.path().to_owned(), problem });
                 }
                 let description = self.description(method);
-                let rounded = rounded.insert(Rounded::open(output, &description, self.checkpoint, sequences)?);
-                self.feed_back(&mut *writer, sequences, method, rounded, progress)?;
+                let mut layers = Rounded::open(output, &description, self.checkpoint, sequences)?;
+                let done = self.feed_back(&mut *writer, sequences, method, &mut layers, progress);
+                if let Err(error) = done {
+                    if matches!(error, Error::Activations { .. }) {
+                        layers.remove(); // they never will be finished
+                    }
+                    return Err(cause(self.checkpoint, error));
+                }
+                rounded = Some(layers);
             }
         }
         writer.finish()?;
-        if let Some(rounded) = rounded {
+        if let Some(rounded) = rounded.filter(|_| !self.keeps_rounded) {
             rounded.remove();
         }
         Ok(())

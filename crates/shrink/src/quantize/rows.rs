@@ -1,7 +1,7 @@
 //! Weights taken each by itself, rows at a time.
 
-use crate::Error;
-use bantam_checkpoint::TensorInfo;
+use crate::{Error, students};
+use bantam_checkpoint::{Checkpoint, TensorInfo};
 use bantam_formats::Format;
 use rayon::prelude::*;
 use std::path::Path;
@@ -53,6 +53,17 @@ impl Rows<'_> {
             // The first in the tensor, not in time.
             .find_map_first(Result::err);
         error.map_or(Ok(()), Err)
+    }
+}
+
+/// The cause of an error: where activations were not finite the first weight that is not, if there is one.
+pub fn cause(checkpoint: &Checkpoint, error: Error) -> Error {
+    let sound = |tensor| check(checkpoint.path(), tensor, Format::f32(), 0, &students::values(checkpoint, tensor)?);
+    match error {
+        Error::Activations { .. } => {
+            checkpoint.tensors().iter().find_map(|tensor| sound(tensor).err()).unwrap_or(error)
+        }
+        error => error,
     }
 }
 

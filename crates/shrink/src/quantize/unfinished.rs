@@ -3,6 +3,7 @@
 use crate::records::{Kind, Records};
 use crate::{Error, identity};
 use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::output::beside;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -14,10 +15,7 @@ pub(super) type Layer = BTreeMap<String, Vec<u8>>;
 
 /// The file beside an output that is being made with error feedback.
 pub fn unfinished(output: &Path) -> PathBuf {
-    // Not inside a directory whose name was given with a slash at its end.
-    let mut name = output.file_name().unwrap_or_default().to_owned();
-    name.push(".rounding");
-    output.with_file_name(name)
+    beside(output, "rounding")
 }
 
 /// A name that is free for a file that is in the way: it may be hours of another run.
@@ -96,7 +94,7 @@ impl Rounded {
         self.records.keep(layer as u64, len, bytes())
     }
 
-    /// The output is finished.
+    /// The output is finished, or never will be.
     pub fn remove(self) {
         drop(self.records);
         // A file that stays is begun anew.
