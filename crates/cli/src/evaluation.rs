@@ -23,9 +23,9 @@ pub struct EvaluationArgs {
     /// Measure on these UTF-8 text files instead of the built-in text
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub text: Vec<PathBuf>,
-    /// Built-in text and tasks: standard or quick, a quarter of it
-    #[arg(long, default_value = "standard")]
-    pub suite: String,
+    /// Built-in text and tasks: standard or quick, a quarter of it [default: standard; of `bantam shrink` quick]
+    #[arg(long, value_name = "SUITE")]
+    pub suite: Option<String>,
     /// Multiple-choice tasks of the suite: all or none
     #[arg(long, value_parser = ["all", "none"], default_value = "all")]
     pub tasks: String,
@@ -45,8 +45,9 @@ const RECORDS: [&str; 5] = ["jsonl", "json", "csv", "tsv", "parquet"];
 
 impl EvaluationArgs {
     fn suite(&self) -> anyhow::Result<Suite> {
-        let Some(built_in) = data::suite(&self.suite) else {
-            bail!("there is no suite `{}`; there are {}", self.suite, data::SUITES.join(", "));
+        let name = self.suite.as_deref().unwrap_or(data::SUITES[0]);
+        let Some(built_in) = data::suite(name) else {
+            bail!("there is no suite `{name}`; there are {}", data::SUITES.join(", "));
         };
         let tasks = if self.tasks == "all" { built_in.tasks } else { Vec::new() };
         if self.text.is_empty() {

@@ -87,7 +87,9 @@ fn what_was_measured_serves_other_budgets() {
 #[test]
 fn a_choice_that_was_stopped_goes_on() {
     let folder = Folder::with_model();
-    let quantize = |output: &str| format!("quantize model.gguf --bits 5 --calibration-length 64 --calibration-tokens 2000 -o {output}");
+    let quantize = |output: &str| {
+        format!("quantize model.gguf --bits 5 --calibration-length 64 --calibration-tokens 2000 -o {output}")
+    };
     folder.succeeds(&quantize("whole.gguf"));
     assert!(!folder.path("whole.gguf.sensitivity").exists());
     folder.killed(&quantize("killed.gguf"), "killed.gguf.sensitivity", &[50, 100, 200]);

@@ -166,6 +166,24 @@ fn shrink_tries_formats_chosen_within_the_size() {
 }
 
 #[test]
+fn shrink_goes_on_where_it_was_stopped() {
+    let folder = folder();
+    let shrink = |to: &str| {
+        format!("shrink model.gguf --fit 400kB --levels Q4_K_M,Q2_K --calibrate -o {to} --text text.txt --context 32")
+    };
+    folder.succeeds(&shrink("whole"));
+    folder.killed(&shrink("killed"), "killed.shrinking/model-fit.gguf", &[50, 50]);
+    let said = common::stderr(&folder.run(&shrink("killed")));
+    assert!(said.contains("rounded layers") && said.contains("as measured before"), "{said}");
+    assert!(!folder.path("killed.shrinking").exists() && !folder.path("whole.shrinking").exists());
+    let chosen = |of: &str| {
+        let read = |name: &str| std::fs::read(folder.path(of).join(name)).ok();
+        ["model-fit.gguf", "model-Q4_K_M.gguf", "model-Q2_K.gguf"].map(read)
+    };
+    assert!(chosen("whole") == chosen("killed"));
+}
+
+#[test]
 fn run_is_reproducible_by_its_seed() {
     let folder = folder();
     let text =

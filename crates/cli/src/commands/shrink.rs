@@ -75,7 +75,9 @@ pub fn run(args: &ShrinkArgs, global: &Global) -> anyhow::Result<()> {
     let fitted = files.map(|files| fit(args, files, &base, &at_work, global)).transpose();
     let nothing_kept = |_: &anyhow::Error| drop(std::fs::remove_dir(&work)); // if it is empty
     let fitted = fitted.inspect_err(nothing_kept)?;
-    let measured = EvaluationArgs { speed: true, ..args.evaluation.clone() };
+    // Many candidates are measured to tell levels apart, which a quarter of the text does.
+    let suite = args.evaluation.suite.clone().unwrap_or_else(|| "quick".to_owned());
+    let measured = EvaluationArgs { speed: true, suite: Some(suite), ..args.evaluation.clone() };
     let mut tried = Tried { comparison: Comparison::start(&base, &measured, true, global)?, best: None, args };
     if let Some(made) = fitted {
         std::fs::copy(&at_work, place(FIT)).with_context(|| format!("cannot copy {}", at_work.display()))?;

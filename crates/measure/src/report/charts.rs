@@ -191,12 +191,16 @@ fn draw_series(
 ) {
     svg.open_group(&line.class);
     let finite = |d: &Divergence| d.kl_divergence.mean.is_finite();
-    let points: Vec<_> = centres
-        .iter()
-        .zip(&line.divergence)
-        .filter_map(|(&x, d)| d.filter(|d| finite(d)).map(|d| (x, y.at(d.kl_divergence.mean))))
-        .collect();
-    svg.polyline(&points, "line");
+    // What learned in one way is a curve by itself: between a student and its beginning there is none.
+    let mut ways: Vec<&str> = order.iter().map(|&i| way(&report.evaluations[i])).collect();
+    let points = |of: &str| -> Vec<_> {
+        let all = centres.iter().zip(&line.divergence).zip(order);
+        let those = all.filter(|(_, i)| way(&report.evaluations[**i]) == of);
+        those.filter_map(|((&x, d), _)| d.filter(|d| finite(d)).map(|d| (x, y.at(d.kl_divergence.mean)))).collect()
+    };
+    ways.sort_unstable();
+    ways.dedup();
+    ways.into_iter().for_each(|of| svg.polyline(&points(of), "line"));
     for ((&x, divergence), &i) in centres.iter().zip(&line.divergence).zip(order) {
         let Some(divergence) = divergence else { continue };
         let kl = divergence.kl_divergence;
@@ -217,6 +221,11 @@ fn draw_series(
         svg.mark(line.shape, (x, at.min(bottom)), 4.2, class, &title);
     }
     svg.close_group();
+}
+
+/// How a candidate learned last, if it did.
+fn way(evaluation: &Evaluation) -> &str {
+    evaluation.candidate.training.last().map_or("", |(step, _)| step)
 }
 
 /// The lines' names at their right ends, kept apart.

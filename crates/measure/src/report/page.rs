@@ -381,6 +381,9 @@ mod tests {
         let page = html(&report);
         assert!(page.contains("id=\"training\"") && page.contains("from 2.50 to 1.25"));
         assert!(page.contains("3.50e15") && page.contains("1.20 M"), "its cost");
+        // Those that learned have a curve of their own.
+        let lines = |report: &Report| html(report).matches("<polyline class=\"line\"").count();
+        assert_eq!(lines(&report), 2 * lines(&sample()));
     }
 
     #[test]
