@@ -14,8 +14,8 @@ use std::path::Path;
 /// What is matched of encoders.
 #[derive(Args)]
 pub struct EmbeddingArgs {
-    /// What else to match, with weights, as in cosine,hidden:0.5: hidden (states of layers), and of encoders cosine, mse and relation
-    /// (cosines within the batch) [default of encoders: cosine]
+    /// What else to match, with weights, as in cosine,hidden:0.5: hidden (states of layers), and of encoders cosine, mse, relation (cosines
+    /// within the batch) and token-relation (which tokens of a sentence are alike in layers) [default of encoders: cosine]
     #[arg(long = "match", value_name = "NAMES")]
     pub matching: Option<EmbeddingMatching>,
     /// The teacher's layer for each of the student's, as in 1,3,5, for matching hidden states [default: those taken with --layers,
@@ -107,13 +107,13 @@ impl Distillation<'_> {
         let (ours, theirs) = (student.definition().layers(), teacher.definition().layers());
         let layers = args.layers(ours, theirs, self.taken.as_deref())?;
         let mut length = self.data.length;
-        if matching.hidden > 0.0 {
+        if matching.of_layers() {
             // Hidden states are matched token by token: both see the same ones.
             same_tokens(self.teacher, self.student)?;
             length = length.min(teacher.config().context_length).min(student.config().context_length);
         }
         let sentences = sentences(&self.data.data)?;
-        let hidden = matching.hidden > 0.0;
+        let hidden = matching.of_layers();
         let there = sentences.iter().flat_map(|s| &s.texts).map(|text| teacher.tokens(text, length).map(|t| t.len()));
         let there: usize = there.sum::<Result<_, _>>()?;
         let word = self::teacher(&teacher, self.teacher, length, self.cache, &sentences)?;

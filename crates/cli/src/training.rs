@@ -8,12 +8,12 @@ use bantam_checkpoint::output::beside;
 use bantam_checkpoint::provenance::{Step, Training};
 use bantam_formats::Format;
 use bantam_nn::Model;
-use bantam_nn::train::{AdamW, Parameters};
+use bantam_nn::train::{AdamW, Parameters, Sgd};
 use bantam_shrink::distill::TextTask;
 use bantam_shrink::students;
 use bantam_shrink::text::{Source, SourceSpec};
 use bantam_shrink::train::{Decay, Schedule, Settings, Task, Trainer};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -42,6 +42,15 @@ impl DataArgs {
     }
 }
 
+/// How gradients become steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Optimizer {
+    /// Each number by its own gradients' size
+    Adamw,
+    /// Along the gradients, with a momentum of 0.9: half the memory, and a rate of its own (0.01 and more)
+    Sgd,
+}
+
 /// How steps are made.
 #[derive(Args)]
 pub struct StepArgs {
@@ -63,6 +72,9 @@ pub struct StepArgs {
     /// The share of the learning rate that is left at the end
     #[arg(long, default_value_t = 0.1, value_name = "SHARE")]
     floor: f32,
+    /// How gradients become steps
+    #[arg(long, value_enum, value_name = "METHOD", default_value_t = Optimizer::Adamw)]
+    optimizer: Optimizer,
     /// Shrinks matrices by this share of the learning rate each step
     #[arg(long, default_value_t = 0.01, value_name = "SHARE")]
     weight_decay: f32,
@@ -109,7 +121,12 @@ impl StepArgs {
                 steps,
                 decay: Decay::Cosine,
             },
-            method: AdamW { betas: (0.9, 0.95), weight_decay: self.weight_decay, ..AdamW::default() }.into(),
+            method: match self.optimizer {
+                Optimizer::Adamw => {
+                    AdamW { betas: (0.9, 0.95), weight_decay: self.weight_decay, ..AdamW::default() }.into()
+                }
+                Optimizer::Sgd => Sgd { momentum: 0.9, weight_decay: self.weight_decay }.into(),
+            },
             clip: Some(self.clip),
             save: Some((state, Duration::from_secs(self.save_every))),
         })
@@ -214,12 +231,14 @@ pub fn go(
     }
     let bar = progress::bar(global, "train", trainer.settings().schedule.steps, "steps");
     bar.set_position(trainer.steps());
-    let mut mean = None;
+    let (mut mean, mut tokens, start) = (None, 0, Instant::now());
     trainer.run(task, parameters, &mut |steps, pass| {
         let smooth = mean.map_or(pass.loss, |m: f64| 0.95 * m + 0.05 * pass.loss);
         mean = Some(smooth);
+        tokens += pass.items;
+        let rate = tokens as f64 / start.elapsed().as_secs_f64().max(1e-9);
         bar.set_position(steps);
-        bar.set_message(format!("loss {smooth:.4}"));
+        bar.set_message(format!("loss {smooth:.4}, {rate:.0} tokens/s"));
         steps < until && !interrupt::requested()
     })?;
     bar.finish_and_clear();

@@ -49,6 +49,15 @@ fn a_student_of_some_layers_comes_nearer_to_its_teacher() {
 
     let trained = folder.json(&format!("train student.gguf --data text.txt --length 32 {STEPS} -o trained.gguf"));
     assert_eq!(trained["steps"], 40);
+    let last = provenance::of(Checkpoint::open(folder.path("trained.gguf")).unwrap().metadata()).pop().unwrap();
+    assert_eq!((last.get("data"), last.get("length")), (Some("text=text.txt"), Some("32")));
+    let by_descent = STEPS.replace("0.003", "0.1 --optimizer sgd");
+    let descended = folder.json(&format!("train student.gguf --data text.txt --length 32 {by_descent} -o sgd.gguf"));
+    let losses = |of: &serde_json::Value| {
+        of["losses"].as_array().unwrap().iter().map(|l| l.as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    let (adam, sgd) = (losses(&trained), losses(&descended));
+    assert!(adam[0] == sgd[0] && adam[39] != sgd[39] && sgd[39] < sgd[0], "{sgd:?}");
 }
 
 const CONFIG: &str = r#"{"model_type": "MODEL", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
@@ -207,6 +216,13 @@ fn what_cannot_be_learned_from_is_refused() {
     folder.refuses(&format!("{distill} --layers 0-7"), &["teacher.gguf", "0 to 2"]);
     Model { merges: Some(vec!["Ġ c", "h e", "Ġc he"]), ..Model::default() }.write(&folder.path("other.gguf"));
     folder.refuses(&format!("{distill} --student other.gguf"), &["other.gguf", "teacher.gguf", "token 256"]);
+    let larger = folder.run(&format!("{distill} --student teacher.gguf --steps 1"));
+    assert!(!stderr(&larger).contains("larger than its teacher"), "{}", stderr(&larger));
+    Model { layers: 4, ..Model::default() }.write(&folder.path("larger.gguf"));
+    let larger =
+        folder.run(&format!("{} --student larger.gguf --steps 1", distill.replace("out.gguf", "of-larger.gguf")));
+    assert!(larger.status.success() && stderr(&larger).contains("larger than its teacher"), "{}", stderr(&larger));
+    std::fs::remove_file(folder.path("out.gguf")).unwrap();
     folder.refuses(&format!("{distill} --layers 0 --soft 2"), &["--soft", "within 0 and 1"]);
     folder.refuses(&format!("{distill} --layers 0 --learning-rate nan"), &["--learning-rate", "above 0"]);
 

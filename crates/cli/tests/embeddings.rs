@@ -61,7 +61,9 @@ fn a_student_comes_nearer_to_its_teacher_and_is_measured_beside_it() {
         "nothing is captured twice"
     );
     let command = format!("distill --teacher teacher.gguf --layers 0,2 --data sentences.txt {STEPS}");
-    folder.succeeds(&format!("{command} --match cosine,relation:5,hidden:0.2 --cache cache -o student.gguf"));
+    folder.succeeds(&format!(
+        "{command} --match cosine,relation:5,hidden:0.2,token-relation --cache cache -o student.gguf"
+    ));
     let student = Checkpoint::open(folder.path("student.gguf")).unwrap();
     let made: Vec<String> = provenance::of(student.metadata()).into_iter().map(|step| step.step).collect();
     assert_eq!(made, ["quantize", "take layers", "distill"]);

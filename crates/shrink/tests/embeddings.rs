@@ -67,7 +67,9 @@ fn a_student_of_some_layers_comes_nearer_and_a_killed_run_goes_on_exactly() {
     let path = folder.path().join("student.gguf");
     assert_eq!(students::take_layers(&teacher(), "0,2", &path).unwrap(), [0, 2]);
     let student = Checkpoint::open(&path).unwrap();
-    for matching in ["cosine", "mse", "relation:10", "cosine,mse:0.5,relation:5,hidden:0.5"] {
+    for matching in
+        ["cosine", "mse", "relation:10", "token-relation", "cosine,mse:0.5,relation:5,hidden:0.5,token-relation:2"]
+    {
         let cache = folder.path().join("cache");
         let matched = matching.parse().unwrap();
         let (losses, parameters) = run(&student, &matched, &cache, 80, None);
@@ -96,7 +98,7 @@ fn a_narrow_student_learns_through_a_projection_that_is_not_written() {
     .unwrap();
     students::initial(&config, &teacher(), 1, u64::MAX, &path).unwrap();
     let student = Checkpoint::open(&path).unwrap();
-    let matching = "cosine,relation,hidden:0.5".parse().unwrap();
+    let matching = "cosine,relation,hidden:0.5,token-relation".parse().unwrap();
     let (losses, parameters) = run(&student, &matching, &folder.path().join("cache"), 80, None);
     assert!(mean(&losses[75..]) < 0.7 * mean(&losses[..5]), "{losses:?}");
     let beside: Vec<_> = parameters.variables().iter().filter(|v| v.path.starts_with("distill.")).collect();

@@ -58,7 +58,7 @@ impl<'a> EmbeddingTask<'a> {
         (batch, length, seed): (usize, usize, u64),
     ) -> Self {
         let mixture = Mixture::of_sentences(sources, seed);
-        let layers = if matching.hidden > 0.0 { layers } else { Vec::new() };
+        let layers = if matching.of_layers() { layers } else { Vec::new() };
         Self {
             student,
             teacher,
@@ -97,10 +97,10 @@ impl<'a> EmbeddingTask<'a> {
         &self,
         pass: &mut Train<'_>,
         pooled: &Var,
-        layers: &[Var],
+        (layers, lengths): (&[Var], &[usize]),
         taught: &super::encoder_teacher::Taught,
     ) -> f64 {
-        let EmbeddingMatching { cosine, mse, relation, hidden } = self.matching;
+        let EmbeddingMatching { cosine, mse, relation, hidden, token_relation } = self.matching;
         let (width, teacher_width) = (self.student.width(), self.teacher.encoder().width());
         let mut loss = 0.0;
         if cosine > 0.0 || mse > 0.0 {
@@ -119,11 +119,20 @@ impl<'a> EmbeddingTask<'a> {
             loss += matching::relation(pooled, width, &taught.embeddings, teacher_width, relation, &mut gradient);
             pass.set_off(pooled, &gradient);
         }
-        for (layer, (x, target)) in layers.iter().zip(&taught.hidden).enumerate() {
-            let x = self.projected(pass, &format!("layer{layer}"), x);
-            let mut gradient = vec![0.0; x.len()];
-            loss += matching::squares(&x, target, hidden / self.layers.len() as f32, &mut gradient);
-            pass.set_off(&x, &gradient);
+        let each = 1.0 / self.layers.len().max(1) as f32;
+        for (layer, (state, target)) in layers.iter().zip(&taught.hidden).enumerate() {
+            if hidden > 0.0 {
+                let x = self.projected(pass, &format!("layer{layer}"), state);
+                let mut gradient = vec![0.0; x.len()];
+                loss += matching::squares(&x, target, hidden * each, &mut gradient);
+                pass.set_off(&x, &gradient);
+            }
+            if token_relation > 0.0 {
+                let mut gradient = vec![0.0; state.len()];
+                let (ours, theirs) = ((&state[..], width), (&target[..], teacher_width));
+                loss += matching::token_relation(ours, theirs, lengths, token_relation * each, &mut gradient);
+                pass.set_off(state, &gradient);
+            }
         }
         loss
     }
@@ -152,7 +161,8 @@ impl Task for EmbeddingTask<'_> {
         }
         let shape = [self.teacher.encoder().width(), self.student.width()];
         let embedding = (self.matching.cosine > 0.0 || self.matching.mse > 0.0).then(|| "embedding".to_owned());
-        let layers = (0..self.layers.len()).map(|layer| format!("layer{layer}"));
+        let projected = if self.matching.hidden > 0.0 { self.layers.len() } else { 0 };
+        let layers = (0..projected).map(|layer| format!("layer{layer}"));
         for (i, what) in embedding.into_iter().chain(layers).enumerate() {
             insert_projection(parameters, &what, shape, &mut SplitMix64::child(self.seed, i as u64));
         }
@@ -175,7 +185,7 @@ impl Task for EmbeddingTask<'_> {
         };
         let hidden = self.student.definition().hidden(&mut pass, &sequences.concat(), &mut keep);
         let pooled = pass.pool(self.student.pooling(), &hidden);
-        let loss = self.learn(&mut pass, &pooled, &layers, &taught);
+        let loss = self.learn(&mut pass, &pooled, (&layers, &lengths), &taught);
         pass.backward();
         Ok(Pass { loss, items: lengths.iter().sum() })
     }

@@ -15,12 +15,22 @@ pub struct EmbeddingMatching {
     pub relation: f32,
     /// The squared distance between hidden states of mapped layers, as a share of the teacher's squares (Jiao et al. 2020).
     pub hidden: f32,
+    /// The divergence between maps of which other tokens of its sentence each token is like in mapped layers (after Wang et al. 2020,
+    /// MiniLM, whose maps are of a layer's queries, keys and values): it needs no projection where widths differ.
+    pub token_relation: f32,
+}
+
+impl EmbeddingMatching {
+    /// Whether states of layers are matched, token by token.
+    pub fn of_layers(&self) -> bool {
+        self.hidden > 0.0 || self.token_relation > 0.0
+    }
 }
 
 /// A name that is none of these.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(
-    "`{0}` is nothing to match; there are cosine, mse, relation and hidden, each with an optional weight above 0, as in \
+    "`{0}` is nothing to match; there are cosine, mse, relation, hidden and token-relation, each with an optional weight above 0, as in \
      cosine,hidden:0.5"
 )]
 pub struct UnknownMatching(String);
@@ -40,6 +50,7 @@ impl FromStr for EmbeddingMatching {
                 "mse" => matching.mse = weight,
                 "relation" => matching.relation = weight,
                 "hidden" => matching.hidden = weight,
+                "token-relation" => matching.token_relation = weight,
                 _ => return Err(unknown()),
             }
         }
@@ -115,6 +126,55 @@ pub(super) fn relation(
     loss
 }
 
+/// Adds the gradient of the mean Kullback-Leibler divergence between the [maps](relation_map) of sentences' tokens, of the target's from those of
+/// `x`, times `weight`; returns the loss. Both are one sentence after the other, of these lengths, `[tokens, width]` and `[tokens, target_width]`.
+pub(super) fn token_relation(
+    (x, width): (&[f32], usize),
+    (target, target_width): (&[f32], usize),
+    lengths: &[usize],
+    weight: f32,
+    gradient: &mut [f32],
+) -> f64 {
+    let tokens: usize = lengths.iter().sum();
+    assert!(x.len() == tokens * width && target.len() == tokens * target_width, "each token has its target");
+    let share = f64::from(weight) / tokens.max(1) as f64;
+    let (mut loss, mut begin) = (0.0, 0);
+    for &n in lengths {
+        let x = &x[begin * width..][..n * width];
+        let ours = relation_map(x, width);
+        let theirs = relation_map(&target[begin * target_width..][..n * target_width], target_width);
+        // The slope of a softmax' divergence, of each similarity: it pulls at both of its tokens.
+        let slope: Vec<f64> = ours.iter().zip(&theirs).map(|(p, t)| share * (p - t)).collect();
+        let known = theirs.iter().zip(&ours).filter(|(t, _)| **t > 0.0);
+        loss += share * known.map(|(t, p)| t * (t / p.max(TINY)).ln()).sum::<f64>();
+        for i in 0..n {
+            let own = &mut gradient[(begin + i) * width..][..width];
+            for j in (0..n).filter(|&j| j != i) {
+                let pull = (slope[i * n + j] + slope[j * n + i]) / (width as f64).sqrt();
+                own.iter_mut().zip(&x[j * width..][..width]).for_each(|(g, v)| *g += (pull * f64::from(*v)) as f32);
+            }
+        }
+        begin += n;
+    }
+    loss
+}
+
+/// Of each token how it is divided among the others by likeness, `[n, n]`: the softmax of their products over the root of the width.
+fn relation_map(x: &[f32], width: usize) -> Vec<f64> {
+    let n = x.len() / width;
+    let row = |i: usize| &x[i * width..][..width];
+    let mut map = vec![0.0; n * n];
+    for (i, to) in map.chunks_exact_mut(n.max(1)).enumerate() {
+        let others = || (0..n).filter(|&j| j != i);
+        others().for_each(|j| to[j] = dot(row(i), row(j)) / (width as f64).sqrt());
+        let highest = others().map(|j| to[j]).fold(f64::NEG_INFINITY, f64::max);
+        others().for_each(|j| to[j] = (to[j] - highest).exp());
+        let sum: f64 = to.iter().sum();
+        to.iter_mut().for_each(|p| *p /= sum.max(TINY));
+    }
+    map
+}
+
 /// Rows scaled to length 1, and the lengths that they had.
 fn unit_rows(x: &[f32], width: usize) -> (Vec<f32>, Vec<f64>) {
     let norms: Vec<f64> = x.chunks_exact(width).map(norm).collect();
@@ -149,7 +209,8 @@ mod tests {
     #[test]
     fn gradients_agree_with_finite_differences() {
         let (x, target, narrow) = (rows(5 * 6, 0), rows(5 * 6, 50), rows(5 * 4, 9));
-        let losses: [(&str, Loss<'_>); 3] = [
+        let losses: [(&str, Loss<'_>); 4] = [
+            ("token relation", &|x, g| token_relation((x, 6), (&narrow, 4), &[3, 0, 1, 1], 20.0, g)),
             ("cosine", &|x, g| cosine(x, &target, 6, 2.0, g)),
             ("squares", &|x, g| squares(x, &target, 2.0, g)),
             ("relation", &|x, g| relation(x, 6, &narrow, 4, 2.0, g)),
@@ -176,7 +237,8 @@ mod tests {
         let mut gradient = vec![0.0; 30];
         let sum = cosine(&x, &scaled, 6, 1.0, &mut gradient)
             + relation(&x, 6, &scaled, 6, 1.0, &mut gradient)
-            + squares(&x, &x, 1.0, &mut gradient);
+            + squares(&x, &x, 1.0, &mut gradient)
+            + token_relation((&x, 6), (&x, 6), &[2, 3], 1.0, &mut gradient);
         assert!(sum.abs() < 1e-9 && gradient.iter().all(|g| g.abs() < 1e-6));
         assert_eq!(relation(&x[..6], 6, &x[..6], 6, 1.0, &mut gradient), 0.0, "one sentence has no pairs");
     }
@@ -187,7 +249,7 @@ mod tests {
         assert_eq!(read, Ok(EmbeddingMatching { cosine: 1.0, relation: 10.0, ..Default::default() }));
         for wrong in ["", "cosines", "mse:-1", "hidden:nan", "cosine:"] {
             let answer = wrong.parse::<EmbeddingMatching>().unwrap_err().to_string();
-            assert!(answer.contains("relation and hidden"), "{answer}");
+            assert!(answer.contains("hidden and token-relation"), "{answer}");
         }
     }
 }
