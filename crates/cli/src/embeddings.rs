@@ -67,11 +67,10 @@ fn teacher<'m>(
     checkpoint: &Checkpoint,
     length: usize,
     cache: Option<&Path>,
-    sentences: &[Sentences],
 ) -> anyhow::Result<EncoderTeacher<'m>> {
     let teacher = EncoderTeacher::new(encoder, checkpoint, length)?;
     Ok(match cache {
-        Some(path) => teacher.with_cache(path, Sentences::fingerprint(sentences))?,
+        Some(path) => teacher.with_cache(path)?,
         None => teacher,
     })
 }
@@ -116,7 +115,7 @@ impl Distillation<'_> {
         let hidden = matching.of_layers();
         let there = sentences.iter().flat_map(|s| &s.texts).map(|text| teacher.tokens(text, length).map(|t| t.len()));
         let there: usize = there.sum::<Result<_, _>>()?;
-        let word = self::teacher(&teacher, self.teacher, length, self.cache, &sentences)?;
+        let word = self::teacher(&teacher, self.teacher, length, self.cache)?;
         let step = self
             .student
             .step("distill")
@@ -150,8 +149,8 @@ pub struct Captured {
 pub fn capture(checkpoint: &Checkpoint, data: &DataArgs, cache: &Path, global: &Global) -> anyhow::Result<Captured> {
     let encoder = Encoder::load(checkpoint)?;
     let sentences = sentences(&data.data)?;
-    let mut teacher = teacher(&encoder, checkpoint, data.length, Some(cache), &sentences)?;
-    let all: Vec<(u64, &str)> = (0..).zip(sentences.iter().flat_map(|s| &s.texts).map(String::as_str)).collect();
+    let mut teacher = teacher(&encoder, checkpoint, data.length, Some(cache))?;
+    let all: Vec<&str> = sentences.iter().flat_map(|s| &s.texts).map(String::as_str).collect();
     let bar = progress::bar(global, "teach", all.len() as u64, "sentences");
     let mut tokens = 0;
     for some in all.chunks(AT_ONCE) {

@@ -25,6 +25,16 @@ fn a_student_of_some_layers_comes_nearer_to_its_teacher() {
     assert!(taught["sequences"].as_u64().unwrap() > 40);
     let again = folder.json(&format!("teach teacher.gguf -o cache {DATA}"));
     assert_eq!(again["tokens"], 0, "nothing is captured twice");
+    // Text that is added is all that is captured then, whatever its place.
+    folder.write("more.txt", "And then the dog went home and slept on the mat. ".repeat(8));
+    let [whole, more] = ["text.txt", "more.txt"]
+        .map(|name| folder.json(&format!("teach teacher.gguf -o {name}.cache {}", DATA.replace("text.txt", name))));
+    let both = folder.json(&format!("teach teacher.gguf -o cache {}", DATA.replace("text.txt", "more.txt text.txt")));
+    assert_eq!(again["tokens"].as_u64().unwrap() + both["tokens"].as_u64().unwrap(), more["tokens"].as_u64().unwrap());
+    assert_eq!(
+        both["sequences"].as_u64(),
+        Some(whole["sequences"].as_u64().unwrap() + more["sequences"].as_u64().unwrap())
+    );
     let distill = format!("distill --teacher teacher.gguf --layers 0,2 {DATA} {STEPS}");
     let result = folder.json(&format!("{distill} --cache cache -o student.gguf"));
     let losses: Vec<f64> = result["losses"].as_array().unwrap().iter().map(|l| l.as_f64().unwrap()).collect();
@@ -231,8 +241,6 @@ fn what_cannot_be_learned_from_is_refused() {
         &format!("{distill} --layers 0 --cache cache --temperature 2"),
         &["cache", "temperature 1, not of", "temperature 2"],
     );
-    let shorter = distill.replace("--length 32", "--length 16");
-    folder.refuses(&format!("{shorter} --layers 0 --cache cache"), &["cache", "on other text"]);
     let mut bytes = folder.read("cache");
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

@@ -2,9 +2,8 @@
 //! an interruption.
 //!
 //! Layout, little endian: 8 bytes that say the kind, 4 bytes that size a record's units, the description of what gave the records (its length in
-//! 4 bytes, then UTF-8), and 8 bytes of the identity of the inputs; then one record per input in the order they were captured: its number (8
-//! bytes), its units (4), the first half of the XXH3 of these two (4), the units' bytes, and XXH3 of all before (8). A file that ends within a
-//! record is cut back to whole ones and gone on with; a record with a wrong checksum is an error. That number and units have one of their own tells a
+//! 4 bytes, then UTF-8); then one record per input in the order they were captured: by what it is known (8 bytes), its units (4), half of the XXH3 of these two (4), the units' bytes, and XXH3 of all before (8). A file that ends within a
+//! record is cut back to whole ones and gone on with; a record with a wrong checksum is an error. That the first two have one of their own tells a
 //! damaged length from a record that was not finished, and what follows it from what can be cut off.
 
 use crate::Error;
@@ -39,13 +38,12 @@ impl Kind {
         HEAD + u64::from(units) * (self.size * self.bytes) as u64 + 8
     }
 
-    /// The first bytes of a file of what this description stands for gave for these inputs.
-    fn header(&self, description: &str, inputs: u64) -> Vec<u8> {
+    /// The first bytes of a file of what this description stands for.
+    fn header(&self, description: &str) -> Vec<u8> {
         let mut header = self.magic.to_vec();
         header.extend((self.size as u32).to_le_bytes());
         header.extend((description.len() as u32).to_le_bytes());
         header.extend(description.as_bytes());
-        header.extend(inputs.to_le_bytes());
         header
     }
 }
@@ -61,11 +59,11 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    /// Opens the file of what a teacher of this description gave for inputs with this hash, or begins it.
+    /// Opens the file of what is described so, or begins it.
     ///
     /// # Errors
-    /// If the file cannot be read or written, another process has it, it is of another kind, teacher or inputs, or is damaged.
-    pub fn open(path: &Path, kind: Kind, description: &str, inputs: u64) -> Result<Self, Error> {
+    /// If the file cannot be read or written, another process has it, it is of another kind or description, or is damaged.
+    pub fn open(path: &Path, kind: Kind, description: &str) -> Result<Self, Error> {
         let error = |problem: String| Error::Data { path: path.to_owned(), problem };
         let io = |e: std::io::Error| error(e.to_string());
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
@@ -74,7 +72,7 @@ impl Records {
             return Err(Error::InUse { path: path.to_owned() });
         }
         let len = file.metadata().map_err(io)?.len();
-        let header = kind.header(description, inputs);
+        let header = kind.header(description);
         let mut found = vec![0; len.min(header.len() as u64) as usize];
         let end = header.len() as u64;
         let mut records = Self { file, path: path.to_owned(), kind, records: HashMap::new(), end };
@@ -84,28 +82,24 @@ impl Records {
         } else if header.starts_with(&found) {
             records.file.seek(SeekFrom::Start(0)).and_then(|_| records.file.write_all(&header)).map_err(io)?;
         } else {
-            return Err(error(records.other(&found, &header, description).map_err(io)?));
+            return Err(error(records.other(&found, description).map_err(io)?));
         }
         Ok(records)
     }
 
     /// What a file that begins otherwise holds.
-    fn other(&mut self, found: &[u8], wanted: &[u8], description: &str) -> std::io::Result<String> {
+    fn other(&mut self, found: &[u8], description: &str) -> std::io::Result<String> {
         if !found.starts_with(&self.kind.magic) {
             return Ok(
                 "it is no file of a teacher's outputs of this kind, as this version of bantam keeps them".to_owned()
             );
-        }
-        let advice = "give another name for the cache, or delete it";
-        if found.get(..wanted.len() - 8) == Some(&wanted[..wanted.len() - 8]) {
-            let differ = "files, their order, the tokenizer or the length of sequences differ";
-            return Ok(format!("it holds the outputs of {description} on other text ({differ}); {advice}"));
         }
         let len = found.get(FIXED - 4..FIXED).map_or(0, |len| u32::from_le_bytes(len.try_into().expect("4 bytes")));
         let mut theirs = Vec::new();
         self.file.seek(SeekFrom::Start(FIXED as u64))?;
         (&self.file).take(u64::from(len).min(LONGEST)).read_to_end(&mut theirs)?;
         let theirs = String::from_utf8_lossy(&theirs);
+        let advice = "give another name for the cache, or delete it";
         Ok(format!("it holds other outputs: those of {theirs}, not of {description}; {advice}"))
     }
 
@@ -183,7 +177,7 @@ impl Records {
     /// If it is not there, cannot be read, or is not what was written.
     pub fn read(&mut self, number: u64) -> Result<(u32, Vec<u8>), Error> {
         let &(at, units) = self.records.get(&number).ok_or_else(|| {
-            self.error(format!("sequence {number} is not in it; capture the same data with `bantam teach` first"))
+            self.error("a sequence is not in it; capture the same data with `bantam teach` first".to_owned())
         })?;
         let mut record = vec![0; self.kind.record(units) as usize];
         let read = self.file.seek(SeekFrom::Start(at)).and_then(|_| self.file.read_exact(&mut record));
@@ -212,12 +206,12 @@ mod tests {
     fn a_file_is_one_runs_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache");
-        let mut records = Records::open(&path, BYTES, "T", 1).unwrap();
-        let refused = Records::open(&path, BYTES, "T", 1).err().unwrap();
+        let mut records = Records::open(&path, BYTES, "T").unwrap();
+        let refused = Records::open(&path, BYTES, "T").err().unwrap();
         assert!(matches!(refused, Error::InUse { .. }) && refused.to_string().contains("cache"), "{refused}");
         records.keep(3, 2, [7, 8]).unwrap();
         drop(records);
-        let mut records = Records::open(&path, BYTES, "T", 1).unwrap();
+        let mut records = Records::open(&path, BYTES, "T").unwrap();
         assert_eq!(records.read(3).unwrap(), (2, vec![7, 8]));
     }
 
@@ -225,7 +219,7 @@ mod tests {
     fn what_changes_after_opening_is_found_on_reading() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache");
-        let mut records = Records::open(&path, BYTES, "T", 1).unwrap();
+        let mut records = Records::open(&path, BYTES, "T").unwrap();
         let begin = records.end;
         records.keep(3, 2, [7, 8]).unwrap();
         let whole = std::fs::read(&path).unwrap();
@@ -242,7 +236,7 @@ mod tests {
     fn damage_anywhere_is_said_and_cuts_nothing_off() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache");
-        let mut records = Records::open(&path, BYTES, "T", 1).unwrap();
+        let mut records = Records::open(&path, BYTES, "T").unwrap();
         (0..3).for_each(|number| records.keep(number, 2, [7, 8]).unwrap());
         drop(records);
         let whole = std::fs::read(&path).unwrap();
@@ -250,7 +244,7 @@ mod tests {
             let mut bytes = whole.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             std::fs::write(&path, &bytes).unwrap();
-            assert!(Records::open(&path, BYTES, "T", 1).is_err(), "bit {bit}");
+            assert!(Records::open(&path, BYTES, "T").is_err(), "bit {bit}");
             assert_eq!(std::fs::read(&path).unwrap(), bytes, "bit {bit}");
         }
     }
@@ -259,16 +253,14 @@ mod tests {
     fn a_file_of_something_else_says_of_what() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache");
-        drop(Records::open(&path, BYTES, "a long teacher's name", 1).unwrap());
-        let refused = |kind: Kind, description: &str, inputs| {
-            Records::open(&path, kind, description, inputs).err().unwrap().to_string()
-        };
-        let shorter = refused(BYTES, "b", 1);
+        drop(Records::open(&path, BYTES, "a long teacher's name").unwrap());
+        let refused =
+            |kind: Kind, description: &str| Records::open(&path, kind, description).err().unwrap().to_string();
+        let shorter = refused(BYTES, "b");
         assert!(shorter.contains("those of a long teacher's name, not of b;"), "{shorter}");
-        let longer = refused(BYTES, &"c".repeat(200), 1);
+        let longer = refused(BYTES, &"c".repeat(200));
         assert!(longer.contains("those of a long teacher's name, not of ccc"), "{longer}");
-        assert!(refused(BYTES, "a long teacher's name", 2).contains("on other text"));
-        assert!(refused(Kind { size: 2, ..BYTES }, "a long teacher's name", 1).contains("other outputs"));
-        assert!(refused(Kind { magic: *b"bantamX\x01", ..BYTES }, "a long teacher's name", 1).contains("no file"));
+        assert!(refused(Kind { size: 2, ..BYTES }, "a long teacher's name").contains("other outputs"));
+        assert!(refused(Kind { magic: *b"bantamX\x01", ..BYTES }, "a long teacher's name").contains("no file"));
     }
 }

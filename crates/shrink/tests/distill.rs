@@ -60,7 +60,7 @@ fn a_student_comes_nearer_to_its_teacher_and_a_killed_run_goes_on_exactly() {
         let run = |steps_at_once: u64, save: Option<PathBuf>| {
             let mut task = TextTask::new(&model, &sources, 4, 7);
             let live = ModelTeacher::new(&teacher_model, name, 24, 64, 1.0);
-            let cache = Cache::open(&folder.path().join(format!("{name}.cache")), name, 0, 64, 0).unwrap();
+            let cache = Cache::open(&folder.path().join(format!("{name}.cache")), name, 64, 0).unwrap();
             task.teacher = Some((Box::new(Kept { teacher: live, cache }), MATCHING));
             let mut parameters = Parameters::of(&student).unwrap();
             parameters.freeze(|path| path == "rope_freqs.weight");
@@ -213,7 +213,7 @@ fn hidden_states_come_nearer_and_their_gradients_agree_with_finite_differences()
         let mut task = TextTask::new(&model, &sources, 4, 7);
         let word = ModelTeacher::new(&teacher_model, "llama", 24, 64, 1.0).with_hidden(&of);
         let cache = folder.path().join(format!("{of:?}.cache"));
-        let cache = Cache::open(&cache, "llama", 0, 64, word.hidden_numbers()).unwrap();
+        let cache = Cache::open(&cache, "llama", 64, word.hidden_numbers()).unwrap();
         task.teacher = Some((Box::new(Kept { teacher: word, cache }), MATCHING));
         task.hidden = Some(HiddenMatching { weight: 3.0, layers: of.clone(), width });
         let mut parameters = Parameters::of(&student).unwrap();

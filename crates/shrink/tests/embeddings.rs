@@ -47,7 +47,7 @@ fn run(
     let (teacher, sentences) = (Encoder::load(&teacher()).unwrap(), sentences());
     let encoder = Encoder::load(student).unwrap();
     let word = EncoderTeacher::new(&teacher, &self::teacher(), 16).unwrap();
-    let word = word.with_cache(cache, Sentences::fingerprint(&sentences)).unwrap();
+    let word = word.with_cache(cache).unwrap();
     let layers = (1..=encoder.definition().layers()).collect();
     let mut task = EmbeddingTask::new(&encoder, word, &sentences, matching.clone(), layers, (8, 16, 7));
     let mut parameters = Parameters::of(student).unwrap();
@@ -119,23 +119,23 @@ fn a_cache_of_another_teacher_or_text_is_refused_and_damage_found() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("cache");
     let (encoder, sentences) = (Encoder::load(&teacher()).unwrap(), sentences());
-    let all: Vec<(u64, &str)> = (0..).zip(sentences[0].texts.iter().map(|t| &t[..])).collect();
+    let all: Vec<&str> = sentences[0].texts.iter().map(|t| &t[..]).collect();
     let other = folder.path().join("bert"); // the same name, another model
     students::take_layers(&teacher(), "0,1", &other).unwrap();
     let (this, other) = (teacher(), Checkpoint::open(&other).unwrap());
-    let open = |of: &Checkpoint, text: u64| EncoderTeacher::new(&encoder, of, 16).unwrap().with_cache(&path, text);
-    let mut teacher = open(&this, 5).unwrap();
+    let open = |of: &Checkpoint, length| EncoderTeacher::new(&encoder, of, length).unwrap().with_cache(&path);
+    let mut teacher = open(&this, 16).unwrap();
     assert!(teacher.capture(&all[..20]).unwrap() > 60);
     assert_eq!(teacher.capture(&all[..20]).unwrap(), 0, "nothing is captured twice");
-    assert!(open(&this, 5).err().unwrap().to_string().contains("another run"));
+    assert!(open(&this, 16).err().unwrap().to_string().contains("another run"));
     drop(teacher);
-    assert_eq!(open(&this, 5).unwrap().cache().unwrap().len(), 20);
-    let refused = |of: &Checkpoint, text| open(of, text).err().map(|e| e.to_string()).unwrap_or_default();
-    assert!(refused(&other, 5).contains("other outputs"));
-    assert!(refused(&this, 6).contains("on other text"));
+    assert_eq!(open(&this, 16).unwrap().cache().unwrap().len(), 20);
+    let refused = |of: &Checkpoint, length| open(of, length).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(refused(&other, 16).contains("other outputs"));
+    assert!(refused(&this, 12).contains("16 tokens a sentence, not of"));
     let mut bytes = std::fs::read(&path).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
-    assert!(refused(&this, 5).contains("is damaged"), "{}", refused(&this, 5));
+    assert!(refused(&this, 16).contains("is damaged"), "{}", refused(&this, 16));
 }

@@ -192,7 +192,7 @@ fn from_model(
     };
     let word: Box<dyn Teacher + '_> = match &args.cache {
         Some(path) => {
-            let cache = args.word.cache(path, &word, &sources)?;
+            let cache = args.word.cache(path, &word)?;
             Box::new(Kept { teacher: word, cache })
         }
         None => Box::new(word),

@@ -8,7 +8,7 @@ use crate::{interrupt, output, progress};
 use anyhow::{bail, ensure};
 use bantam_checkpoint::Checkpoint;
 use bantam_nn::{Encoder, Model};
-use bantam_shrink::distill::{Cache, ModelTeacher, Teacher, fingerprint};
+use bantam_shrink::distill::{Cache, ModelTeacher, Teacher};
 use bantam_shrink::identity;
 use bantam_shrink::text::Source;
 use clap::Args;
@@ -18,7 +18,7 @@ use std::time::Instant;
 
 #[derive(Args)]
 #[command(after_help = "\
-A capture that is interrupted goes on when the same command is given again.
+A capture that is interrupted goes on when the same command is given again. With more text what is new is added.
 
 Example:
   bantam teach teacher.gguf --data book.txt -o teacher.cache
@@ -74,10 +74,9 @@ impl WordArgs {
         Ok(ModelTeacher::new(model, &identity::name(checkpoint)?, length, top, temperature))
     }
 
-    /// The cache of a teacher's word on these sources.
-    pub fn cache(&self, path: &Path, teacher: &ModelTeacher<'_>, sources: &[Source]) -> anyhow::Result<Cache> {
-        let (description, k, hidden) = (teacher.description(), teacher.kept(), teacher.hidden_numbers());
-        Ok(Cache::open(path, &description, fingerprint(sources), k, hidden)?)
+    /// The cache of a teacher's word.
+    pub fn cache(&self, path: &Path, teacher: &ModelTeacher<'_>) -> anyhow::Result<Cache> {
+        Ok(Cache::open(path, &teacher.description(), teacher.kept(), teacher.hidden_numbers())?)
     }
 }
 
@@ -136,14 +135,15 @@ fn capture(args: &TeachArgs, checkpoint: &Checkpoint, global: &Global) -> anyhow
         bail!("--hidden: there is no layer {layer}; the teacher has the layers 0 to {}", layers - 1);
     }
     let mut teacher = args.word.teacher(&model, checkpoint, args.data.length)?.with_hidden(&args.hidden);
-    let mut cache = args.word.cache(&args.output, &teacher, &sources)?;
+    let mut cache = args.word.cache(&args.output, &teacher)?;
     let total: usize = sources.iter().map(Source::tokens).sum();
     let bar = progress::bar(global, "teach", total as u64, "tokens");
-    let mut tokens = 0;
-    for (number, sequence) in sources.iter().flat_map(|s| &s.sequences).enumerate() {
-        if !cache.has(number as u64) {
-            let said = teacher.says(number as u64, &sequence.tokens)?;
-            cache.keep(number as u64, &said)?;
+    let (mut sequences, mut tokens) = (0, 0);
+    for sequence in sources.iter().flat_map(|s| &s.sequences) {
+        sequences += 1;
+        if !cache.has(&sequence.tokens) {
+            let said = teacher.says(0, &sequence.tokens)?;
+            cache.keep(&sequence.tokens, &said)?;
             tokens += sequence.tokens.len() as u64;
         }
         bar.inc(sequence.tokens.len() as u64);
@@ -153,5 +153,5 @@ fn capture(args: &TeachArgs, checkpoint: &Checkpoint, global: &Global) -> anyhow
         }
     }
     bar.finish_and_clear();
-    Ok(Captured { sequences: cache.len(), tokens })
+    Ok(Captured { sequences, tokens })
 }

@@ -1,4 +1,5 @@
-//! What a teacher said, kept in a file: captured once, used by every epoch and every student.
+//! What a teacher said, kept in a file: captured once, used by every epoch and every student. A sequence is known by its tokens, so that text can be
+//! added, left out, and come in another order.
 //!
 //! The records ([`Records`]) have a unit per position: k tokens (4 bytes each) of all positions, then k log-probabilities (f16),
 //! then, where they were asked for, the hidden states (f16), layer by layer.
@@ -8,6 +9,7 @@ use crate::Error;
 use crate::records::{Kind, Records};
 use half::f16;
 use std::path::Path;
+use xxhash_rust::xxh3::xxh3_64;
 
 const MAGIC: [u8; 8] = *b"bantamT\x02";
 const WITH_HIDDEN: [u8; 8] = *b"bantamH\x02";
@@ -20,23 +22,22 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Opens the cache of what a teacher of this description says of sequences with this hash, `k` tokens and `hidden` numbers of
-    /// hidden states each position, or begins it.
+    /// Opens the cache of what a teacher of this description says, `k` tokens and `hidden` numbers of hidden states each position, or begins it.
     ///
     /// # Errors
-    /// If the file cannot be read or written, is no cache, is one of another teacher or other sequences, or is damaged.
-    pub fn open(path: &Path, description: &str, sequences: u64, k: usize, hidden: usize) -> Result<Self, Error> {
+    /// If the file cannot be read or written, is no cache, is one of another teacher, or is damaged.
+    pub fn open(path: &Path, description: &str, k: usize, hidden: usize) -> Result<Self, Error> {
         let kind = match hidden {
             0 => Kind { magic: MAGIC, size: k, bytes: 4 + 2 },
             _ => Kind { magic: WITH_HIDDEN, size: 3 * k + hidden, bytes: 2 },
         };
-        let records = Records::open(path, kind, description, sequences)?;
+        let records = Records::open(path, kind, description)?;
         Ok(Self { records, description: description.to_owned(), k })
     }
 
-    /// Whether a sequence is kept.
-    pub fn has(&self, sequence: u64) -> bool {
-        self.records.has(sequence)
+    /// Whether what was said of these tokens is kept.
+    pub fn has(&self, tokens: &[u32]) -> bool {
+        self.records.has(key(tokens))
     }
 
     /// Sequences kept.
@@ -49,29 +50,29 @@ impl Cache {
         self.len() == 0
     }
 
-    /// Keeps what was said of a sequence.
+    /// Keeps what was said of these tokens.
     ///
     /// # Errors
     /// If a hidden state is too large for f16, or the file cannot be written; what was kept before stays.
-    pub fn keep(&mut self, sequence: u64, said: &Said) -> Result<(), Error> {
+    pub fn keep(&mut self, tokens: &[u32], said: &Said) -> Result<(), Error> {
         if let Some(value) = said.hidden.iter().find(|v| !f16::from_f32(**v).is_finite()) {
             let problem = format!(
-                "a hidden state of sequence {sequence} is {value}, which half precision cannot hold; match hidden states without a cache, or \
+                "a hidden state is {value}, which half precision cannot hold; match hidden states without a cache, or \
                  those of other layers"
             );
             return Err(self.records.error(problem));
         }
-        let tokens = said.tokens.iter().flat_map(|t| t.to_le_bytes());
+        let likeliest = said.tokens.iter().flat_map(|t| t.to_le_bytes());
         let rest = said.log_probabilities.iter().chain(&said.hidden).flat_map(|&v| f16::from_f32(v).to_le_bytes());
-        self.records.keep(sequence, said.positions() as u32, tokens.chain(rest))
+        self.records.keep(key(tokens), said.positions() as u32, likeliest.chain(rest))
     }
 }
 
 impl Teacher for Cache {
-    fn says(&mut self, sequence: u64, tokens: &[u32]) -> Result<Said, Error> {
-        let (positions, content) = self.records.read(sequence)?;
+    fn says(&mut self, _sequence: u64, tokens: &[u32]) -> Result<Said, Error> {
+        let (positions, content) = self.records.read(key(tokens))?;
         if positions as usize != tokens.len() {
-            let problem = format!("sequence {sequence} has {positions} positions in it, not {}", tokens.len());
+            let problem = format!("a sequence has {positions} positions in it, not {}", tokens.len());
             return Err(self.records.error(problem));
         }
         let k = self.k;
@@ -91,6 +92,11 @@ impl Teacher for Cache {
     }
 }
 
+/// By what a sequence is known.
+fn key(tokens: &[u32]) -> u64 {
+    xxh3_64(bytemuck::cast_slice(tokens))
+}
+
 /// A teacher whose word is kept: asked once for each sequence.
 pub struct Kept<T> {
     /// The teacher.
@@ -101,9 +107,9 @@ pub struct Kept<T> {
 
 impl<T: Teacher> Teacher for Kept<T> {
     fn says(&mut self, sequence: u64, tokens: &[u32]) -> Result<Said, Error> {
-        if !self.cache.has(sequence) {
+        if !self.cache.has(tokens) {
             let said = self.teacher.says(sequence, tokens)?;
-            self.cache.keep(sequence, &said)?;
+            self.cache.keep(tokens, &said)?;
         }
         // Read back in any case, so that a resumed run learns from the same rounded numbers.
         self.cache.says(sequence, tokens)
@@ -124,10 +130,17 @@ mod tests {
         Said { k: 2, tokens, log_probabilities, hidden: Vec::new() }
     }
 
+    /// Sequence `number`, of so many tokens.
+    fn sequence(number: u32, positions: usize) -> Vec<u32> {
+        vec![number; positions]
+    }
+
+    const KEPT: [(u32, usize); 3] = [(5, 3), (0, 4), (9, 1)];
+
     fn filled(path: &Path) {
-        let mut cache = Cache::open(path, "T", 1, 2, 0).unwrap();
-        for (number, positions) in [(5, 3), (0, 4), (9, 1)] {
-            cache.keep(number, &said(positions, number as u32)).unwrap();
+        let mut cache = Cache::open(path, "T", 2, 0).unwrap();
+        for (number, positions) in KEPT {
+            cache.keep(&sequence(number, positions), &said(positions, number)).unwrap();
         }
     }
 
@@ -136,15 +149,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache");
         filled(&path);
-        let mut cache = Cache::open(&path, "T", 1, 2, 0).unwrap();
+        let mut cache = Cache::open(&path, "T", 2, 0).unwrap();
         assert_eq!(cache.len(), 3);
-        assert_eq!(cache.says(0, &[0; 4]).unwrap(), said(4, 0));
-        cache.keep(2, &said(2, 2)).unwrap();
+        assert_eq!(cache.says(7, &[0; 4]).unwrap(), said(4, 0), "whatever its number");
+        cache.keep(&[2; 2], &said(2, 2)).unwrap();
         drop(cache);
-        let mut cache = Cache::open(&path, "T", 1, 2, 0).unwrap();
-        assert_eq!(cache.says(2, &[0; 2]).unwrap(), said(2, 2));
-        assert!(cache.says(3, &[0]).unwrap_err().to_string().contains("sequence 3"));
-        assert!(cache.says(2, &[0]).unwrap_err().to_string().contains("positions"));
+        let mut cache = Cache::open(&path, "T", 2, 0).unwrap();
+        assert_eq!(cache.says(0, &[2; 2]).unwrap(), said(2, 2));
+        for other in [vec![2], vec![2; 3], vec![]] {
+            assert!(!cache.has(&other) && cache.says(0, &other).unwrap_err().to_string().contains("is not in it"));
+        }
     }
 
     #[test]
@@ -153,19 +167,19 @@ mod tests {
         let path = folder.path().join("cache");
         let hidden: Vec<f32> = (0..3 * 5).map(|i| i as f32 / 4.0 - 1.0).collect();
         let said = Said { hidden, ..said(3, 1) };
-        let mut cache = Cache::open(&path, "T", 1, 2, 5).unwrap();
-        cache.keep(4, &said).unwrap();
-        cache.keep(5, &said).unwrap();
+        let mut cache = Cache::open(&path, "T", 2, 5).unwrap();
+        cache.keep(&[4; 3], &said).unwrap();
+        cache.keep(&[5; 3], &said).unwrap();
         for value in [7e4, f32::NEG_INFINITY, f32::NAN] {
             let hidden = said.hidden.iter().copied().skip(1).chain([value]).collect();
-            let error = cache.keep(6, &Said { hidden, ..said.clone() }).unwrap_err().to_string();
-            assert!(error.contains(&value.to_string()) && !cache.has(6), "{error}");
+            let error = cache.keep(&[6; 3], &Said { hidden, ..said.clone() }).unwrap_err().to_string();
+            assert!(error.contains(&value.to_string()) && !cache.has(&[6; 3]), "{error}");
         }
         drop(cache);
-        let mut cache = Cache::open(&path, "T", 1, 2, 5).unwrap();
-        assert_eq!(cache.says(5, &[0; 3]).unwrap(), said);
+        let mut cache = Cache::open(&path, "T", 2, 5).unwrap();
+        assert_eq!(cache.says(0, &[5; 3]).unwrap(), said);
         drop(cache);
-        assert!(Cache::open(&path, "T", 1, 2, 0).is_err() && Cache::open(&path, "T", 1, 2, 6).is_err());
+        assert!(Cache::open(&path, "T", 2, 0).is_err() && Cache::open(&path, "T", 2, 6).is_err());
     }
 
     #[test]
@@ -176,12 +190,13 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         for len in 0..bytes.len() {
             std::fs::write(&path, &bytes[..len]).unwrap();
-            let mut cache = Cache::open(&path, "T", 1, 2, 0).unwrap();
-            for (number, positions) in [(5, 3), (0, 4), (9, 1)] {
-                if cache.has(number) {
-                    assert_eq!(cache.says(number, &vec![0; positions]).unwrap(), said(positions, number as u32));
+            let mut cache = Cache::open(&path, "T", 2, 0).unwrap();
+            for (number, positions) in KEPT {
+                let tokens = sequence(number, positions);
+                if cache.has(&tokens) {
+                    assert_eq!(cache.says(0, &tokens).unwrap(), said(positions, number));
                 } else {
-                    cache.keep(number, &said(positions, number as u32)).unwrap();
+                    cache.keep(&tokens, &said(positions, number)).unwrap();
                 }
             }
             assert_eq!(std::fs::read(&path).unwrap(), bytes, "cut to {len}");
@@ -193,18 +208,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache");
         filled(&path);
-        let refused = |description: &str, sequences, k| {
-            Cache::open(&path, description, sequences, k, 0).err().map(|e| e.to_string()).unwrap_or_default()
+        let refused = |description: &str, k| {
+            Cache::open(&path, description, k, 0).err().map(|e| e.to_string()).unwrap_or_default()
         };
-        assert!(refused("U", 1, 2).contains("those of T, not of U"));
-        assert!(refused("T", 2, 2).contains("on other text"));
-        assert!(refused("T", 1, 3).contains("other outputs"));
+        assert!(refused("U", 2).contains("those of T, not of U"));
+        assert!(refused("T", 3).contains("other outputs"));
         let mut bytes = std::fs::read(&path).unwrap();
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
-        assert!(refused("T", 1, 2).contains("is damaged"), "{}", refused("T", 1, 2));
+        assert!(refused("T", 2).contains("is damaged"), "{}", refused("T", 2));
         std::fs::write(&path, b"something else altogether").unwrap();
-        assert!(refused("T", 1, 2).contains("no file of a teacher"));
+        assert!(refused("T", 2).contains("no file of a teacher"));
     }
 }

@@ -74,13 +74,11 @@ impl<'a> EmbeddingTask<'a> {
         }
     }
 
-    /// The sentences of a step, with their numbers.
-    fn drawn(&mut self, step: u64) -> Vec<(u64, &'a str)> {
+    /// The sentences of a step.
+    fn drawn(&mut self, step: u64) -> Vec<&'a str> {
         let draws = (0..self.batch as u64).map(|i| self.mixture.draw(step * self.batch as u64 + i));
         let sources = self.sources;
-        let number =
-            |source: usize, at: usize| sources[..source].iter().map(|s| s.texts.len() as u64).sum::<u64>() + at as u64;
-        draws.map(|(source, at)| (number(source, at), &sources[source].texts[at][..])).collect()
+        draws.map(|(source, at)| &sources[source].texts[at][..]).collect()
     }
 
     fn widths_differ(&self) -> bool {
@@ -171,7 +169,7 @@ impl Task for EmbeddingTask<'_> {
     fn pass(&mut self, step: u64, parameters: &mut Parameters) -> Result<Pass, Error> {
         let sentences = self.drawn(step);
         let taught = self.teacher.teaches(&sentences, &self.layers)?;
-        let tokens = |(_, text): &(u64, &str)| self.student.tokens(text, self.length);
+        let tokens = |text: &&str| self.student.tokens(text, self.length);
         let sequences = sentences.iter().map(tokens).collect::<Result<Vec<_>, _>>()?;
         let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
         let (input, hidden) = self.dropout;

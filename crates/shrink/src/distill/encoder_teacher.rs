@@ -6,6 +6,7 @@ use bantam_checkpoint::Checkpoint;
 use bantam_nn::Encoder;
 use half::f16;
 use std::path::Path;
+use xxhash_rust::xxh3::xxh3_64;
 
 const MAGIC: [u8; 8] = *b"bantamE\x02";
 
@@ -13,12 +14,12 @@ const MAGIC: [u8; 8] = *b"bantamE\x02";
 pub struct EmbeddingCache(Records);
 
 impl EmbeddingCache {
-    /// Opens the cache of what a teacher of this description makes of sentences with this hash, or begins it.
+    /// Opens the cache of what a teacher of this description makes of sentences, or begins it.
     ///
     /// # Errors
-    /// If the file cannot be read or written, is no such cache, is one of another teacher or other sentences, or is damaged.
-    pub fn open(path: &Path, description: &str, sentences: u64, width: usize) -> Result<Self, Error> {
-        Ok(Self(Records::open(path, Kind { magic: MAGIC, size: width, bytes: 2 }, description, sentences)?))
+    /// If the file cannot be read or written, is no such cache, is one of another teacher, or is damaged.
+    pub fn open(path: &Path, description: &str, width: usize) -> Result<Self, Error> {
+        Ok(Self(Records::open(path, Kind { magic: MAGIC, size: width, bytes: 2 }, description)?))
     }
 
     /// Sentences kept.
@@ -32,19 +33,24 @@ impl EmbeddingCache {
     }
 
     /// Whether a sentence's embedding is kept.
-    pub fn has(&self, sentence: u64) -> bool {
-        self.0.has(sentence)
+    pub fn has(&self, sentence: &str) -> bool {
+        self.0.has(key(sentence))
     }
 
-    fn keep(&mut self, sentence: u64, embedding: &[f32]) -> Result<(), Error> {
-        self.0.keep(sentence, 1, embedding.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()))
+    fn keep(&mut self, sentence: &str, embedding: &[f32]) -> Result<(), Error> {
+        self.0.keep(key(sentence), 1, embedding.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()))
     }
 
-    fn read(&mut self, sentence: u64, embedding: &mut Vec<f32>) -> Result<(), Error> {
-        let (_, content) = self.0.read(sentence)?;
+    fn read(&mut self, sentence: &str, embedding: &mut Vec<f32>) -> Result<(), Error> {
+        let (_, content) = self.0.read(key(sentence))?;
         embedding.extend(content.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()));
         Ok(())
     }
+}
+
+/// By what a sentence is known.
+fn key(sentence: &str) -> u64 {
+    xxh3_64(sentence.as_bytes())
 }
 
 /// A teacher of embeddings.
@@ -73,12 +79,12 @@ impl<'m> EncoderTeacher<'m> {
         Ok(Self { encoder, name: identity::name(checkpoint)?, length, cache: None })
     }
 
-    /// Keeps its embeddings of sentences with this hash in a file, or reads them from there.
+    /// Keeps its embeddings of sentences in a file, or reads them from there.
     ///
     /// # Errors
     /// As [`EmbeddingCache::open`].
-    pub fn with_cache(self, path: &Path, sentences: u64) -> Result<Self, Error> {
-        let cache = EmbeddingCache::open(path, &self.description(), sentences, self.encoder.width())?;
+    pub fn with_cache(self, path: &Path) -> Result<Self, Error> {
+        let cache = EmbeddingCache::open(path, &self.description(), self.encoder.width())?;
         Ok(Self { cache: Some(cache), ..self })
     }
 
@@ -101,25 +107,28 @@ impl<'m> EncoderTeacher<'m> {
     ///
     /// # Errors
     /// If a sentence cannot be embedded or the cache not be written.
-    pub fn capture(&mut self, sentences: &[(u64, &str)]) -> Result<usize, Error> {
+    pub fn capture(&mut self, sentences: &[&str]) -> Result<usize, Error> {
         let Some(cache) = &mut self.cache else { return Ok(0) };
-        let missing: Vec<_> = sentences.iter().filter(|(number, _)| !cache.has(*number)).collect();
-        let tokens = |(_, text): &&(u64, &str)| self.encoder.tokens(text, self.length);
+        let missing: Vec<_> = sentences.iter().filter(|text| !cache.has(text)).collect();
+        let tokens = |text: &&&str| self.encoder.tokens(text, self.length);
         let sequences = missing.iter().map(tokens).collect::<Result<Vec<_>, _>>()?;
         let embeddings = self.encoder.pooled(&sequences)?;
-        for ((number, _), embedding) in missing.iter().zip(embeddings.chunks_exact(self.encoder.width())) {
-            cache.keep(*number, embedding)?;
+        for (text, embedding) in missing.iter().zip(embeddings.chunks_exact(self.encoder.width())) {
+            // A sentence may be there twice.
+            if !cache.has(text) {
+                cache.keep(text, embedding)?;
+            }
         }
         Ok(sequences.iter().map(Vec::len).sum())
     }
 
     /// Embeddings, and the hidden states of `layers`.
-    pub(super) fn teaches(&mut self, sentences: &[(u64, &str)], layers: &[usize]) -> Result<Taught, Error> {
+    pub(super) fn teaches(&mut self, sentences: &[&str], layers: &[usize]) -> Result<Taught, Error> {
         let mut taught = Taught { embeddings: Vec::new(), hidden: vec![Vec::new(); layers.len()] };
         if layers.is_empty() && self.cache.is_some() {
             self.capture(sentences)?;
         } else {
-            let tokens = |(_, text): &(u64, &str)| self.encoder.tokens(text, self.length);
+            let tokens = |text: &&str| self.encoder.tokens(text, self.length);
             let sequences = sentences.iter().map(tokens).collect::<Result<Vec<_>, _>>()?;
             let Taught { embeddings, hidden } = &mut taught;
             let mut layer = |at: usize, x: &[f32]| {
@@ -130,14 +139,14 @@ impl<'m> EncoderTeacher<'m> {
         }
         if let Some(cache) = &mut self.cache {
             let mut fresh = std::mem::take(&mut taught.embeddings);
-            for ((number, _), embedding) in sentences.iter().zip(fresh.chunks_exact(self.encoder.width())) {
-                if !cache.has(*number) {
-                    cache.keep(*number, embedding)?;
+            for (text, embedding) in sentences.iter().zip(fresh.chunks_exact(self.encoder.width())) {
+                if !cache.has(text) {
+                    cache.keep(text, embedding)?;
                 }
             }
             // Read back in any case, so that a resumed run learns from the same rounded numbers.
             fresh.clear();
-            sentences.iter().try_for_each(|(number, _)| cache.read(*number, &mut fresh))?;
+            sentences.iter().try_for_each(|text| cache.read(text, &mut fresh))?;
             taught.embeddings = fresh;
         }
         Ok(taught)

@@ -48,13 +48,14 @@ impl Rounded {
     ) -> Result<Self, Error> {
         let path = unfinished(output);
         let inputs = identity::of_model_and_text(checkpoint, sequences)?;
-        let records = Records::open(&path, KIND, description, inputs).or_else(|e| {
+        let description = &format!("{description}, of model and text {inputs:016x}");
+        let records = Records::open(&path, KIND, description).or_else(|e| {
             if matches!(e, Error::InUse { .. }) {
                 return Err(e);
             }
             // What cannot be put aside is in the way still, and says so when it is opened again.
             drop(std::fs::rename(&path, aside(&path)));
-            Records::open(&path, KIND, description, inputs)
+            Records::open(&path, KIND, description)
         })?;
         Ok(Self { path, records })
     }
