@@ -6,7 +6,7 @@ use crate::{interrupt, progress};
 use anyhow::{bail, ensure};
 use bantam_checkpoint::Checkpoint;
 use bantam_nn::Encoder;
-use bantam_shrink::distill::{EmbeddingMatching, EmbeddingTask, EncoderTeacher, same_tokens, spread};
+use bantam_shrink::distill::{EmbeddingMatching, EmbeddingTask, EncoderTeacher, States, same_tokens, spread};
 use bantam_shrink::text::{Sentences, SourceSpec};
 use clap::Args;
 use std::path::Path;
@@ -14,7 +14,7 @@ use std::path::Path;
 /// What is matched of encoders.
 #[derive(Args)]
 pub struct EmbeddingArgs {
-    /// What else to match, with weights, as in cosine,hidden:0.5: hidden (states of layers), and of encoders cosine, mse, relation (cosines
+    /// What else to match, with weights, as in cosine,hidden:0.5: hidden and hidden-cosine (states of layers), and of encoders cosine, mse, relation (cosines
     /// within the batch) and token-relation (which tokens of a sentence are alike in layers) [default of encoders: cosine]
     #[arg(long = "match", value_name = "NAMES")]
     pub matching: Option<EmbeddingMatching>,
@@ -33,16 +33,16 @@ impl EmbeddingArgs {
         self.matching.is_some() || self.map.is_some() || self.fixed_tokens
     }
 
-    /// The weight of hidden states, where a language model is asked for nothing else of this.
-    pub fn hidden_alone(&self) -> anyhow::Result<f32> {
-        let hidden = self.matching.as_ref().map_or(0.0, |matching| matching.hidden);
+    /// How hidden states are matched, where a language model is asked for nothing else of this.
+    pub fn hidden_alone(&self) -> anyhow::Result<States> {
+        let hidden = self.matching.as_ref().map_or(States::default(), |matching| matching.hidden);
         let only_hidden = EmbeddingMatching { hidden, ..Default::default() };
         ensure!(
             self.matching.as_ref().is_none_or(|matching| *matching == only_hidden) && !self.fixed_tokens,
-            "the teacher is a language model: of --match only `hidden` is for it, and --fixed-tokens is for encoders; what it says is matched by --divergence and --soft"
+            "the teacher is a language model: of --match only `hidden` and `hidden-cosine` are for it, and --fixed-tokens is for encoders; what it says is matched by --divergence and --soft"
         );
         ensure!(
-            self.map.is_none() || hidden > 0.0,
+            self.map.is_none() || hidden.any(),
             "--map says which hidden states are matched; give --match hidden too"
         );
         Ok(hidden)

@@ -125,12 +125,15 @@ fn hidden_states_are_matched_and_kept() {
     folder.succeeds(&format!("{distill} --cache cache -o student.gguf"));
     folder.refuses(&format!("{distill} --map 0,1 --cache cache -o none.gguf"), &["cache", "layers [0, 2], not of"]);
     folder.refuses(&format!("{distill} --map 0,3 -o none.gguf"), &["--map", "layers 0 to 2"]);
-    folder.refuses(&format!("{distill},cosine -o none.gguf"), &["only `hidden`"]);
+    folder.refuses(&format!("{distill},cosine -o none.gguf"), &["only `hidden` and `hidden-cosine`"]);
     folder.refuses(&format!("teach teacher.gguf -o other --hidden 3 {DATA}"), &["--hidden", "layers 0 to 2"]);
     let student = Checkpoint::open(folder.path("student.gguf")).unwrap();
     assert!(student.tensors().iter().all(|t| !t.name.contains("projection")));
     let last = provenance::of(student.metadata()).pop().unwrap().to_string();
-    assert!(last.contains("hidden Some(HiddenMatching { weight: 2.0, layers: [0, 2]"), "{last}");
+    assert!(
+        last.contains("hidden Some(HiddenMatching { weights: States { squares: 2.0, cosine: 0.0 }, layers: [0, 2]"),
+        "{last}"
+    );
 }
 
 /// As `generate --endpoint` writes it: each token with the likeliest ones at its place. The vocabulary is of bytes.

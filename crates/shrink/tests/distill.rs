@@ -7,7 +7,7 @@ use bantam_nn::random::SplitMix64;
 use bantam_nn::train::{AdamW, Parameters, softmax};
 use bantam_nn::{Model, Sampler, Sampling};
 use bantam_shrink::distill::{
-    Cache, Divergence, HiddenMatching, Kept, Matching, ModelTeacher, OnPolicy, Teacher, TextTask,
+    Cache, Divergence, HiddenMatching, Kept, Matching, ModelTeacher, OnPolicy, States, Teacher, TextTask,
 };
 use bantam_shrink::quantize::{Method, Plan};
 use bantam_shrink::text::{Sequence, Source, SourceSpec};
@@ -215,7 +215,7 @@ fn hidden_states_come_nearer_and_their_gradients_agree_with_finite_differences()
         let cache = folder.path().join(format!("{of:?}.cache"));
         let cache = Cache::open(&cache, "llama", 64, word.hidden_numbers()).unwrap();
         task.teacher = Some((Box::new(Kept { teacher: word, cache }), MATCHING));
-        task.hidden = Some(HiddenMatching { weight: 3.0, layers: of.clone(), width });
+        task.hidden = Some(HiddenMatching { weights: States { squares: 3.0, cosine: 0.5 }, layers: of.clone(), width });
         let mut parameters = Parameters::of(&student).unwrap();
         parameters.freeze(|path| path == "rope_freqs.weight");
         task.extend(&mut parameters);

@@ -67,9 +67,14 @@ fn a_student_of_some_layers_comes_nearer_and_a_killed_run_goes_on_exactly() {
     let path = folder.path().join("student.gguf");
     assert_eq!(students::take_layers(&teacher(), "0,2", &path).unwrap(), [0, 2]);
     let student = Checkpoint::open(&path).unwrap();
-    for matching in
-        ["cosine", "mse", "relation:10", "token-relation", "cosine,mse:0.5,relation:5,hidden:0.5,token-relation:2"]
-    {
+    for matching in [
+        "cosine",
+        "mse",
+        "relation:10",
+        "token-relation",
+        "hidden-cosine",
+        "cosine,mse:0.5,relation:5,hidden:0.5,token-relation:2",
+    ] {
         let cache = folder.path().join("cache");
         let matched = matching.parse().unwrap();
         let (losses, parameters) = run(&student, &matched, &cache, 80, None);

@@ -11,7 +11,9 @@ use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_nn::Model;
-use bantam_shrink::distill::{Divergence, HiddenMatching, Kept, Matching, OnPolicy, Teacher, Told, same_tokens};
+use bantam_shrink::distill::{
+    Divergence, HiddenMatching, Kept, Matching, OnPolicy, States, Teacher, Told, same_tokens,
+};
 use bantam_shrink::students;
 use bantam_shrink::text::Source;
 use clap::Args;
@@ -90,17 +92,17 @@ impl DistillArgs {
         Ok(Word { divergence: self.divergence.unwrap_or(Divergence::Forward), soft, on_policy })
     }
 
-    /// The hidden states to match, with this weight, of which the student was made of the `taken` layers.
+    /// The hidden states to match, so heavily, of which the student was made of the `taken` layers.
     fn hidden(
         &self,
-        weight: f32,
+        weights: States,
         student: &Model,
         teacher: &Model,
         taken: Option<&[usize]>,
     ) -> anyhow::Result<HiddenMatching> {
         let (ours, theirs) = (student.config().block_count, teacher.config());
         let layers = self.embeddings.layers(ours, theirs.block_count, taken)?;
-        Ok(HiddenMatching { weight, layers, width: theirs.embedding_length })
+        Ok(HiddenMatching { weights, layers, width: theirs.embedding_length })
     }
 }
 
@@ -157,11 +159,11 @@ fn from_model(
     taken: Option<&[usize]>,
     global: &Global,
 ) -> anyhow::Result<()> {
-    let weight = args.embeddings.hidden_alone()?;
+    let weights = args.embeddings.hidden_alone()?;
     same_tokens(teacher, student)?;
     let (teacher_model, model) = (Model::load(teacher)?, Model::load(student)?);
     let sources = args.data.read(teacher, global)?;
-    let hidden = (weight > 0.0).then(|| args.hidden(weight, &model, &teacher_model, taken)).transpose()?;
+    let hidden = weights.any().then(|| args.hidden(weights, &model, &teacher_model, taken)).transpose()?;
     let teacher_of = || {
         let word = args.word.teacher(&teacher_model, teacher, args.data.length)?;
         anyhow::Ok(match &hidden {

@@ -119,10 +119,10 @@ impl<'a> EmbeddingTask<'a> {
         }
         let each = 1.0 / self.layers.len().max(1) as f32;
         for (layer, (state, target)) in layers.iter().zip(&taught.hidden).enumerate() {
-            if hidden > 0.0 {
+            if hidden.any() {
                 let x = self.projected(pass, &format!("layer{layer}"), state);
                 let mut gradient = vec![0.0; x.len()];
-                loss += matching::squares(&x, target, hidden * each, &mut gradient);
+                loss += hidden.loss(&x, target, teacher_width, each, &mut gradient);
                 pass.set_off(&x, &gradient);
             }
             if token_relation > 0.0 {
@@ -159,7 +159,7 @@ impl Task for EmbeddingTask<'_> {
         }
         let shape = [self.teacher.encoder().width(), self.student.width()];
         let embedding = (self.matching.cosine > 0.0 || self.matching.mse > 0.0).then(|| "embedding".to_owned());
-        let projected = if self.matching.hidden > 0.0 { self.layers.len() } else { 0 };
+        let projected = if self.matching.hidden.any() { self.layers.len() } else { 0 };
         let layers = (0..projected).map(|layer| format!("layer{layer}"));
         for (i, what) in embedding.into_iter().chain(layers).enumerate() {
             insert_projection(parameters, &what, shape, &mut SplitMix64::child(self.seed, i as u64));

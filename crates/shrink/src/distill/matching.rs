@@ -13,24 +13,52 @@ pub struct EmbeddingMatching {
     /// The squared difference of the cosines within each pair of the batch (Park et al. 2019, relational distillation): it needs no
     /// projection where widths differ.
     pub relation: f32,
-    /// The squared distance between hidden states of mapped layers, as a share of the teacher's squares (Jiao et al. 2020).
-    pub hidden: f32,
+    /// Hidden states of mapped layers.
+    pub hidden: States,
     /// The divergence between maps of which other tokens of its sentence each token is like in mapped layers (after Wang et al. 2020,
     /// MiniLM, whose maps are of a layer's queries, keys and values): it needs no projection where widths differ.
     pub token_relation: f32,
 }
 
+/// How heavily hidden states are matched, by what.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub struct States {
+    /// The squared distance as a share of the teacher's squares (Jiao et al. 2020).
+    pub squares: f32,
+    /// One minus the cosine between the states of each token (Sanh et al. 2019): their sizes do not matter.
+    pub cosine: f32,
+}
+
+impl States {
+    /// Whether they are matched at all.
+    pub fn any(self) -> bool {
+        self != Self::default()
+    }
+
+    /// Adds the gradient for states `x` and their targets, `[tokens, width]`, times `share`; returns the loss.
+    pub(super) fn loss(self, x: &[f32], target: &[f32], width: usize, share: f32, gradient: &mut [f32]) -> f64 {
+        let mut loss = 0.0;
+        if self.squares > 0.0 {
+            loss += squares(x, target, self.squares * share, gradient);
+        }
+        if self.cosine > 0.0 {
+            loss += cosine(x, target, width, self.cosine * share, gradient);
+        }
+        loss
+    }
+}
+
 impl EmbeddingMatching {
     /// Whether states of layers are matched, token by token.
     pub fn of_layers(&self) -> bool {
-        self.hidden > 0.0 || self.token_relation > 0.0
+        self.hidden.any() || self.token_relation > 0.0
     }
 }
 
 /// A name that is none of these.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(
-    "`{0}` is nothing to match; there are cosine, mse, relation, hidden and token-relation, each with an optional weight above 0, as in \
+    "`{0}` is nothing to match; there are cosine, mse, relation, hidden, hidden-cosine and token-relation, each with an optional weight above 0, as in \
      cosine,hidden:0.5"
 )]
 pub struct UnknownMatching(String);
@@ -49,7 +77,8 @@ impl FromStr for EmbeddingMatching {
                 "cosine" => matching.cosine = weight,
                 "mse" => matching.mse = weight,
                 "relation" => matching.relation = weight,
-                "hidden" => matching.hidden = weight,
+                "hidden" => matching.hidden.squares = weight,
+                "hidden-cosine" => matching.hidden.cosine = weight,
                 "token-relation" => matching.token_relation = weight,
                 _ => return Err(unknown()),
             }
@@ -249,7 +278,7 @@ mod tests {
         assert_eq!(read, Ok(EmbeddingMatching { cosine: 1.0, relation: 10.0, ..Default::default() }));
         for wrong in ["", "cosines", "mse:-1", "hidden:nan", "cosine:"] {
             let answer = wrong.parse::<EmbeddingMatching>().unwrap_err().to_string();
-            assert!(answer.contains("hidden and token-relation"), "{answer}");
+            assert!(answer.contains("hidden-cosine and token-relation"), "{answer}");
         }
     }
 }

@@ -18,7 +18,7 @@ pub use cache::{Cache, Kept};
 pub use divergence::{Divergence, UnknownDivergence};
 pub use embeddings::{EmbeddingTask, spread};
 pub use encoder_teacher::{EmbeddingCache, EncoderTeacher};
-pub use matching::EmbeddingMatching;
+pub use matching::{EmbeddingMatching, States};
 pub use on_policy::OnPolicy;
 pub use soft_labels::{Soft, SoftLabels};
 pub use task::{HiddenMatching, Matching, TextTask};

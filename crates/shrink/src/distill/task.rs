@@ -1,7 +1,8 @@
 //! Learning from sequences: labels, a teacher's probabilities, or both.
 
 use super::embeddings::{insert_projection, projection};
-use super::{Divergence, OnPolicy, Said, Soft, SoftLabels, Teacher, fingerprint, matching};
+use super::matching::States;
+use super::{Divergence, OnPolicy, Said, Soft, SoftLabels, Teacher, fingerprint};
 use crate::Error;
 use crate::text::{Mixture, Sequence, Source};
 use crate::train::{Pass, Task};
@@ -24,9 +25,8 @@ pub struct Matching {
 /// Hidden states to match beside what is said.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HiddenMatching {
-    /// The weight of the squared distance between the student's states and the teacher's, as a share of the teacher's squares
-    /// (Jiao et al. 2020), beside that of the teacher's word, which is 1.
-    pub weight: f32,
+    /// How heavily, beside the teacher's word, whose weight is 1.
+    pub weights: States,
     /// The teacher's layer for each of the student's, counted from 0; the teacher tells their states.
     pub layers: Vec<usize>,
     /// The teacher's width; where the student's differs, a projection is learned for each layer.
@@ -192,8 +192,8 @@ impl HiddenMatching {
                 false => pass.project(&projection(&format!("layer{layer}")), state),
             };
             let mut gradient = vec![0.0; x.len()];
-            let weight = self.weight * share / states.len() as f32;
-            loss += matching::squares(&x, &target, weight, &mut gradient);
+            let share = share / states.len() as f32;
+            loss += self.weights.loss(&x, &target, self.width, share, &mut gradient);
             pass.set_off(&x, &gradient);
         }
         loss
