@@ -4,7 +4,7 @@ use crate::args::{Global, at_least_one};
 use crate::{calibration, forecast, progress, training};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
-use bantam_checkpoint::output::ScratchDir;
+use bantam_checkpoint::output::{ScratchDir, beside};
 use bantam_checkpoint::provenance::{Step, Training};
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_nn::Model;
@@ -233,24 +233,23 @@ impl Run<'_> {
         };
         let mut trainer = Trainer::new(settings, tuning, shares)?;
         training::say_resumed(&trainer, &state, self.global);
-        // Beside the output first: it becomes the output only if it is better.
-        let beside = self.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let folder = ScratchDir::near(beside)?;
-        let path = folder.path().join("tuned.gguf");
         let made = trainer.steps();
+        let judge_file = |path: &Path| Ok(judge(&Checkpoint::open(path)?)?);
+        let mut nearest = Nearest::of(self.output, made > 0, tuned.divergence_before, &judge_file)?;
+        let folder = ScratchDir::near(parent(self.output))?;
+        let path = folder.path().join("tuned.gguf");
         for until in looks(steps).into_iter().filter(|until| *until >= made) {
             training::go(&mut trainer, tuning, shares, until, &state, self.global)?;
             tuning.write(self.student, shares, self.record(&trainer, rate), &path)?;
-            let written = Checkpoint::open(&path)?;
-            (tuned.file_bytes, tuned.divergence_after) = (written.file_bytes()?, judge(&written)?);
+            tuned.divergence_after = judge_file(&path)?;
+            nearest.take(&path, tuned.divergence_after)?;
             if tuned.divergence_after > TOO_FAR * tuned.divergence_before {
                 break;
             }
         }
         (tuned.steps, tuned.tokens, tuned.losses) = (trainer.steps(), trainer.items(), trainer.losses().to_vec());
-        if tuned.helped() {
-            let beside = || format!("cannot put the finished file in the place of {}", self.output.display());
-            std::fs::rename(&path, self.output).with_context(beside)?;
+        if let Some(divergence) = nearest.deliver()? {
+            (tuned.file_bytes, tuned.divergence_after) = (Checkpoint::open(self.output)?.file_bytes()?, divergence);
         }
         // The run is over, whatever came of it: another rate or other text begins anew.
         std::fs::remove_file(&state).ok();
@@ -273,6 +272,60 @@ impl Run<'_> {
         let training = Training::new(trainer.losses(), trainer.items(), trainer.items() as f64 * products);
         Step { training: Some(training), ..step }
     }
+}
+
+/// The file nearest to the base of those that were looked at. It lies beside the output until the run is over, also while it is stopped, and
+/// becomes the output then.
+struct Nearest<'a> {
+    output: &'a Path,
+    path: PathBuf,
+    /// Its divergence; without a file that of the student.
+    divergence: f64,
+}
+
+impl<'a> Nearest<'a> {
+    /// None yet, or that of a run that is gone on with, which is judged again.
+    fn of(
+        output: &'a Path,
+        goes_on: bool,
+        before: f64,
+        judge: &dyn Fn(&Path) -> anyhow::Result<f64>,
+    ) -> anyhow::Result<Self> {
+        let path = beside(output, "tuned");
+        let divergence = match path.exists() {
+            true if goes_on => judge(&path)?,
+            true => {
+                std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?; // of another run
+                before
+            }
+            false => before,
+        };
+        Ok(Self { output, path, divergence })
+    }
+
+    /// Keeps this file if it is nearer.
+    fn take(&mut self, file: &Path, divergence: f64) -> anyhow::Result<()> {
+        if divergence < self.divergence {
+            std::fs::rename(file, &self.path).with_context(|| format!("cannot keep {}", self.path.display()))?;
+            self.divergence = divergence;
+        }
+        Ok(())
+    }
+
+    /// Gives the file the output's name; returns its divergence. `None` if none was nearer than the student.
+    fn deliver(self) -> anyhow::Result<Option<f64>> {
+        if !self.path.exists() {
+            return Ok(None);
+        }
+        let to = || format!("cannot put the finished file in the place of {}", self.output.display());
+        std::fs::rename(&self.path, self.output).with_context(to)?;
+        Ok(Some(self.divergence))
+    }
+}
+
+/// The folder of a file.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// After which steps held-out text is looked at: a run that its rate has driven away shows it long before the end.
@@ -302,6 +355,33 @@ fn hold_out(sources: &mut [Source]) -> Vec<Sequence> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_nearest_of_all_files_becomes_the_output() {
+        let folder = tempfile::tempdir().unwrap();
+        let (output, made) = (folder.path().join("out.gguf"), folder.path().join("made"));
+        let never = |_: &Path| -> anyhow::Result<f64> { panic!("there is nothing to judge") };
+        let take = |nearest: &mut Nearest<'_>, divergences: &[f64]| {
+            for divergence in divergences {
+                std::fs::write(&made, divergence.to_string()).unwrap();
+                nearest.take(&made, *divergence).unwrap();
+            }
+        };
+        let mut nearest = Nearest::of(&output, false, 0.5, &never).unwrap();
+        take(&mut nearest, &[0.6, 0.5]);
+        assert_eq!(nearest.deliver().unwrap(), None);
+        let mut nearest = Nearest::of(&output, false, 0.5, &never).unwrap();
+        take(&mut nearest, &[0.4, 0.3, 0.35]);
+        drop(nearest);
+        // Stopped, and gone on with.
+        let mut nearest = Nearest::of(&output, true, 0.5, &|_| Ok(0.3)).unwrap();
+        take(&mut nearest, &[0.45]);
+        assert_eq!(nearest.deliver().unwrap(), Some(0.3));
+        assert_eq!(std::fs::read_to_string(&output).unwrap(), "0.3");
+        // What another run left is not taken for this one's.
+        take(&mut Nearest::of(&output, false, 0.5, &never).unwrap(), &[0.1]);
+        assert_eq!(Nearest::of(&output, false, 0.5, &never).unwrap().deliver().unwrap(), None);
+    }
 
     #[test]
     fn some_text_is_held_out_of_many_short_files_and_of_few_long_ones() {
