@@ -5,6 +5,7 @@ mod common;
 use bantam_checkpoint::hf::integers::{IntegerWriter, Packing};
 use bantam_checkpoint::safetensors::read_parts;
 use bantam_checkpoint::{Checkpoint, GgufWriter, TensorWriter, provenance};
+use bantam_formats::Format;
 use common::{copy_of, fixture};
 use std::collections::BTreeMap;
 use std::fs;
@@ -64,6 +65,22 @@ fn what_others_packed_is_packed_to_the_same_bytes() {
             assert!(again.data(&tensor.name).unwrap()[..] == model.data(&tensor.name).unwrap()[..], "{}", tensor.name);
         }
     }
+}
+
+/// The configuration says one format for a module of all layers.
+#[test]
+fn a_layer_with_a_format_of_its_own_is_refused() {
+    let (dir, model) = (tempfile::tempdir().unwrap(), Checkpoint::open(fixture("w4a16")).unwrap());
+    let mut tensors = model.tensors().to_vec();
+    let last = tensors.iter_mut().rfind(|t| t.name.ends_with("attn_q.weight")).unwrap();
+    assert_ne!(last.name, "blk.0.attn_q.weight");
+    last.format = Format::f16();
+    let packing = Packing::by_name("pack-quantized").unwrap();
+    let output = dir.path().join("written");
+    let refused =
+        IntegerWriter::create(&output, &model, packing, model.metadata(), &tensors).err().unwrap().to_string();
+    assert!(refused.contains("blk.0.attn_q.weight is to be INT4_G32 and") && refused.contains("F16"), "{refused}");
+    assert!(!output.exists());
 }
 
 #[test]

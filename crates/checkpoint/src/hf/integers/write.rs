@@ -7,6 +7,7 @@ use super::super::{WEIGHTS, pooling};
 use super::{Group, Integers, Packing, Shape};
 use crate::output::{OutputDir, OutputFile};
 use crate::{Checkpoint, Config, Error, Metadata, Result, TensorInfo, TensorWriter, provenance, safetensors};
+use std::collections::BTreeMap;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -71,6 +72,7 @@ impl<'a> IntegerWriter<'a> {
                 Ok(Place { tensor: tensor.clone(), name, offsets: Vec::new(), complete: false })
             })
             .collect::<Result<Vec<_>>>()?;
+        one_format_a_role(&places, family).map_err(|message| Error::unsupported(checkpoint.path(), message))?;
         let mut pieces = Vec::new();
         for (i, place) in places.iter_mut().enumerate() {
             pieces.extend(place.pieces(i, packing).map_err(|message| Error::unsupported(checkpoint.path(), message))?);
@@ -140,9 +142,8 @@ impl<'a> IntegerWriter<'a> {
         let mut ignored = vec!["lm_head".to_owned()];
         for Place { tensor, name, .. } in &self.tensors {
             let Some(module) = name.hf.strip_suffix(".weight") else { continue };
-            let in_layer = module.strip_prefix(self.family.layers).and_then(|rest| rest.split_once('.'));
-            match (shape_of(tensor), in_layer) {
-                (Some(shape), Some((_, role))) => {
+            match (shape_of(tensor), role(self.family, module)) {
+                (Some(shape), Some(role)) => {
                     let at = groups.iter().position(|g| g.format == shape.format).unwrap_or_else(|| {
                         groups.push(Group { format: shape.format, modules: Vec::new() });
                         groups.len() - 1
@@ -157,6 +158,27 @@ impl<'a> IntegerWriter<'a> {
         }
         (self.packing.config)(&groups, &ignored)
     }
+}
+
+/// What a module of a layer is called in each of them, as `self_attn.q_proj`.
+fn role<'n>(family: &Family, module: &'n str) -> Option<&'n str> {
+    Some(module.strip_prefix(family.layers)?.split_once('.')?.1)
+}
+
+/// Refuses formats that the `quantization_config` cannot say: it names the modules of all layers alike.
+fn one_format_a_role(places: &[Place], family: &Family) -> std::result::Result<(), String> {
+    let mut formats: BTreeMap<&str, (&str, &str)> = BTreeMap::new();
+    for Place { tensor, name, .. } in places.iter().filter(|place| place.tensor.shape.len() > 1) {
+        let Some(role) = name.hf.strip_suffix(".weight").and_then(|module| role(family, module)) else { continue };
+        let (first, format) = formats.entry(role).or_insert((&tensor.name, tensor.format.name));
+        if *format != tensor.format.name {
+            return Err(format!(
+                "{first} is to be {format} and {} {}: such directories have one format for the tensors of a kind in all layers.",
+                tensor.name, tensor.format.name
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl TensorWriter for IntegerWriter<'_> {
