@@ -291,8 +291,18 @@ pub fn beside(output: &Path, suffix: &str) -> PathBuf {
     output.with_file_name(name)
 }
 
+/// A name that is free, for a file that is in the way and may be hours of another run: with `.other` after its own.
+pub fn aside(path: &Path) -> PathBuf {
+    let named = |number: usize| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(if number > 1 { format!(".other{number}") } else { ".other".to_owned() });
+        PathBuf::from(name)
+    };
+    (1..).map(named).find(|path| !path.exists()).expect("some number is free")
+}
+
 /// The directory of a path, `.` for a bare name.
-fn parent(path: &Path) -> &Path {
+pub fn parent(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -300,5 +310,21 @@ fn parent(path: &Path) -> &Path {
 fn sync_directory(path: &Path) {
     if let Ok(dir) = File::open(path) {
         let _ = dir.sync_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_aside_replaces_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("b.rounding");
+        for name in ["b.rounding.other", "b.rounding.other2", "b.rounding.other3"] {
+            let free = aside(&path);
+            assert_eq!(free, folder.path().join(name));
+            fs::write(free, "").unwrap();
+        }
     }
 }

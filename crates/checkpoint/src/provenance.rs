@@ -42,7 +42,7 @@ pub struct Training {
     pub steps: u64,
     /// Tokens gone through.
     pub tokens: u64,
-    /// Multiplications and additions in matrix products with weights, the teacher's included where it was asked on the way.
+    /// Multiplications and additions in matrix products with weights: the student's, its writing, and the teacher's (of a cache one pass over each sequence).
     pub flops: f64,
     /// The loss, each the mean of equally many steps.
     pub losses: Vec<f32>,

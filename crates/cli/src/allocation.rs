@@ -5,7 +5,7 @@ use crate::calibration::Calibrated;
 use crate::intermediate::Intermediate;
 use crate::{forecast, output, progress};
 use anyhow::{bail, ensure};
-use bantam_checkpoint::output::beside;
+use bantam_checkpoint::output::{aside, beside};
 use bantam_checkpoint::{Checkpoint, Config};
 use bantam_formats::Format;
 use bantam_shrink::Mix;
@@ -199,13 +199,18 @@ impl Choosing<'_> {
             Some(path) => Kept::open(path, checkpoint, text)?,
             None => {
                 let path = measured_of(output);
-                Kept::open(&path, checkpoint, text).or_else(|_| {
-                    // What a stopped run left for something else.
-                    drop(std::fs::remove_file(&path));
-                    Kept::open(&path, checkpoint, text)
+                Kept::open(&path, checkpoint, text).or_else(|e| match e {
+                    bantam_shrink::Error::InUse { .. } => Err(e),
+                    _ => {
+                        put_aside(&path);
+                        Kept::open(&path, checkpoint, text)
+                    }
                 })?
             }
         };
+        if kept.count() > 0 && !global.quiet {
+            output::say(format_args!("note: {} of {} tensors were measured before", kept.count(), tensors(checkpoint)));
+        }
         if forecast::is_wanted(global) {
             let rates = Rates::of(checkpoint, text)?;
             let left = 1.0 - kept.count() as f64 / tensors(checkpoint).max(1) as f64;
@@ -215,11 +220,7 @@ impl Choosing<'_> {
         let bar = progress::bar(global, "measure tensors", tensors(checkpoint), "tensors");
         let measured = measure(checkpoint, text, kept, &mut || bar.inc(1));
         bar.finish_and_clear();
-        let of_files = |e: &bantam_shrink::Error| {
-            matches!(e, bantam_shrink::Error::Data { .. } | bantam_shrink::Error::Checkpoint(_))
-        };
-        if self.kept.is_none() && measured.as_ref().is_err_and(|e| !of_files(e)) {
-            // This model never will be measured.
+        if self.kept.is_none() && measured.as_ref().is_err_and(never_will_be_measured) {
             drop(std::fs::remove_file(measured_of(output)));
         }
         Ok(measured?)
@@ -241,6 +242,21 @@ impl Choosing<'_> {
             _ => Ok(None),
         }
     }
+}
+
+/// Gives a file that a stopped run left for something else another name, and says so.
+fn put_aside(path: &Path) {
+    let other = aside(path);
+    // What cannot be renamed is in the way still, and says so when it is opened again.
+    if std::fs::rename(path, &other).is_ok() {
+        output::say(format_args!("note: {} is of something else; it is kept as {}", path.display(), other.display()));
+    }
+}
+
+/// Whether it is the model's weights that are in the way.
+fn never_will_be_measured(error: &bantam_shrink::Error) -> bool {
+    use bantam_shrink::Error::{Activations, NonFinite, OutOfRange, Predictions};
+    matches!(error, Activations { .. } | NonFinite { .. } | OutOfRange { .. } | Predictions { .. })
 }
 
 /// Where what is measured for an output is kept until that is finished, unless a file is given for it.

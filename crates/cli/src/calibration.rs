@@ -192,7 +192,7 @@ impl CalibrationArgs {
         let given = self.calibration_length.unwrap_or(LENGTH.min(learned));
         ensure!(
             given <= learned,
-            "--calibration-length {given}: the model learned on at most {learned} tokens at a time"
+            "--calibration-length {given}: the model learned on at most {learned} tokens at a time; give that or less"
         );
         Ok(given)
     }
@@ -245,11 +245,11 @@ impl CalibrationArgs {
             }
             let sequence = &sources[source].sequences[at].tokens;
             tokens += sequence.len();
-            taken[source] += sequence.len();
+            taken[source] += 1;
             sequences.push(sequence.clone());
         }
         if !global.quiet {
-            say_what_ran_out(&sources, &taken, tokens);
+            say_what_ran_out(&sources, &taken);
         }
         if tokens < enough && !global.quiet {
             output::say(format_args!(
@@ -275,16 +275,20 @@ struct Text {
     settings: Vec<(String, String)>,
 }
 
-/// Says so where a file has less than its weight asks for.
-fn say_what_ran_out(sources: &[Source], taken: &[usize], tokens: usize) {
-    let weights: f64 = sources.iter().filter_map(|s| s.spec.weight).sum();
-    for (source, taken) in sources.iter().zip(taken) {
-        let asked = source.spec.weight.map_or(0.0, |weight| weight / weights * tokens as f64);
-        // A sequence more or less is rounding.
-        let longest = source.sequences.iter().map(|s| s.tokens.len()).max().unwrap_or(0);
-        if *taken == source.tokens() && ((taken + longest) as f64) < asked {
+/// Says so where a file has fewer sequences than its weight asks for, and others filled up.
+fn say_what_ran_out(sources: &[Source], taken: &[usize]) {
+    let weights: Option<Vec<f64>> = sources.iter().map(|s| s.spec.weight).collect();
+    let Some(weights) = weights else { return };
+    let (all, sum): (usize, f64) = (taken.iter().sum(), weights.iter().sum());
+    let used_up = |(source, taken): (&Source, &usize)| *taken == source.sequences.len();
+    if sources.iter().zip(taken).all(used_up) {
+        return;
+    }
+    for ((source, taken), weight) in sources.iter().zip(taken).zip(weights) {
+        let asked = weight / sum * all as f64;
+        if used_up((source, taken)) && (*taken as f64) < asked - 1.0 {
             output::say(format_args!(
-                "note: {} has {taken} tokens, where its weight asks for {asked:.0}; the other files fill up",
+                "note: {} has {taken} sequences, where its weight asks for {asked:.0}; the other files fill up",
                 source.spec.path.display()
             ));
         }

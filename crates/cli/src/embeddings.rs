@@ -113,8 +113,10 @@ impl Distillation<'_> {
         }
         let sentences = sentences(&self.data.data)?;
         let hidden = matching.of_layers();
-        let there = sentences.iter().flat_map(|s| &s.texts).map(|text| teacher.tokens(text, length).map(|t| t.len()));
-        let there: usize = there.sum::<Result<_, _>>()?;
+        // What is kept was asked for once; hidden states are not kept.
+        let kept = self.cache.is_some() && !hidden;
+        let texts = sentences.iter().flat_map(|s| &s.texts).filter(|_| kept);
+        let there: usize = texts.map(|text| teacher.tokens(text, length).map(|t| t.len())).sum::<Result<_, _>>()?;
         let word = self::teacher(&teacher, self.teacher, length, self.cache)?;
         let step = self
             .student
@@ -125,8 +127,6 @@ impl Distillation<'_> {
         let mut task = EmbeddingTask::new(&student, word, &sentences, matching, layers, sizes);
         task.dropout = (self.steps.dropout, self.steps.dropout);
         task.fixed_tokens = args.fixed_tokens;
-        // What is kept was asked for once; hidden states are not kept.
-        let kept = self.cache.is_some() && !hidden;
         let asked = |tokens: f64| if kept { tokens.min(there as f64) } else { tokens };
         let others = |tokens: f64| 2.0 * training::products(self.teacher) * asked(tokens);
         let trained =

@@ -41,9 +41,14 @@ pub struct EvaluationArgs {
 }
 
 /// Files of records, not of running text.
-const RECORDS: [&str; 5] = ["jsonl", "json", "csv", "tsv", "parquet"];
+const RECORDS: [&str; 6] = ["jsonl", "ndjson", "json", "csv", "tsv", "parquet"];
 
 impl EvaluationArgs {
+    /// Refuses what cannot be measured on, before there is anything to measure.
+    pub fn check(&self) -> anyhow::Result<()> {
+        self.suite().map(drop)
+    }
+
     fn suite(&self) -> anyhow::Result<Suite> {
         let name = self.suite.as_deref().unwrap_or(data::SUITES[0]);
         let Some(built_in) = data::suite(name) else {

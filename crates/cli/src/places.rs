@@ -1,6 +1,7 @@
 //! The files of a command, looked at before anything takes time: what it writes must not be what it reads, and must have a folder to go to.
 
 use anyhow::{bail, ensure};
+use bantam_checkpoint::output::parent;
 use std::path::{Path, PathBuf};
 
 /// What a command reads and writes, by the names of its options.
@@ -44,7 +45,7 @@ impl<'a> Places<'a> {
             if *kind == Kind::File && (path.is_dir() || path.as_os_str().to_string_lossy().ends_with('/')) {
                 bail!("{option} {}: this is a directory; give a file's name", path.display());
             }
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let parent = parent(path);
             if !parent.is_dir() {
                 let problem = if parent.exists() { "is not a directory" } else { "does not exist; create it first" };
                 bail!("{option} {}: {} {problem}", path.display(), parent.display());
@@ -77,9 +78,6 @@ fn replaces(written: &Path, read: &Path) -> bool {
 
 /// The path without links and dots, of a file that may not be there yet.
 fn whole(path: &Path) -> PathBuf {
-    let of_parent = || {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Some(parent.canonicalize().ok()?.join(path.file_name()?))
-    };
+    let of_parent = || Some(parent(path).canonicalize().ok()?.join(path.file_name()?));
     path.canonicalize().ok().or_else(of_parent).unwrap_or_else(|| path.to_owned())
 }

@@ -47,7 +47,7 @@ impl DataArgs {
 enum Optimizer {
     /// Each number by its own gradients' size
     Adamw,
-    /// Along the gradients, with a momentum of 0.9: half the memory, and a rate of its own (0.01 and more)
+    /// Along the gradients, with a momentum of 0.9: one number less to keep for each weight
     Sgd,
 }
 
@@ -63,9 +63,9 @@ pub struct StepArgs {
     /// Sequences gone through together, for less memory; the gradients of a step's parts add up [default: all of a step]
     #[arg(long, value_name = "N", value_parser = at_least_one())]
     pub at_once: Option<usize>,
-    /// The highest learning rate
-    #[arg(long, default_value_t = 3e-4, value_name = "RATE")]
-    learning_rate: f32,
+    /// The highest learning rate [default: 0.0003; with --optimizer sgd 0.03]
+    #[arg(long, value_name = "RATE")]
+    learning_rate: Option<f32>,
     /// Steps in which the learning rate rises [default: a twentieth]
     #[arg(long, value_name = "N")]
     warmup: Option<u64>,
@@ -105,7 +105,7 @@ impl StepArgs {
     }
 
     fn settings(&self, state: PathBuf) -> anyhow::Result<Settings> {
-        for (name, value) in [("--learning-rate", self.learning_rate), ("--clip", self.clip)] {
+        for (name, value) in [("--learning-rate", self.rate()), ("--clip", self.clip)] {
             ensure!(value > 0.0 && value.is_finite(), "{name} {value}: expected a number above 0");
         }
         for (name, value) in [("--floor", self.floor), ("--weight-decay", self.weight_decay)] {
@@ -115,7 +115,7 @@ impl StepArgs {
         let steps = self.steps as u64;
         Ok(Settings {
             schedule: Schedule {
-                peak: self.learning_rate,
+                peak: self.rate(),
                 floor: self.floor,
                 warmup: self.warmup.unwrap_or(steps / 20).min(steps),
                 steps,
@@ -129,6 +129,14 @@ impl StepArgs {
             },
             clip: Some(self.clip),
             save: Some((state, Duration::from_secs(self.save_every))),
+        })
+    }
+
+    /// The highest learning rate.
+    fn rate(&self) -> f32 {
+        self.learning_rate.unwrap_or(match self.optimizer {
+            Optimizer::Adamw => 3e-4,
+            Optimizer::Sgd => 0.03,
         })
     }
 
@@ -188,7 +196,8 @@ pub fn train(
         .setting("length", data.length)
         .setting("steps", args.steps)
         .setting("batch", args.batch)
-        .setting("learning rate", args.learning_rate)
+        .setting("optimizer", format!("{:?}", args.optimizer))
+        .setting("learning rate", args.rate())
         .setting("seed", args.seed);
     let step = Step { training: Some(Training::new(trainer.losses(), trainer.items(), flops)), ..step };
     students::write(student, &parameters, format, step, output)?;

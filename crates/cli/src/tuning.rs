@@ -4,7 +4,7 @@ use crate::args::{Global, at_least_one};
 use crate::{calibration, forecast, progress, training};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
-use bantam_checkpoint::output::{ScratchDir, beside};
+use bantam_checkpoint::output::{ScratchDir, beside, parent};
 use bantam_checkpoint::provenance::{Step, Training};
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_nn::Model;
@@ -179,7 +179,10 @@ impl Run<'_> {
         let mut shares = tuning.parameters();
 
         let before = judge(student)?;
+        let start_of_looks = Instant::now();
         let (agreement, rate) = self.rate(&mut tuning, &mut shares)?;
+        // Where no gradients were compared nothing is known of a step's time.
+        let a_step = agreement.map(|_| start_of_looks.elapsed().as_secs_f64() / LOOKED_AT as f64);
         let mut tuned = Tuned {
             output: self.output.to_owned(),
             file_bytes: student.file_bytes()?,
@@ -193,7 +196,7 @@ impl Run<'_> {
             losses: Vec::new(),
         };
         if !tuned.was_hopeless() {
-            self.train(&mut tuning, &mut shares, rate, &judge, &mut tuned)?;
+            self.train(&mut tuning, &mut shares, (rate, a_step), &judge, &mut tuned)?;
         }
         tuned.seconds = start.elapsed().as_secs_f64();
         Ok(tuned)
@@ -205,13 +208,8 @@ impl Run<'_> {
             return Ok((None, rate));
         }
         let bar = progress::bar(self.global, "compare gradients", LOOKED_AT, "batches");
-        let start = Instant::now();
         let agreement = tuning.agreement(shares, &mut || bar.inc(1))?;
         bar.finish_and_clear();
-        if agreement >= LEAST_AGREEMENT && forecast::is_wanted(self.global) {
-            let a_step = start.elapsed().as_secs_f64() / LOOKED_AT as f64;
-            forecast::say(&[(a_step * self.args.steps as f64, "train scales")]);
-        }
         Ok((Some(agreement), HIGHEST_RATE * (agreement / ENOUGH_AGREEMENT).min(1.0) as f32))
     }
 
@@ -220,7 +218,7 @@ impl Run<'_> {
         &self,
         tuning: &mut Tuning,
         shares: &mut Parameters,
-        rate: f32,
+        (rate, a_step): (f32, Option<f64>),
         judge: &dyn Fn(&Checkpoint) -> Result<f64, bantam_shrink::Error>,
         tuned: &mut Tuned,
     ) -> anyhow::Result<()> {
@@ -234,6 +232,9 @@ impl Run<'_> {
         let mut trainer = Trainer::new(settings, tuning, shares)?;
         training::say_resumed(&trainer, &state, self.global);
         let made = trainer.steps();
+        if let Some(seconds) = a_step.filter(|_| forecast::is_wanted(self.global)) {
+            forecast::say(&[(seconds * (steps - made) as f64, "train scales")]);
+        }
         let judge_file = |path: &Path| Ok(judge(&Checkpoint::open(path)?)?);
         let mut nearest = Nearest::of(self.output, made > 0, tuned.divergence_before, &judge_file)?;
         let folder = ScratchDir::near(parent(self.output))?;
@@ -321,11 +322,6 @@ impl<'a> Nearest<'a> {
         std::fs::rename(&self.path, self.output).with_context(to)?;
         Ok(Some(self.divergence))
     }
-}
-
-/// The folder of a file.
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// After which steps held-out text is looked at: a run that its rate has driven away shows it long before the end.

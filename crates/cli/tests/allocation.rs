@@ -93,14 +93,17 @@ fn a_choice_that_was_stopped_goes_on() {
     folder.succeeds(&quantize("whole.gguf"));
     assert!(!folder.path("whole.gguf.sensitivity").exists());
     folder.killed(&quantize("killed.gguf"), "killed.gguf.sensitivity", &[50, 100, 200]);
-    folder.succeeds(&quantize("killed.gguf"));
+    let said = common::stderr(&folder.run(&quantize("killed.gguf")));
+    assert!(said.contains("of 8 tensors were measured before"), "{said}");
     assert!(folder.read("whole.gguf") == folder.read("killed.gguf"));
     assert!(!folder.path("killed.gguf.sensitivity").exists() && !folder.path("killed.gguf.rounding").exists());
     // What another model left is not in the way.
     folder.killed(&quantize("other.gguf"), "other.gguf.sensitivity", &[50]);
+    let kept = folder.read("other.gguf.sensitivity");
     Model { layers: 2, ..Model::default() }.write(&folder.path("model.gguf"));
-    folder.succeeds(&quantize("other.gguf"));
-    assert!(!folder.path("other.gguf.sensitivity").exists());
+    let said = common::stderr(&folder.run(&quantize("other.gguf")));
+    assert!(said.contains("is of something else") && !said.contains("measured before"), "{said}");
+    assert!(!folder.path("other.gguf.sensitivity").exists() && folder.read("other.gguf.sensitivity.other") == kept);
 }
 
 /// Stopped while its scales are trained, the best effort neither measures nor rounds again.
@@ -116,7 +119,8 @@ fn the_best_effort_goes_on_where_it_was_stopped() {
     folder.succeeds(&quantize("whole.gguf"));
     folder.killed(&quantize("killed.gguf"), "killed.gguf", &[50, 50]);
     assert!(folder.path("killed.gguf.rounding").exists() && folder.path("killed.gguf.sensitivity").exists());
-    folder.succeeds(&quantize("killed.gguf"));
+    let said = common::stderr(&folder.run(&quantize("killed.gguf")));
+    assert!(said.contains("8 of 8 tensors were measured before") && said.contains("rounded layers"), "{said}");
     let [whole, killed] = ["whole.gguf", "killed.gguf"].map(|name| Checkpoint::open(folder.path(name)).unwrap());
     for tensor in whole.tensors() {
         assert!(*whole.data(&tensor.name).unwrap() == *killed.data(&tensor.name).unwrap(), "{}", tensor.name);

@@ -188,7 +188,9 @@ fn a_file_that_has_too_little_for_its_weight_is_said() {
     };
     let said = quantize([":1", ":1"]);
     assert!(said.contains("little.txt has") && said.contains("its weight asks for"), "{said}");
-    assert!(!quantize(["", ""]).contains("its weight asks for"));
+    for enough in [["", ""], [":1", ""], [":1", ":9"]] {
+        assert!(!quantize(enough).contains("its weight asks for"), "{enough:?}");
+    }
     // Draws of what is used up would take for ever.
     quantize([":1", ":1e-9"]);
 }

@@ -171,16 +171,22 @@ fn shrink_goes_on_where_it_was_stopped() {
     let shrink = |to: &str| {
         format!("shrink model.gguf --fit 400kB --levels Q4_K_M,Q2_K --calibrate -o {to} --text text.txt --context 32")
     };
-    folder.succeeds(&shrink("whole"));
     folder.killed(&shrink("killed"), "killed.shrinking/model-fit.gguf", &[50, 50]);
+    folder.write("killed.shrinking/mine.txt", "mine");
     let said = common::stderr(&folder.run(&shrink("killed")));
-    assert!(said.contains("rounded layers") && said.contains("as measured before"), "{said}");
-    assert!(!folder.path("killed.shrinking").exists() && !folder.path("whole.shrinking").exists());
+    assert!(said.contains("rounded layers") && said.contains("8 of 8 tensors were measured before"), "{said}");
+    assert!(!said.contains("as measured before"), "it was killed before anything was: {said}");
+    let left: Vec<_> =
+        std::fs::read_dir(folder.path("killed.shrinking")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["mine.txt"], "what is the user's stays");
+    let said = common::stderr(&folder.run(&shrink("whole")));
+    assert!(said.contains("model-fit.gguf: as measured before") && !said.contains("rounded layers"), "{said}");
+    assert!(!folder.path("whole.shrinking").exists());
     let chosen = |of: &str| {
         let read = |name: &str| std::fs::read(folder.path(of).join(name)).ok();
         ["model-fit.gguf", "model-Q4_K_M.gguf", "model-Q2_K.gguf"].map(read)
     };
-    assert!(chosen("whole") == chosen("killed"));
+    assert!(chosen("whole") == chosen("killed") && chosen("whole").iter().flatten().count() == 1);
 }
 
 #[test]

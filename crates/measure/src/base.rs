@@ -119,6 +119,7 @@ impl Base {
     ) -> Result<Evaluation> {
         let (files, probe) = (content(candidate.path())?, self.probe(model)?);
         let key = self.kept.key("evaluation", |h| {
+            h.field(&EVALUATION.to_le_bytes());
             h.field(&files.bytes());
             h.field(bytemuck::cast_slice(&probe));
             self.measured_on(h);
@@ -128,8 +129,8 @@ impl Base {
             let mut json = vec![0; entry.len() as usize];
             entry.read(0, &mut json)?;
             if let Ok(evaluation) = serde_json::from_slice::<Evaluation>(&json) {
-                let path = candidate.path().display();
-                progress.note(&format!("{path}: as measured before, since neither it nor its base has changed"));
+                let name = label(candidate.path());
+                progress.note(&format!("{name}: as measured before, since neither it nor its base has changed"));
                 return Ok(Evaluation { candidate: summary::of(candidate)?, ..evaluation });
             }
         }
@@ -231,6 +232,9 @@ pub(crate) fn chunks(text: &Text, tokenizer: &Tokenizer, options: &Options) -> R
     }
     Ok(tokens)
 }
+
+/// Changes when what is measured of a candidate does, or how: what was kept before is measured again then.
+const EVALUATION: u32 = 1;
 
 /// What may be found in the cache, and is computed where it is not.
 struct Kept {
@@ -349,10 +353,14 @@ fn questions(task: &Task, h: &mut KeyHasher) {
     }
 }
 
-/// A hash of all bytes of a model's file, or of the files directly in its directory.
+/// A hash of all bytes of a model's file, or of a model's files in its directory.
 fn content(path: &Path) -> Result<Key> {
     let files = match path.is_dir() {
-        true => summary::files(path)?.into_iter().map(|file| path.join(file.name)).collect(),
+        true => summary::files(path)?
+            .into_iter()
+            .map(|file| path.join(file.name))
+            .filter(|file| is_a_models(file))
+            .collect(),
         false => vec![path.to_owned()],
     };
     let error = |source| Error::Checkpoint(bantam_checkpoint::Error::io(path, "read")(source));
@@ -373,6 +381,17 @@ fn content(path: &Path) -> Result<Key> {
         }
     });
     failed.map_or(Ok(key), |e| Err(error(e)))
+}
+
+/// Whether a file in a model's directory is a part of it: weights, configuration, tokenizer.
+fn is_a_models(file: &Path) -> bool {
+    let extensions = ["safetensors", "json", "txt", "model", "jinja"];
+    file.extension().is_some_and(|of| extensions.iter().any(|extension| of == *extension))
+}
+
+/// A file's or directory's name, for messages.
+fn label(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// The folder of a base's entries: by its path, so that a changed base replaces what was kept of its former self.

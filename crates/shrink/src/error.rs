@@ -132,18 +132,20 @@ pub enum Error {
     },
     /// A teacher does not answer some prompts.
     #[error(
-        "{place}: {refused} of {of} prompts are not answered: {shown}{}; take them out of the prompts: answers to all others are kept, and the same command then writes them",
-        if *.refused > .shown.matches("(prompt ").count() { "; and so on" } else { "" }
+        "{place}: {refused} of {asked} prompts are not answered ({numbers}), the first since {problem}. If it is the prompts, take them out: the other answers are kept, and the \
+         same command goes on"
     )]
     Refused {
         /// The teacher.
         place: String,
         /// How many.
         refused: usize,
-        /// Of how many.
-        of: usize,
-        /// The first of them, and why.
-        shown: String,
+        /// Of how many that were asked now.
+        asked: usize,
+        /// Which, from 1.
+        numbers: String,
+        /// What was said of the first.
+        problem: String,
     },
     /// A saved training run cannot be gone on with.
     #[error("{path}: the training run cannot go on from here: {problem}; delete the file to begin anew")]

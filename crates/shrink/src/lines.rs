@@ -5,7 +5,7 @@ use crate::Error;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -59,6 +59,7 @@ impl Lines {
         }
         let kept = there.map(|(at, line)| lines.read(at, line)).collect::<Result<_, _>>()?;
         let file = OpenOptions::new().append(true).open(path).map_err(|e| lines.error(e.to_string()))?;
+        lock(&file, path)?;
         lines.whole = bytes.len() as u64;
         file.set_len(lines.whole).map_err(|e| lines.error(e.to_string()))?;
         lines.file = Some(file);
@@ -79,14 +80,17 @@ impl Lines {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if self.file.is_none() {
+            let file = OpenOptions::new().append(true).create(true).open(&self.path);
+            let file = file.map_err(|e| self.error(e.to_string()))?;
+            lock(&file, &self.path)?;
+            self.file = Some(file);
+        }
         self.try_write(bytes).map_err(|e| self.error(e.to_string()))
     }
 
     fn try_write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => none.insert(OpenOptions::new().append(true).create(true).open(&self.path)?),
-        };
+        let file = self.file.as_mut().expect("it was opened");
         if self.whole == 0 {
             file.set_len(0)?; // it may hold a part of the first line
         }
@@ -105,6 +109,14 @@ impl Lines {
 
     fn error(&self, problem: String) -> Error {
         Error::Data { path: self.path.clone(), problem }
+    }
+}
+
+/// Two that append would write between each other's lines. (Some file systems have no locks.)
+fn lock(file: &File, path: &Path) -> Result<(), Error> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(Error::InUse { path: path.to_owned() }),
+        _ => Ok(()),
     }
 }
 

@@ -16,6 +16,9 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Bytes of a record before its content.
 const HEAD: u64 = 8 + 4 + 4;
 
+/// What to do about a file of something else.
+const ADVICE: &str = "give another name for the cache, or delete it";
+
 /// Bytes of a description that are shown.
 const LONGEST: u64 = 1000;
 
@@ -90,17 +93,16 @@ impl Records {
     /// What a file that begins otherwise holds.
     fn other(&mut self, found: &[u8], description: &str) -> std::io::Result<String> {
         if !found.starts_with(&self.kind.magic) {
-            return Ok(
-                "it is no file of a teacher's outputs of this kind, as this version of bantam keeps them".to_owned()
-            );
+            return Ok(format!(
+                "it is no file of a teacher's outputs of this kind, as this version of bantam keeps them; {ADVICE}"
+            ));
         }
         let len = found.get(FIXED - 4..FIXED).map_or(0, |len| u32::from_le_bytes(len.try_into().expect("4 bytes")));
         let mut theirs = Vec::new();
         self.file.seek(SeekFrom::Start(FIXED as u64))?;
         (&self.file).take(u64::from(len).min(LONGEST)).read_to_end(&mut theirs)?;
         let theirs = String::from_utf8_lossy(&theirs);
-        let advice = "give another name for the cache, or delete it";
-        Ok(format!("it holds other outputs: those of {theirs}, not of {description}; {advice}"))
+        Ok(format!("it holds other outputs: those of {theirs}, not of {description}; {ADVICE}"))
     }
 
     /// Finds and checks all records; cuts off one that was not finished.

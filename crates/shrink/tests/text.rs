@@ -122,6 +122,47 @@ fn every_answer_of_a_conversation_is_learned_once_with_every_template() {
     }
 }
 
+/// The tokens of what is learned of each sequence, as text.
+fn learned(of: &Source) -> Vec<String> {
+    let tokenizer = tokenizer();
+    let text = |sequence: &Sequence| {
+        let pairs = sequence.tokens.iter().zip(&sequence.learned).filter(|(_, learned)| **learned);
+        let bytes: Vec<u8> = pairs.flat_map(|(&token, _)| tokenizer.token_bytes(token)).collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    of.sequences.iter().map(text).collect()
+}
+
+#[test]
+fn what_an_answer_is_found_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chats.jsonl");
+    let thinking = "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}<|end|>{% endfor %}\
+                    {% if add_generation_prompt %}<|assistant|><think>{% endif %}";
+    let read = |messages: &str, more: &str, template: &str| {
+        std::fs::write(&path, format!("{{\"messages\": [{messages}]{more}}}\n")).unwrap();
+        source(&path, template, 200)
+    };
+    let said = |role: &str, content: &str| format!("{{\"role\": \"{role}\", \"content\": \"{content}\"}}");
+    let user = said("user", "end?");
+    let asked = |answer: &str, more: &str| read(&format!("{user}, {}", said("assistant", answer)), more, thinking);
+    // A letter of the tokens around it, and thoughts that the template leaves out.
+    assert_eq!(learned(&asked("d", "").unwrap()), ["d<|end|>"]);
+    assert_eq!(learned(&asked("Hm.</think>d", "").unwrap()), ["d<|end|>"]);
+    assert_eq!(learned(&asked("d", ", \"finish_reason\": \"length\"").unwrap()), ["d"]);
+    // Of what was cut off before anything was said nothing is learned.
+    for nothing in ["", "  "] {
+        let refused = asked(nothing, ", \"finish_reason\": \"length\"").unwrap_err();
+        assert!(refused.contains("none of its 1 conversations"), "{refused}");
+    }
+    // Begun by the assistant: the text begins once.
+    let first = format!("{}, {user}, {}", said("assistant", "Hello."), said("assistant", "Yes."));
+    let begun = read(&first, "", TEMPLATE).unwrap();
+    let bos = tokenizer().bos().unwrap();
+    assert!(begun.sequences.iter().all(|s| s.tokens.iter().filter(|t| **t == bos).count() <= 1), "{begun:?}");
+    assert_eq!(learned(&begun), ["assistant>Hello.</s>Yes.</s>"], "all but the first token");
+}
+
 #[test]
 fn conversations_without_an_answer_are_counted() {
     let folder = tempfile::tempdir().unwrap();

@@ -9,7 +9,9 @@ use clap::Args;
 use std::path::PathBuf;
 
 #[derive(Args)]
-#[command(after_help = "Example:\n  bantam compare model.gguf q8.gguf q4.gguf --speed -o comparison/")]
+#[command(
+    after_help = "Example:\n  bantam compare model.gguf q8.gguf q4.gguf --speed -o comparison/\n\nWhat was measured is kept, as by `bantam eval`: a comparison that was stopped goes on."
+)]
 pub struct CompareArgs {
     /// The model that the candidates were made from
     base: PathBuf,

@@ -20,7 +20,8 @@ Examples:
 Sentence encoders are measured on pairs of sentences that people scored: how well their cosines order the pairs.
   bantam eval student.gguf --base teacher.gguf --pairs sts-test.csv
 
-The base's outputs are kept in $BANTAM_CACHE (default ~/.cache/bantam), so further candidates cost less.")]
+The base's outputs, and what was measured of a candidate, are kept in $BANTAM_CACHE (default ~/.cache/bantam), in the folder `base`: further candidates
+cost less, and a file is measured once. Remove the folder to measure anew.")]
 pub struct EvalArgs {
     /// The model to measure
     candidate: PathBuf,

@@ -407,7 +407,7 @@ pub fn quantize_by(
     let unfinished = unfinished(output);
     if method.text().is_some() && unfinished.exists() && !global.quiet && !global.json {
         output::say(format_args!(
-            "a stopped run left rounded layers in {0}: if it was the same run they are gone on with, otherwise they are kept as {0}.other",
+            "a stopped run left rounded layers in {0}: if it was the same run they are gone on with, otherwise they are kept with .other after their name",
             unfinished.display()
         ));
     }
@@ -479,8 +479,10 @@ fn warn_of_code_books(plan: &Plan<'_>, of: impl Fn(&str) -> bool) {
 /// Says so where weights get three values: only models that were trained with such weights survive it.
 fn warn_of_ternary(plan: &Plan<'_>) {
     let ternary = |format: &Format| format.grid.as_ref().is_some_and(|grid| grid.levels.len() == 3);
-    let rounded: Vec<TensorInfo> = plan.rounded().filter(|tensor| ternary(tensor.format)).collect();
-    if let Some(first) = rounded.first() {
+    let all: Vec<TensorInfo> = plan.rounded().collect();
+    let rounded: Vec<&TensorInfo> = all.iter().filter(|tensor| ternary(tensor.format)).collect();
+    // One that was chosen for a tensor that does not mind is another matter.
+    if let Some(first) = rounded.first().filter(|_| 2 * rounded.len() > all.len()) {
         output::say(format_args!(
             "warning: {} tensors get weights of three values ({}): unless the model was trained with such weights it becomes unusable",
             rounded.len(),

@@ -9,7 +9,7 @@ use crate::output;
 use crate::places::Places;
 use anyhow::{Context, bail, ensure};
 use bantam_checkpoint::Checkpoint;
-use bantam_checkpoint::output::{ScratchDir, beside};
+use bantam_checkpoint::output::{ScratchDir, beside, parent};
 use bantam_measure::conclusion::{self, Verdict};
 use bantam_measure::results::{Evaluation, Report};
 use bantam_shrink::Mix;
@@ -72,12 +72,13 @@ pub fn run(args: &ShrinkArgs, global: &Global) -> anyhow::Result<()> {
     // What takes long to make is kept until all is done. First, since what is asked for may not be possible.
     let work = beside(&args.output, "shrinking");
     let at_work = work.join(file_of(args, FIT));
-    let fitted = files.map(|files| fit(args, files, &base, &at_work, global)).transpose();
-    let nothing_kept = |_: &anyhow::Error| drop(std::fs::remove_dir(&work)); // if it is empty
-    let fitted = fitted.inspect_err(nothing_kept)?;
     // Many candidates are measured to tell levels apart, which a quarter of the text does.
     let suite = args.evaluation.suite.clone().unwrap_or_else(|| "quick".to_owned());
     let measured = EvaluationArgs { speed: true, suite: Some(suite), ..args.evaluation.clone() };
+    measured.check()?;
+    let fitted = files.map(|files| fit(args, files, &base, &at_work, global)).transpose();
+    let nothing_kept = |_: &anyhow::Error| drop(std::fs::remove_dir(&work)); // if it is empty
+    let fitted = fitted.inspect_err(nothing_kept)?;
     let mut tried = Tried { comparison: Comparison::start(&base, &measured, true, global)?, best: None, args };
     if let Some(made) = fitted {
         std::fs::copy(&at_work, place(FIT)).with_context(|| format!("cannot copy {}", at_work.display()))?;
@@ -94,14 +95,23 @@ pub fn run(args: &ShrinkArgs, global: &Global) -> anyhow::Result<()> {
     write_report(&report, scratch.path())?;
     scratch.deliver(&args.output)?;
     if files.is_some() {
-        // What stays is looked at the next time, and replaced.
-        drop(std::fs::remove_dir_all(&work));
+        forget(&at_work);
     }
     output::report(&report, global)?;
     if !global.json {
         conclude(&report, &args.output.join(chosen), &args.output)?;
     }
     Ok(())
+}
+
+/// Removes what was made on the way to this file, and the folder if nothing else is in it.
+fn forget(file: &Path) {
+    let (work, name) = (parent(file), file_name(file));
+    let ours = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with(&name);
+    let entries = std::fs::read_dir(work).into_iter().flatten().flatten();
+    // What stays is looked at the next time, and replaced.
+    entries.filter(ours).for_each(|entry| drop(std::fs::remove_file(entry.path())));
+    drop(std::fs::remove_dir(work));
 }
 
 /// The candidates so far.
@@ -206,7 +216,7 @@ fn fit(
     global: &Global,
 ) -> anyhow::Result<Quantized> {
     let start = Instant::now();
-    let work = file.parent().expect("it lies in a folder of its own");
+    let work = parent(file);
     std::fs::create_dir_all(work).with_context(|| format!("cannot make {}", work.display()))?;
     let mut calibrated = CalibrationArgs::of_files(files).calibrate(base, true, global)?;
     let choosing = Choosing {

@@ -223,9 +223,10 @@ fn draw_series(
     svg.close_group();
 }
 
-/// How a candidate learned last, if it did.
+/// How a candidate learned last, if it did. (Training its scales is a part of being quantized.)
 fn way(evaluation: &Evaluation) -> &str {
-    evaluation.candidate.training.last().map_or("", |(step, _)| step)
+    let mut learned = evaluation.candidate.training.iter().map(|(step, _)| &step[..]);
+    learned.rfind(|step| *step != "tune").unwrap_or("")
 }
 
 /// The lines' names at their right ends, kept apart.

@@ -23,7 +23,7 @@ pub use speed::Speed;
 
 use crate::calibrate::{Inputs, Moments, Walk};
 use crate::mix::{self, quantizable_role};
-use crate::quantize::{self, beside};
+use crate::quantize::{self, by_input};
 use crate::widen::Widening;
 use crate::{Error, students};
 use bantam_checkpoint::{Checkpoint, TensorInfo};
@@ -193,7 +193,7 @@ impl Measurement<'_> {
         probe: &Probe<'_>,
     ) -> Result<(), Error> {
         let mut shared: Option<(&Arc<Moments>, Rounding)> = None;
-        for (name, moments) in beside(inputs) {
+        for (name, moments) in by_input(inputs) {
             if self.kept.has(name) {
                 (self.progress)();
                 continue;

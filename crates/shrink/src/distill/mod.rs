@@ -22,4 +22,5 @@ pub use matching::{EmbeddingMatching, States};
 pub use on_policy::OnPolicy;
 pub use soft_labels::{Soft, SoftLabels};
 pub use task::{HiddenMatching, Matching, TextTask};
-pub use teacher::{ModelTeacher, Said, Teacher, Told, fingerprint, same_tokens};
+pub(crate) use teacher::fingerprint;
+pub use teacher::{ModelTeacher, Said, Teacher, Told, same_tokens};

@@ -170,8 +170,8 @@ pub fn same_tokens(teacher: &Checkpoint, student: &Checkpoint) -> Result<(), Err
     }
 }
 
-/// A hash of all sequences in their order, and of what was told of them: by it a cache knows its text.
-pub fn fingerprint(sources: &[Source]) -> u64 {
+/// A hash of all sequences in their order, and of what was told of them: by it a run of training knows its text.
+pub(crate) fn fingerprint(sources: &[Source]) -> u64 {
     let mut hash = Xxh3::new();
     for sequence in sources.iter().flat_map(|s| &s.sequences) {
         hash.update(&(sequence.tokens.len() as u64).to_le_bytes());

@@ -242,6 +242,8 @@ mod tests {
         let prompts = |texts: &[&str]| texts.iter().map(|&text| Prompt::Text(text.to_owned())).collect::<Vec<_>>();
         let mut answers = Answers::open(&output, "A", &prompts(&["a", "b", "a", "c"])).unwrap();
         (0..4).for_each(|i| answers.keep(i, answer(&i.to_string())).unwrap());
+        assert!(matches!(Answers::open(&output, "A", &prompts(&["a"])), Err(Error::InUse { .. })), "one run at a time");
+        drop(answers);
         let later = prompts(&["c", "a", "d", "a", "a"]);
         let mut answers = Answers::open(&output, "A", &later).unwrap();
         assert_eq!((0..5).map(|i| answers.has(i)).collect::<Vec<_>>(), [true, true, false, true, false]);
@@ -261,6 +263,7 @@ mod tests {
         let mut answers = Answers::open(&output, "A", &prompts).unwrap();
         answers.keep(0, answer("b")).unwrap();
         let path = answers.path().to_owned();
+        drop(answers);
         let refused = |author: &str, prompts: &[Prompt]| {
             Answers::open(&output, author, prompts).err().map(|e| e.to_string()).unwrap_or_default()
         };

@@ -184,13 +184,6 @@ impl Author for Served {
             }
         });
         refused.sort_by_key(|refused| refused.number);
-        match (first_error, refused.first()) {
-            (Some(error), _) => Err(error),
-            // A server that has answered nothing yet will refuse all.
-            (None, Some(Refused { number, problem })) if answers.is_empty() => {
-                Err(self.error(format!("{problem} (prompt {})", number + 1)))
-            }
-            _ => Ok(refused),
-        }
+        first_error.map_or(Ok(refused), Err)
     }
 }

@@ -63,8 +63,11 @@ pub enum Event {
     Answered(usize),
 }
 
-/// Refused prompts that are shown.
-const SHOWN: usize = 3;
+/// Refused prompts that are named.
+const SHOWN: usize = 60;
+
+/// Groups refused as a whole, one after the other, after which the server is not asked again: it is not the prompts.
+const IN_VAIN: usize = 3;
 
 /// Has all prompts answered, `batch` at a time; `on` is told how it goes and answers whether to go on. Returns whether all
 /// are answered. Before any is, all are looked at: none is answered in vain.
@@ -84,28 +87,39 @@ pub fn answer_all(
     let numbered: Vec<(u64, &Prompt)> = (0..).zip(prompts).collect();
     let missing = numbered.iter().filter(|(number, _)| !answers.has(*number));
     missing.into_iter().try_for_each(|(number, prompt)| author.check(*number, prompt))?;
-    let mut refused = Vec::new();
+    let (mut refused, mut asked, mut in_vain) = (Vec::new(), 0, 0);
     for group in numbered.chunks(batch.max(1)) {
-        if group.iter().all(|(number, _)| answers.has(*number)) {
+        let missing = group.iter().filter(|(number, _)| !answers.has(*number)).count();
+        if missing == 0 {
             continue;
         }
-        refused.extend(author.answer(group, answers, &mut |tokens| on(Event::Tokens(tokens)))?);
+        let of_group = author.answer(group, answers, &mut |tokens| on(Event::Tokens(tokens)))?;
+        asked += missing;
+        in_vain = if of_group.len() == missing { in_vain + 1 } else { 0 };
+        refused.extend(of_group);
         if !on(Event::Answered(answers.len())) {
             return Ok(answers.len() == prompts.len());
         }
+        if in_vain == IN_VAIN {
+            break;
+        }
     }
-    let shown: Vec<String> = refused
-        .iter()
-        .take(SHOWN)
-        .map(|Refused { number, problem }| format!("{problem} (prompt {})", number + 1))
-        .collect();
-    match shown.is_empty() {
-        true => Ok(answers.len() == prompts.len()),
-        false => Err(Error::Refused {
+    match refused.first() {
+        None => Ok(answers.len() == prompts.len()),
+        Some(first) => Err(Error::Refused {
             place: author.place(),
             refused: refused.len(),
-            of: prompts.len(),
-            shown: shown.join("; "),
+            asked,
+            numbers: numbers(&refused),
+            problem: first.problem.clone(),
         }),
     }
+}
+
+/// As `prompts 2, 17 and 40`, as many as can be read.
+fn numbers(refused: &[Refused]) -> String {
+    let shown: Vec<String> = refused.iter().take(SHOWN).map(|refused| (refused.number + 1).to_string()).collect();
+    let more = refused.len().saturating_sub(SHOWN);
+    let and_more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("prompt{} {}{and_more}", if refused.len() > 1 { "s" } else { "" }, shown.join(", "))
 }

@@ -4,7 +4,7 @@ use super::channels::{Maker, divide_rows};
 use super::rows::Rows;
 use super::scaling::{self, Sampled};
 use super::unfinished::{Layer, Rounded};
-use super::{Feedback, Importance, Method, Plan, beside, check, sample};
+use super::{Feedback, Importance, Method, Plan, by_input, check, sample};
 use crate::calibrate::{Inputs, Moments, Walk};
 use crate::{Error, students};
 use bantam_checkpoint::{TensorData, TensorWriter};
@@ -221,7 +221,7 @@ impl Plan<'_> {
 
 /// Layers that see one input, with its moments. What makes an input is behind the layers that see it, when it is known what it is divided by.
 fn in_order<'i>(inputs: &'i Inputs, makers: &Makers) -> Vec<(Vec<String>, &'i Arc<Moments>)> {
-    let inputs = beside(inputs);
+    let inputs = by_input(inputs);
     let groups = inputs.chunk_by(|a, b| Arc::ptr_eq(a.1, b.1));
     let mut groups: Vec<(Vec<String>, &Arc<Moments>)> =
         groups.map(|group| (group.iter().map(|(name, _)| (*name).clone()).collect(), group[0].1)).collect();

@@ -309,7 +309,7 @@ pub fn check_importance(model: &Checkpoint, importance: &Importance) -> Result<(
 }
 
 /// Inputs in an order in which layers that share one, and so its factors, are beside each other.
-pub(crate) fn beside(inputs: &Inputs) -> Vec<(&String, &Arc<Moments>)> {
+pub(crate) fn by_input(inputs: &Inputs) -> Vec<(&String, &Arc<Moments>)> {
     let mut beside: Vec<_> = inputs.iter().collect();
     beside.sort_by_key(|(_, moments)| inputs.values().position(|other| Arc::ptr_eq(other, moments)));
     beside

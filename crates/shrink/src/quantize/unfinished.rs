@@ -3,7 +3,7 @@
 use crate::records::{Kind, Records};
 use crate::{Error, identity};
 use bantam_checkpoint::Checkpoint;
-use bantam_checkpoint::output::beside;
+use bantam_checkpoint::output::{aside, beside};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -18,16 +18,6 @@ pub fn unfinished(output: &Path) -> PathBuf {
     beside(output, "rounding")
 }
 
-/// A name that is free for a file that is in the way: it may be hours of another run.
-fn aside(path: &Path) -> PathBuf {
-    let named = |number: usize| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(if number > 1 { format!(".other{number}") } else { ".other".to_owned() });
-        PathBuf::from(name)
-    };
-    (1..).map(named).find(|path| !path.exists()).expect("some number is free")
-}
-
 /// The rounded layers.
 pub(super) struct Rounded {
     path: PathBuf,
@@ -36,7 +26,7 @@ pub(super) struct Rounded {
 
 impl Rounded {
     /// Those of an earlier run of the same `description` on this model and text, if there was one. A file that is of anything else, or damaged, is
-    /// kept beside, with `.other` after its name.
+    /// kept beside, with `.other` (or `.other2`) after its name.
     ///
     /// # Errors
     /// If the file cannot be read or written, or another run is writing it.
@@ -111,17 +101,6 @@ mod tests {
     fn the_file_lies_beside_files_and_directories() {
         for (output, beside) in [("a/b.gguf", "a/b.gguf.rounding"), ("a/b/", "a/b.rounding"), ("b", "b.rounding")] {
             assert_eq!(unfinished(Path::new(output)), Path::new(beside));
-        }
-    }
-
-    #[test]
-    fn what_is_put_aside_replaces_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("b.rounding");
-        for name in ["b.rounding.other", "b.rounding.other2", "b.rounding.other3"] {
-            let free = aside(&path);
-            assert_eq!(free, folder.path().join(name));
-            std::fs::write(free, "").unwrap();
         }
     }
 }

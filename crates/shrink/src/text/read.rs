@@ -376,15 +376,24 @@ fn conversation(
     let mut sequences: Vec<Rendered> = Vec::new();
     for i in (0..messages.len()).filter(|&i| messages[i].role == "assistant") {
         let content = messages[i].content.trim_end();
-        let mut answered = template.render(&messages[..=i], false)?;
-        if finish == Some(Finish::Length) && i + 1 == messages.len() {
-            answered.truncate(answered.rfind(content).map_or(answered.len(), |at| at + content.len()));
+        let cut_off = finish == Some(Finish::Length) && i + 1 == messages.len();
+        if cut_off && content.is_empty() {
+            continue; // not even the end of it was said
         }
+        let mut answered = template.render(&messages[..=i], false)?;
         let mut prompt = if i > 0 { template.render(&messages[..i], true)? } else { String::new() };
         if !answered.starts_with(&prompt) {
             // What the model is asked with is no part of what is remembered, as an opened thought.
-            let Some(begin) = answered.rfind(content) else { continue };
+            let before = template.render(&messages[..i], false)?;
+            if !answered.starts_with(&before) {
+                continue;
+            }
+            let common = before.len().max(common_prefix(&prompt, &answered));
+            let begin = answered[common..].find(content).map_or(common, |at| common + at);
             prompt = answered[..begin].to_owned();
+        }
+        if cut_off && let Some(at) = answered[prompt.len()..].find(content) {
+            answered.truncate(prompt.len() + at + content.len());
         }
         if !sequences.last().is_some_and(|last| prompt.starts_with(&last.text)) {
             sequences.push(Rendered::default());
@@ -394,6 +403,16 @@ fn conversation(
         rendered.push(&answered, true, tokenizer)?;
     }
     Ok(sequences.into_iter().map(|rendered| rendered.sequence(length)).collect())
+}
+
+/// Bytes of what two texts begin with, whole characters.
+fn common_prefix(a: &str, b: &str) -> usize {
+    a.char_indices()
+        .zip(b.chars())
+        .take_while(|((_, a), b)| a == b)
+        .map(|((at, a), _)| at + a.len_utf8())
+        .last()
+        .unwrap_or(0)
 }
 
 /// The beginning of a conversation.
@@ -408,6 +427,9 @@ impl Rendered {
     /// Goes on to a text that begins with what there is.
     fn push(&mut self, upto: &str, learned: bool, tokenizer: &Tokenizer) -> Result<(), Error> {
         let added = &upto[self.text.len()..];
+        if added.is_empty() {
+            return Ok(()); // nor is there a beginning yet
+        }
         let tokens = match self.text.is_empty() {
             true => tokenizer.encode(added, Special::PROMPT)?,
             false => tokenizer.encode_continuation(self.tokens.last().copied(), added, true),

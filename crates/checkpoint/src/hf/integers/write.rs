@@ -173,7 +173,7 @@ fn one_format_a_role(places: &[Place], family: &Family) -> std::result::Result<(
         let (first, format) = formats.entry(role).or_insert((&tensor.name, tensor.format.name));
         if *format != tensor.format.name {
             return Err(format!(
-                "{first} is to be {format} and {} {}: such directories have one format for the tensors of a kind in all layers.",
+                "{first} is to be {format} and {} {}: such directories have one format for the tensors of a kind in all layers; give them one.",
                 tensor.name, tensor.format.name
             ));
         }
