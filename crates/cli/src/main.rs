@@ -3,6 +3,7 @@
 mod allocation;
 mod args;
 mod calibration;
+mod cautions;
 mod commands;
 mod data;
 mod embeddings;

@@ -1,7 +1,8 @@
 //! `bantam convert`: between GGUF files and Hugging Face directories.
 
 use crate::args::Global;
-use crate::commands::quantize::{quantize, warn_of_no_tokenizer};
+use crate::cautions;
+use crate::commands::quantize::quantize;
 use crate::places::Places;
 use crate::{output, progress};
 use anyhow::ensure;
@@ -60,7 +61,7 @@ pub fn run(args: &ConvertArgs, global: &Global) -> anyhow::Result<()> {
     let format = args.dtype.map(Dtype::format);
     let dtype = if args.output.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) {
         let format = format.unwrap_or_else(|| Dtype::F16.format());
-        warn_of_no_tokenizer(&checkpoint, &args.output);
+        cautions::of_no_tokenizer(&checkpoint, &args.output);
         quantize(&checkpoint, Mix::by_name(format.name)?, &args.output, global)?;
         format.name
     } else {

@@ -8,22 +8,22 @@ use crate::intermediate::Intermediate;
 use crate::interrupt::Interrupted;
 use crate::places::Places;
 use crate::tuning::{self, Tuned, TuningArgs};
-use crate::{args::Global, forecast, output, progress, training};
+use crate::{args::Global, cautions, forecast, output, progress, training};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::output::{OutputDir, OutputFile};
-use bantam_checkpoint::{Checkpoint, Config, TensorInfo};
+use bantam_checkpoint::{Checkpoint, Config};
 use bantam_formats::Format;
 use bantam_measure::machine;
 use bantam_shrink::estimate::Rates;
 use bantam_shrink::{
     Mix,
     allocate::Budget,
-    quantize::{FallBack, Importance, Method, Plan, Smoothed, smooth, unfinished},
+    quantize::{Plan, Smoothed, smooth, unfinished},
     tune,
 };
 use clap::Args;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -107,7 +107,7 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
         .writes("--sensitivity", &args.sensitivity)
         .check()?;
     let checkpoint = Checkpoint::open(model)?;
-    warn_of_no_tokenizer(&checkpoint, output);
+    cautions::of_no_tokenizer(&checkpoint, output);
     // What is named is read before anything takes time.
     let named = args.to.as_deref().map(Mix::named).transpose()?;
     args.refuse_early(named.as_ref(), output)?;
@@ -137,15 +137,15 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     let smoothed = smoothed(source, &mix, &calibrated, output, global)?;
     let source = smoothed.as_ref().map_or(source, |made| &made.checkpoint);
     // Where formats were chosen, how long rounding takes was said with that.
-    let keep = tuning_text.is_some();
-    let mut quantized = quantize_by(source, &mix, &calibrated, chosen.is_some(), keep, output, global)?;
+    let manner = Manner { foretold: chosen.is_some(), keep: tuning_text.is_some() };
+    let mut quantized = quantize_by(source, &mix, &calibrated, manner, output, global)?;
     quantized.source_bytes = checkpoint.file_bytes()?;
     quantized.chosen = chosen;
     if let Some(text) = tuning_text {
         quantized.tuned = train_scales(&checkpoint, &text, &tuning, output, global)?;
         quantized.file_bytes = Checkpoint::open(output)?.file_bytes()?;
     }
-    if keep {
+    if manner.keep {
         forget(&unfinished(output));
     }
     if quantized.chosen.is_some() && args.sensitivity.is_none() {
@@ -347,20 +347,9 @@ pub fn show_choice(chosen: &Chosen) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Says so where a directory's tokenizer cannot come along.
-pub fn warn_of_no_tokenizer(checkpoint: &Checkpoint, output: &Path) {
-    if checkpoint.path().is_dir() && checkpoint.metadata().strings("tokenizer.ggml.tokens").is_none() {
-        output::say(format_args!(
-            "warning: {} has no tokenizer.json, so {} has no tokenizer and cannot be run on text",
-            checkpoint.path().display(),
-            output.display()
-        ));
-    }
-}
-
 /// Quantizes to the nearest with a progress bar.
 pub fn quantize(checkpoint: &Checkpoint, mix: &Mix, output: &Path, global: &Global) -> anyhow::Result<Quantized> {
-    quantize_by(checkpoint, mix, &Calibrated::default(), true, false, output, global)
+    quantize_by(checkpoint, mix, &Calibrated::default(), Manner { foretold: true, keep: false }, output, global)
 }
 
 /// The model with its inputs smoothed, where the mix rounds activations and there is text to see them on.
@@ -390,20 +379,27 @@ fn smoothed(
     Ok(Some(made))
 }
 
-/// Quantizes by a method. `foretold` says that its time was said before, `keep` that rounded layers stay beside the output when it is finished,
-/// since more is to be done with it.
+/// What goes with quantizing.
+#[derive(Clone, Copy)]
+pub struct Manner {
+    /// How long it takes was said before.
+    pub foretold: bool,
+    /// Rounded layers stay beside the output when it is finished, since more is to be done with it.
+    pub keep: bool,
+}
+
+/// Quantizes by a method.
 pub fn quantize_by(
     checkpoint: &Checkpoint,
     mix: &Mix,
     calibrated: &Calibrated,
-    foretold: bool,
-    keep: bool,
+    manner: Manner,
     output: &Path,
     global: &Global,
 ) -> anyhow::Result<Quantized> {
     let start = Instant::now();
     let method = calibrated.method();
-    let plan = Plan::new(checkpoint, mix)?.with_settings(&calibrated.settings).keeping_rounded(keep);
+    let plan = Plan::new(checkpoint, mix)?.with_settings(&calibrated.settings).keeping_rounded(manner.keep);
     let unfinished = unfinished(output);
     if method.text().is_some() && unfinished.exists() && !global.quiet && !global.json {
         output::say(format_args!(
@@ -411,14 +407,9 @@ pub fn quantize_by(
             unfinished.display()
         ));
     }
-    match method {
-        Method::Nearest => warn_of_code_books(&plan, |_| true),
-        Method::Importance(importance) => warn_of_gaps(&plan, importance),
-        _ => {}
-    }
-    warn_of_ternary(&plan);
+    cautions::of_plan(&plan, method);
     if let Some(text) = method.text()
-        && !foretold
+        && !manner.foretold
         && forecast::is_wanted(global)
     {
         let formats: BTreeMap<String, &Format> = plan.outputs().into_iter().map(|t| (t.name, t.format)).collect();
@@ -436,82 +427,10 @@ pub fn quantize_by(
         source_bytes: checkpoint.file_bytes()?,
         bits_per_weight: plan.bits_per_weight(),
         seconds: start.elapsed().as_secs_f64(),
-        fall_backs: describe(&plan.fall_backs()),
+        fall_backs: cautions::fall_backs(&plan),
         chosen: None,
         tuned: None,
     })
-}
-
-/// Tensors that llama.cpp's matrices leave out: no product sees the embedding but as the head, and the head is left out unless it is asked for.
-const LEFT_OUT: [&str; 2] = ["token_embd.weight", "output.weight"];
-
-/// Says so where an importance matrix has nothing about matrices that are rounded.
-fn warn_of_gaps(plan: &Plan<'_>, importance: &Importance) {
-    let rounded: Vec<TensorInfo> = plan.rounded().collect();
-    let missing: Vec<&str> = rounded
-        .iter()
-        .filter(|t| t.shape.len() > 1 && !LEFT_OUT.contains(&&t.name[..]) && !importance.contains_key(&t.name))
-        .map(|t| &t.name[..])
-        .collect();
-    if let Some(first) = missing.first() {
-        output::say(format_args!(
-            "warning: the importance matrix has nothing about {} of {} tensors ({first} and so on): they are rounded to the nearest. Is it of this model?",
-            missing.len(),
-            rounded.len()
-        ));
-        warn_of_code_books(plan, |name| missing.contains(&name));
-    }
-}
-
-/// Says so where nothing tells which errors matter, and neighbouring weights have to choose a point together: some of them lose much then.
-fn warn_of_code_books(plan: &Plan<'_>, of: impl Fn(&str) -> bool) {
-    let rounded = plan.rounded().filter(|t| of(&t.name));
-    let of_books = rounded.map(|t| t.format).filter(|f| f.grid.as_ref().is_some_and(|grid| grid.vector > 1));
-    let names: BTreeSet<&str> = of_books.map(|format| format.name).collect();
-    if !names.is_empty() {
-        output::say(format_args!(
-            "warning: formats with code books ({}) lose a lot without calibration; `bantam quantize --calibrate` loses less",
-            names.into_iter().collect::<Vec<_>>().join(", ")
-        ));
-    }
-}
-
-/// Says so where weights get three values: only models that were trained with such weights survive it.
-fn warn_of_ternary(plan: &Plan<'_>) {
-    let ternary = |format: &Format| format.grid.as_ref().is_some_and(|grid| grid.levels.len() == 3);
-    let all: Vec<TensorInfo> = plan.rounded().collect();
-    let rounded: Vec<&TensorInfo> = all.iter().filter(|tensor| ternary(tensor.format)).collect();
-    // One that was chosen for a tensor that does not mind is another matter.
-    if let Some(first) = rounded.first().filter(|_| 2 * rounded.len() > all.len()) {
-        output::say(format_args!(
-            "warning: {} tensors get weights of three values ({}): unless the model was trained with such weights it becomes unusable",
-            rounded.len(),
-            first.format.name
-        ));
-    }
-}
-
-/// One line for each kind of fall-back: `Q4_K → Q5_0 in 120 tensors: their rows of 576 are no multiple of 256`.
-fn describe(fall_backs: &[FallBack]) -> Vec<String> {
-    let mut kinds: Vec<(&FallBack, usize)> = Vec::new();
-    for fall_back in fall_backs {
-        let same = |kind: &&mut (&FallBack, usize)| {
-            (kind.0.wanted, kind.0.got, kind.0.cols) == (fall_back.wanted, fall_back.got, fall_back.cols)
-        };
-        match kinds.iter_mut().find(same) {
-            Some(kind) => kind.1 += 1,
-            None => kinds.push((fall_back, 1)),
-        }
-    }
-    let line = |(f, count): &(&FallBack, usize)| {
-        let tensors = if *count == 1 { format!("in {}", f.tensor) } else { format!("in {count} tensors") };
-        let (wanted, got) = (f.wanted.name, f.got.name);
-        match f.wanted.divides(f.cols) {
-            true => format!("{wanted} → {got} {tensors}: such files have one group size for all"),
-            false => format!("{wanted} → {got} {tensors}: rows of {} are no multiple of {}", f.cols, f.wanted.block),
-        }
-    };
-    kinds.iter().map(line).collect()
 }
 
 fn list(global: &Global) -> anyhow::Result<()> {

@@ -3,7 +3,7 @@
 use crate::allocation::{Allocated, Choosing, Widen};
 use crate::args::Global;
 use crate::calibration::CalibrationArgs;
-use crate::commands::quantize::{Quantized, quantize, quantize_by, show_choice};
+use crate::commands::quantize::{Manner, Quantized, quantize, quantize_by, show_choice};
 use crate::evaluation::{Comparison, EvaluationArgs, PAGE, REPORT, file_name, write_report};
 use crate::output;
 use crate::places::Places;
@@ -233,7 +233,7 @@ fn fit(
         calibrated.widen(base)?;
     }
     let source = widened.as_ref().map_or(base, |made| &made.checkpoint);
-    let made = quantize_by(source, &mix, &calibrated, true, true, file, global)?;
+    let made = quantize_by(source, &mix, &calibrated, Manner { foretold: true, keep: true }, file, global)?;
     if !global.json && !global.quiet {
         show_choice(&chosen)?;
     }
