@@ -153,6 +153,26 @@ pub fn quality(report: &Report) -> Grid {
     Grid { title: "Quality against the base", heads, rows: candidates(report).map(row).collect() }
 }
 
+/// Perplexities of the base and each candidate, over all text and by category; none where nothing was measured.
+pub fn perplexity(report: &Report) -> Option<Grid> {
+    let first = report.evaluations.first()?;
+    let categories = categories(report);
+    let several = categories.len() > 1;
+    let mut heads =
+        vec![head("all", "Perplexity over all text: how many tokens the model is torn between, on average")];
+    let of_categories = if several { &categories[..] } else { &[] };
+    heads.extend(of_categories.iter().map(|c| head(c.name(), format!("Perplexity on {} text", c.name()))));
+    let row = |label: &str, role, evaluation: &Evaluation, of: fn(&Divergence) -> Estimate| {
+        let each = of_categories.iter().map(|c| of_category(evaluation, *c));
+        let each = each.map(|d| d.map_or_else(Cell::absent, |d| Cell::estimate(of(d))));
+        let cells = std::iter::once(Cell::estimate(of(&evaluation.overall))).chain(each).collect();
+        Row { label: label.to_owned(), role, cells }
+    };
+    let base = row(&report.base.label, Role::Base, first, |d| d.base_perplexity);
+    let others = candidates(report).map(|(e, role)| row(&e.candidate.label, role, e, |d| d.perplexity));
+    Some(Grid { title: "Perplexity", heads, rows: std::iter::once(base).chain(others).collect() })
+}
+
 /// Bytes, speed and memory of the base and each candidate.
 pub fn cost(report: &Report) -> Grid {
     let timed = report.base_speed.or_else(|| report.evaluations.iter().find_map(|e| e.speed));

@@ -23,6 +23,7 @@ pub fn html(report: &Report) -> String {
             vec![("wide", charts::tradeoff(report, 1040.0)), ("narrow", charts::tradeoff(report, 360.0))]
         },
         quality: grid::quality(report),
+        perplexity: grid::perplexity(report),
         choices: grid::choices(report),
         training: grid::training(report),
         losses: losses(report),
@@ -47,6 +48,7 @@ struct Page<'a> {
     facts: Vec<Fact>,
     tradeoff: Vec<(&'static str, String)>,
     quality: Grid,
+    perplexity: Option<Grid>,
     choices: Option<Grid>,
     training: Option<Grid>,
     losses: Vec<Losses<'a>>,
@@ -384,6 +386,21 @@ mod tests {
         // Those that learned have a curve of their own.
         let lines = |report: &Report| html(report).matches("<polyline class=\"line\"").count();
         assert_eq!(lines(&report), 2 * lines(&sample()));
+    }
+
+    #[test]
+    fn perplexities_are_the_bases_first_then_by_category() {
+        let report = sample();
+        let grid = grid::perplexity(&report).unwrap();
+        assert_eq!(grid.heads.len(), 1 + report.evaluations[0].categories.len());
+        assert_eq!(grid.rows.len(), 1 + report.evaluations.len());
+        let first = &report.evaluations[0];
+        assert_eq!(
+            (grid.rows[0].role, grid.rows[0].cells[0].key),
+            (Role::Base, Some(first.overall.base_perplexity.mean))
+        );
+        assert_eq!(grid.rows[1].cells[2].key, Some(first.categories[1].1.perplexity.mean));
+        assert!(html(&report).contains("Perplexity on prose text"));
     }
 
     #[test]
