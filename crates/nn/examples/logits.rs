@@ -1,11 +1,13 @@
 //! What bantam computes, for comparing with other engines (`scripts/peers/compare_llama_cpp.py` does).
 //!
 //!     logits MODEL TOKENS OUT       the logits after each of the tokens, in chunks of up to 512 fresh contexts
+//!     logits MODEL TOKENS OUT --f32-cache   the same with keys and values that are not rounded to halves
 //!     logits MODEL TOKENS --greedy N   N tokens that follow, each the likeliest
 //!
 //! TOKENS is a file of token ids, u32 little endian; OUT receives f32 little endian, `[tokens, vocabulary]`.
 
 use bantam_checkpoint::Checkpoint;
+use bantam_formats::Format;
 use bantam_nn::{Model, Sampler, Sampling};
 use std::io::Write;
 
@@ -17,8 +19,9 @@ fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [model, tokens, "--greedy", n] => greedy(&load(model)?, &read_tokens(tokens)?, n.parse()?),
-        [model, tokens, out] => logits(&load(model)?, &read_tokens(tokens)?, out),
-        _ => Err("usage: logits MODEL TOKENS (OUT | --greedy N)".into()),
+        [model, tokens, out] => logits(&load(model)?, &read_tokens(tokens)?, out, Format::f16()),
+        [model, tokens, out, "--f32-cache"] => logits(&load(model)?, &read_tokens(tokens)?, out, Format::f32()),
+        _ => Err("usage: logits MODEL TOKENS (OUT [--f32-cache] | --greedy N)".into()),
     }
 }
 
@@ -31,10 +34,10 @@ fn read_tokens(path: &str) -> Result<Vec<u32>> {
     Ok(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
 }
 
-fn logits(model: &Model, tokens: &[u32], out: &str) -> Result<()> {
+fn logits(model: &Model, tokens: &[u32], out: &str, cache: &'static Format) -> Result<()> {
     let mut out = std::io::BufWriter::new(std::fs::File::create(out)?);
     let width = model.config().embedding_length;
-    let mut session = model.session(CHUNK);
+    let mut session = model.session_with_cache(CHUNK, cache)?;
     let mut logits = vec![0.0; 64 * model.config().vocab_size];
     for chunk in tokens.chunks(CHUNK) {
         session.truncate(0);
