@@ -184,13 +184,10 @@ fn from_model(
         |judge| Ok::<_, anyhow::Error>(OnPolicy::new(on_policy, args.data.length, ends(teacher)?, Box::new(judge)));
     let on_policy = (on_policy > 0.0).then(|| judged(teacher_of()?)).transpose()?;
     let mut task = args.steps.task(&model, &sources);
-    let there: usize = sources.iter().map(Source::tokens).sum();
+    let there = sources.iter().map(Source::tokens).sum::<usize>() as f64;
     let others = |tokens: f64| {
-        let written = share * tokens;
-        let read = tokens - written;
-        // What is kept was asked for once.
-        let asked = if args.cache.is_some() { read.min(there as f64) } else { read };
-        2.0 * training::products(teacher) * (asked + written) + 2.0 * training::products(student) * written
+        let kept = args.cache.as_ref().map(|_| there);
+        operations_of_others(teacher, student, (1.0 - share) * tokens, share * tokens, kept)
     };
     let word: Box<dyn Teacher + '_> = match &args.cache {
         Some(path) => {
@@ -204,6 +201,13 @@ fn from_model(
     task.on_policy = on_policy;
     let trained = training::train(student, &others, &mut task, (&args.data, &args.steps), step, &args.output, global)?;
     training::report(&trained, global)
+}
+
+/// The teacher's operations, and the student's where it writes, for so many tokens of the data and so many that the student wrote. What a cache has
+/// of the data was asked for once: those tokens.
+fn operations_of_others(teacher: &Checkpoint, student: &Checkpoint, read: f64, written: f64, kept: Option<f64>) -> f64 {
+    let asked = kept.map_or(read, |there| read.min(there));
+    2.0 * training::products(teacher) * (asked + written) + 2.0 * training::products(student) * written
 }
 
 /// The tokens that end a text.
