@@ -87,18 +87,16 @@ fn what_was_measured_serves_other_budgets() {
 #[test]
 fn a_choice_that_was_stopped_goes_on() {
     let folder = Folder::with_model();
-    let quantize = |output: &str| {
-        format!("quantize model.gguf --bits 5 --calibration-length 64 --calibration-tokens 2000 -o {output}")
-    };
+    let quantize = |output: &str| format!("quantize model.gguf --bits 5 {QUICK} -o {output}");
     folder.succeeds(&quantize("whole.gguf"));
     assert!(!folder.path("whole.gguf.sensitivity").exists());
-    folder.killed(&quantize("killed.gguf"), "killed.gguf.sensitivity", &[50, 100, 200]);
+    folder.killed_at(&quantize("killed.gguf"), "killed.gguf.sensitivity", 3);
     let said = common::stderr(&folder.run(&quantize("killed.gguf")));
     assert!(said.contains("of 8 tensors were measured before"), "{said}");
     assert!(folder.read("whole.gguf") == folder.read("killed.gguf"));
     assert!(!folder.path("killed.gguf.sensitivity").exists() && !folder.path("killed.gguf.rounding").exists());
     // What another model left is not in the way.
-    folder.killed(&quantize("other.gguf"), "other.gguf.sensitivity", &[50]);
+    folder.killed_at(&quantize("other.gguf"), "other.gguf.sensitivity", 2);
     let kept = folder.read("other.gguf.sensitivity");
     Model { layers: 2, ..Model::default() }.write(&folder.path("model.gguf"));
     let said = common::stderr(&folder.run(&quantize("other.gguf")));

@@ -175,7 +175,6 @@ fn shrink_goes_on_where_it_was_stopped() {
     folder.write("killed.shrinking/mine.txt", "mine");
     let said = common::stderr(&folder.run(&shrink("killed")));
     assert!(said.contains("rounded layers") && said.contains("8 of 8 tensors were measured before"), "{said}");
-    assert!(!said.contains("as measured before"), "it was killed before anything was: {said}");
     let left: Vec<_> =
         std::fs::read_dir(folder.path("killed.shrinking")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["mine.txt"], "what is the user's stays");

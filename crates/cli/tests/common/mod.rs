@@ -222,6 +222,20 @@ impl Folder {
         assert!(at_work > 0, "bantam {arguments}: it was always done before it was killed");
     }
 
+    /// Begins a command and kills it once this file has so many lines.
+    pub fn killed_at(&self, arguments: &str, file: &str, lines: usize) {
+        let mut child = self.command(arguments).spawn().unwrap();
+        let start = Instant::now();
+        let there = || std::fs::read(self.path(file)).map_or(0, |text| text.iter().filter(|&&b| b == b'\n').count());
+        while there() < lines {
+            assert!(child.try_wait().unwrap().is_none(), "bantam {arguments}: it was done before it was killed");
+            assert!(start.elapsed() < Duration::from_secs(60), "bantam {arguments}: {file} does not come");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
     /// Runs what must succeed, and gives its standard output.
     pub fn succeeds(&self, arguments: &str) -> String {
         let output = self.run(arguments);
