@@ -309,11 +309,12 @@ fn a_run_that_was_stopped_goes_on() {
     assert!(std::fs::metadata(&output).unwrap().len() > std::fs::metadata(&whole).unwrap().len());
     let aside = folder.path().join("output.gguf.rounding.other");
     assert!(std::fs::read(&aside).unwrap() == kept && !unfinished(&output).exists());
-    let mut damaged = kept;
+    let mut damaged = kept.clone();
     *damaged.iter_mut().nth_back(100).unwrap() ^= 1;
     std::fs::write(unfinished(&output), &damaged).unwrap();
     assert!(write(&output, usize::MAX) == (true, steps));
-    assert!(std::fs::read(&aside).unwrap() == damaged);
+    assert!(std::fs::read(folder.path().join("output.gguf.rounding.other2")).unwrap() == damaged);
+    assert!(std::fs::read(&aside).unwrap() == kept, "nothing that was put aside is replaced");
     assert!(std::fs::read(&whole).unwrap() == std::fs::read(&output).unwrap());
 
     // No text leaves no record behind that could be gone on with.
