@@ -1,6 +1,7 @@
 //! The files of a command, looked at before anything takes time: what it writes must not be what it reads, and must have a folder to go to.
 
 use anyhow::{bail, ensure};
+use bantam_checkpoint::hf;
 use bantam_checkpoint::output::parent;
 use std::path::{Path, PathBuf};
 
@@ -71,9 +72,7 @@ impl<'a> Places<'a> {
 
 /// Whether writing there would replace what is read: the file itself, or one of a model's in its directory. (New files may go there.)
 fn replaces(written: &Path, read: &Path) -> bool {
-    let of_a_model =
-        || written.extension().is_some_and(|e| ["json", "safetensors", "txt", "model"].iter().any(|of| e == *of));
-    written == read || written.starts_with(read) && written.exists() && of_a_model()
+    written == read || written.starts_with(read) && written.exists() && hf::is_a_models(written)
 }
 
 /// The path without links and dots, of a file that may not be there yet.

@@ -25,7 +25,7 @@ use crate::divergence::scored;
 use crate::results::{Evaluation, ModelSummary, TextSource};
 use crate::{Error, Progress, Result, Suite, Task, Text, choice, samples, summary};
 use bantam_checkpoint::tokenizer::{Special, Tokenizer};
-use bantam_checkpoint::{Checkpoint, TensorData};
+use bantam_checkpoint::{Checkpoint, TensorData, hf};
 use bantam_nn::Model;
 use std::fmt::Write;
 use std::fs::File;
@@ -129,7 +129,7 @@ impl Base {
             let mut json = vec![0; entry.len() as usize];
             entry.read(0, &mut json)?;
             if let Ok(evaluation) = serde_json::from_slice::<Evaluation>(&json) {
-                let name = label(candidate.path());
+                let name = candidate.path().file_name().unwrap_or_default().to_string_lossy();
                 progress.note(&format!("{name}: as measured before, since neither it nor its base has changed"));
                 return Ok(Evaluation { candidate: summary::of(candidate)?, ..evaluation });
             }
@@ -359,7 +359,7 @@ fn content(path: &Path) -> Result<Key> {
         true => summary::files(path)?
             .into_iter()
             .map(|file| path.join(file.name))
-            .filter(|file| is_a_models(file))
+            .filter(|file| hf::is_a_models(file))
             .collect(),
         false => vec![path.to_owned()],
     };
@@ -381,17 +381,6 @@ fn content(path: &Path) -> Result<Key> {
         }
     });
     failed.map_or(Ok(key), |e| Err(error(e)))
-}
-
-/// Whether a file in a model's directory is a part of it: weights, configuration, tokenizer.
-fn is_a_models(file: &Path) -> bool {
-    let extensions = ["safetensors", "json", "txt", "model", "jinja"];
-    file.extension().is_some_and(|of| extensions.iter().any(|extension| of == *extension))
-}
-
-/// A file's or directory's name, for messages.
-fn label(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// The folder of a base's entries: by its path, so that a changed base replaces what was kept of its former self.

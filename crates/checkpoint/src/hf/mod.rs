@@ -304,3 +304,9 @@ fn file_type(tensors: &[(TensorInfo, Source)]) -> u32 {
         _ => 0,
     }
 }
+
+/// Whether a file is one of those that a model's directory consists of, by its name: weights, configuration, tokenizer, chat template.
+pub fn is_a_models(file: &Path) -> bool {
+    let extensions = ["safetensors", "json", "txt", "model", "jinja"];
+    file.extension().is_some_and(|of| extensions.iter().any(|extension| of == *extension))
+}
