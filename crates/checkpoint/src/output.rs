@@ -291,14 +291,16 @@ pub fn beside(output: &Path, suffix: &str) -> PathBuf {
     output.with_file_name(name)
 }
 
-/// A name that is free, for a file that is in the way and may be hours of another run: with `.other` after its own.
-pub fn aside(path: &Path) -> PathBuf {
+/// Gives a file that is in the way another name, with `.other` after its own: it may be hours of another run. Returns that name; `None` where it
+/// could not be renamed, and is in the way still.
+pub fn put_aside(path: &Path) -> Option<PathBuf> {
     let named = |number: usize| {
         let mut name = path.as_os_str().to_owned();
         name.push(if number > 1 { format!(".other{number}") } else { ".other".to_owned() });
         PathBuf::from(name)
     };
-    (1..).map(named).find(|path| !path.exists()).expect("some number is free")
+    let other = (1..).map(named).find(|path| !path.exists()).expect("some number is free");
+    fs::rename(path, &other).is_ok().then_some(other)
 }
 
 /// The directory of a path, `.` for a bare name.
@@ -321,10 +323,12 @@ mod tests {
     fn what_is_put_aside_replaces_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("b.rounding");
-        for name in ["b.rounding.other", "b.rounding.other2", "b.rounding.other3"] {
-            let free = aside(&path);
-            assert_eq!(free, folder.path().join(name));
-            fs::write(free, "").unwrap();
+        let names = ["b.rounding.other", "b.rounding.other2", "b.rounding.other3"];
+        for name in names {
+            fs::write(&path, name).unwrap();
+            assert_eq!(put_aside(&path), Some(folder.path().join(name)));
         }
+        assert!(names.iter().all(|name| fs::read_to_string(folder.path().join(name)).unwrap() == *name));
+        assert_eq!(put_aside(&path), None, "there is nothing");
     }
 }

@@ -5,7 +5,7 @@ use crate::calibration::Calibrated;
 use crate::intermediate::Intermediate;
 use crate::{forecast, output, progress};
 use anyhow::{bail, ensure};
-use bantam_checkpoint::output::{aside, beside};
+use bantam_checkpoint::output::{beside, put_aside};
 use bantam_checkpoint::{Checkpoint, Config};
 use bantam_formats::Format;
 use bantam_shrink::Mix;
@@ -202,7 +202,10 @@ impl Choosing<'_> {
                 Kept::open(&path, checkpoint, text).or_else(|e| match e {
                     bantam_shrink::Error::InUse { .. } => Err(e),
                     _ => {
-                        put_aside(&path);
+                        if let Some(other) = put_aside(&path) {
+                            let (path, other) = (path.display(), other.display());
+                            output::say(format_args!("note: {path} is of something else; it is kept as {other}"));
+                        }
                         Kept::open(&path, checkpoint, text)
                     }
                 })?
@@ -241,15 +244,6 @@ impl Choosing<'_> {
             (Some(Ok(wider)), Ok(plain)) if wider.divergence() < WORTH * plain.divergence() => Ok(Some(wider)),
             _ => Ok(None),
         }
-    }
-}
-
-/// Gives a file that a stopped run left for something else another name, and says so.
-fn put_aside(path: &Path) {
-    let other = aside(path);
-    // What cannot be renamed is in the way still, and says so when it is opened again.
-    if std::fs::rename(path, &other).is_ok() {
-        output::say(format_args!("note: {} is of something else; it is kept as {}", path.display(), other.display()));
     }
 }
 

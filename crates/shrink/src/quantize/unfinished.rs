@@ -3,7 +3,7 @@
 use crate::records::{Kind, Records};
 use crate::{Error, identity};
 use bantam_checkpoint::Checkpoint;
-use bantam_checkpoint::output::{aside, beside};
+use bantam_checkpoint::output::{beside, put_aside};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -43,8 +43,8 @@ impl Rounded {
             if matches!(e, Error::InUse { .. }) {
                 return Err(e);
             }
-            // What cannot be put aside is in the way still, and says so when it is opened again.
-            drop(std::fs::rename(&path, aside(&path)));
+            // What stays in the way says so when it is opened again.
+            put_aside(&path);
             Records::open(&path, KIND, description)
         })?;
         Ok(Self { path, records })
