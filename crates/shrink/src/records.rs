@@ -2,9 +2,10 @@
 //! an interruption.
 //!
 //! Layout, little endian: 8 bytes that say the kind, 4 bytes that size a record's units, the description of what gave the records (its length in
-//! 4 bytes, then UTF-8); then one record per input in the order they were captured: by what it is known (8 bytes), its units (4), half of the XXH3 of these two (4), the units' bytes, and XXH3 of all before (8). A file that ends within a
-//! record is cut back to whole ones and gone on with; a record with a wrong checksum is an error. That the first two have one of their own tells a
-//! damaged length from a record that was not finished, and what follows it from what can be cut off.
+//! 4 bytes, then UTF-8); then one record per input in the order they were captured: by what it is known (8 bytes), its units (4), half of the XXH3
+//! of these two (4), the units' bytes, and XXH3 of all before (8). A file that ends within a record is cut back to whole ones and gone on with; a
+//! record with a wrong checksum is an error. That the first two have one of their own tells a damaged length, behind which nothing must be cut off,
+//! from a record that was not finished.
 
 use crate::Error;
 use std::collections::HashMap;

@@ -173,7 +173,7 @@ impl Tokenizer {
         let mut tokens = Vec::with_capacity(text.len() / 3 + 2);
         let whole = if parse { &self.whole_special } else { &self.whole };
         let apart = |id| matches!(self.vocab.token_type(id), Some(TokenType::Control | TokenType::UserDefined));
-        let mut after_token = parse && before.is_some_and(apart);
+        let mut after_token = before.is_some_and(apart);
         for part in whole.partition(text) {
             match part {
                 Part::Token(id) => tokens.push(id),
