@@ -52,11 +52,11 @@ enum Optimizer {
 }
 
 /// How steps are made.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct StepArgs {
     /// Steps to make
     #[arg(long, default_value_t = 1000, value_name = "N", value_parser = at_least_one())]
-    steps: usize,
+    pub steps: usize,
     /// Sequences a step
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = at_least_one())]
     pub batch: usize,
@@ -190,7 +190,7 @@ pub fn train(
     let tokens = trainer.items() - before;
     let seconds = start.elapsed().as_secs_f64();
     let items = trainer.items() as f64;
-    let flops = items * 6.0 * products(student) + others(items);
+    let flops = items * operations_a_token(student) + others(items);
     let step = step
         .setting("data", data::names(&data.data).join(", "))
         .setting("length", data.length)
@@ -256,6 +256,11 @@ pub fn go(
         return Err(interrupt::Interrupted { at }.into());
     }
     Ok(())
+}
+
+/// Operations in which a model learns from a token: forth, and twice as many back.
+pub fn operations_a_token(model: &Checkpoint) -> f64 {
+    6.0 * products(model)
 }
 
 /// Weights that a token is multiplied with: all matrices, the embedding only where it is the head too. (Encoders have no head.)

@@ -165,6 +165,28 @@ fn a_student_learns_from_the_probabilities_that_came_with_the_text() {
 }
 
 #[test]
+fn labels_alone_are_learned_for_as_many_operations() {
+    let folder = folder();
+    let data = "--data chat=chat.jsonl:1 text.txt:2 --length 32 --batch 2";
+    folder.write("chat.jsonl", "{\"prompt\": \"a b\", \"completion\": \"c\"}\n".repeat(40));
+    folder.succeeds("student teacher.gguf --layers 0,2 -o student.gguf");
+    let distill = format!("distill --teacher teacher.gguf --student student.gguf {data} --steps 20");
+    let flops = |result: serde_json::Value| (result["flops"].as_f64().unwrap(), result["steps"].as_f64().unwrap());
+    let (distilled, _) = flops(folder.json(&format!("{distill} -o distilled.gguf")));
+    let train = format!("train student.gguf {data} -o labels.gguf");
+    let (labels, steps) = flops(folder.json(&format!("{train} --operations-of distilled.gguf")));
+    assert!(
+        steps > 20.0 && (labels - distilled).abs() < 2.0 * labels / steps,
+        "{labels} of {distilled}, {steps} steps"
+    );
+    folder.refuses(&format!("{train} --operations-of teacher.gguf"), &["teacher.gguf", "bantam distill or train"]);
+    let large = train.replace("--batch 2", "--batch 5000");
+    folder.refuses(&format!("{large} --operations-of distilled.gguf"), &["distilled.gguf", "--batch"]);
+    let both = folder.run(&format!("{train} --operations-of distilled.gguf --steps 3"));
+    assert!(stderr(&both).contains("cannot be used with '--steps"), "{}", stderr(&both));
+}
+
+#[test]
 fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
     let folder = folder();
     let command = format!("distill --teacher teacher.gguf --layers 0,2 {DATA} {STEPS} --save-every 0");

@@ -72,6 +72,13 @@ impl<'a> TextTask<'a> {
         }
     }
 
+    /// How many steps go through about so many tokens, none of them written by the student.
+    pub fn steps_within(&self, tokens: f64) -> usize {
+        let mean = |source: &Source| source.tokens() as f64 / source.sequences.len() as f64;
+        let of_a_draw: f64 = self.sources.iter().zip(self.mixture.shares()).map(|(s, share)| share * mean(s)).sum();
+        (tokens / (self.batch as f64 * of_a_draw)) as usize
+    }
+
     /// The sequences of a step, with their numbers.
     fn drawn(&mut self, step: u64) -> Vec<(u64, &'a Sequence)> {
         let draws = (0..self.batch as u64).map(|i| self.mixture.draw(step * self.batch as u64 + i));

@@ -40,6 +40,11 @@ impl Mixture {
         Self { counts: vec![0; sources.len()], sources, seed, next: 0, orders }
     }
 
+    /// The share of the draws that each source has.
+    pub fn shares(&self) -> impl Iterator<Item = f64> {
+        self.sources.iter().map(|&(_, share)| share)
+    }
+
     /// Draw number `draw`: the source, and the sequence within it. Draws may be asked for in any order, but quickest in theirs.
     pub fn draw(&mut self, draw: u64) -> (usize, usize) {
         if draw < self.next {
