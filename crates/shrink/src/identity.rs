@@ -17,6 +17,18 @@ pub fn name(checkpoint: &Checkpoint) -> Result<String, Error> {
     Ok(format!("{} ({:016x})", Path::new(name).display(), of_model_and_text(checkpoint, &[])?))
 }
 
+/// As [`name`], for what is known by its text instead of its tokens: the tokenizer and the chat template count too.
+///
+/// # Errors
+/// If the checkpoint cannot be read any more.
+pub fn name_with_tokenizer(checkpoint: &Checkpoint) -> Result<String, Error> {
+    let mut hash = Xxh3::new();
+    for (key, value) in checkpoint.metadata().iter().filter(|(key, _)| key.starts_with("tokenizer.")) {
+        hash.update(format!("{key} {value:?} ").as_bytes());
+    }
+    Ok(format!("{}, tokenizer {:016x}", name(checkpoint)?, hash.digest()))
+}
+
 /// Bytes of each tensor that are looked at, from its middle.
 const LOOKED_AT: usize = 4096;
 

@@ -64,6 +64,10 @@ fn request(stream: &mut TcpStream) -> String {
     }
 }
 
+fn body(request: &str) -> serde_json::Value {
+    serde_json::from_str(request.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
 const GOOD: &str = r#"{"choices": [{"message": {"content": "Because."}, "finish_reason": "stop"}]}"#;
 const CUT: &str = r#"{"choices": [{"message": {"content": "Since"}, "finish_reason": "length"}]}"#;
 
@@ -123,7 +127,7 @@ fn answers_are_written_as_conversations() {
     assert!(text.starts_with(line) && text.contains(r#""finish_reason":"length""#), "{text}");
     let request = requests.recv().unwrap();
     assert!(request.starts_with("POST /v1/chat/completions HTTP/1.1"), "{request}");
-    let sent: serde_json::Value = serde_json::from_str(request.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let sent = body(&request);
     assert_eq!((&sent["model"], &sent["max_tokens"]), (&"big".into(), &20.into()));
     assert_eq!(sent["messages"][0]["content"], "Why 0?");
 }
@@ -201,6 +205,11 @@ fn a_prompt_that_is_refused_keeps_no_other_from_its_answer() {
     assert!(error.contains(&url) && error.contains("1 of 4") && error.contains("context exceeded"), "{error}");
     assert!(error.contains("(prompt 2)") && error.contains("take them out"), "{error}");
     assert_eq!((0..4).map(|i| answers.has(i)).collect::<Vec<_>>(), [true, false, true, true]);
+    // One that a filter kept back.
+    let kept_back = r#"{"choices": [{"message": {"content": null}, "finish_reason": "content_filter"}]}"#;
+    let (url, _requests) = serve(vec![Reply::Json(kept_back), Reply::Json(GOOD)]);
+    let (error, others) = ask(&endpoint(&url), 2, 0, &folder.path().join("filtered.jsonl"));
+    assert!(error.unwrap().contains("1 of 2") && !others.has(0) && others.has(1));
     // Without it the others are written.
     drop(answers);
     let mut others = prompts(4);
@@ -214,6 +223,31 @@ fn a_prompt_that_is_refused_keeps_no_other_from_its_answer() {
     let error = error.unwrap();
     assert!(error.contains("3 of 3 prompts are not answered (prompts 1, 2, 3)"), "{error}");
     assert_eq!(requests.try_iter().count(), 3);
+}
+
+/// As OpenAI's newer models refuse it, here through a proxy that puts the reason deep into what it says.
+#[test]
+fn a_limit_that_the_server_calls_otherwise_is_sent_by_that_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let reason =
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.";
+    let text = format!(r#"{{"error": {{"message": "Provider returned error", "metadata": {{"raw": "{reason}"}}}}}}"#);
+    let text: &'static str = Box::leak(text.into_boxed_str());
+    let newer = || Reply::Status("400 Bad Request", text);
+    let long = || Reply::Status("400 Bad Request", r#"{"error": {"message": "context exceeded"}}"#);
+    // The first prompt is too long by either name, which says nothing of the name.
+    let (url, requests) = serve(vec![newer(), long(), newer(), Reply::Json(GOOD), Reply::Json(GOOD), newer()]);
+    let (error, answers) = ask(&endpoint(&url), 4, 0, &folder.path().join("out.jsonl"));
+    let error = error.unwrap();
+    assert!(error.contains("2 of 4") && error.contains("context exceeded"), "{error}");
+    assert_eq!((0..4).map(|i| answers.has(i)).collect::<Vec<_>>(), [false, true, true, false]);
+    let sent: Vec<_> = requests.try_iter().map(|request| body(&request)).collect();
+    let names = |sent: &serde_json::Value| ["max_tokens", "max_completion_tokens"].map(|name| sent[name].as_u64());
+    let (old, new) = ([Some(20), None], [None, Some(20)]);
+    // The last is refused for a name that it was not sent by: it is not sent again.
+    assert_eq!(sent.iter().map(names).collect::<Vec<_>>(), [old, new, old, new, new, new]);
+    let asked: Vec<_> = sent.iter().map(|sent| sent["messages"][0]["content"].as_str().unwrap()).collect();
+    assert_eq!(asked, ["Why 0?", "Why 0?", "Why 1?", "Why 1?", "Why 2?", "Why 3?"]);
 }
 
 #[test]
@@ -233,6 +267,23 @@ fn log_probabilities_that_are_none_are_refused() {
         assert!(error.contains(said), "{log}: {error}");
     }
     assert!(refused(Reply::Json(GOOD), 2).contains("no log-probabilities"));
+}
+
+/// As llama.cpp's server told it of a character of three tokens, and of the end: what is said is of the last of them.
+#[test]
+fn a_character_of_several_tokens_is_told_nothing_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let reply = r#"{"choices": [{"message": {"content": "龘"}, "finish_reason": "stop", "logprobs": {"content": [
+        {"token": "龘", "bytes": [233, 190, 152], "logprob": -0.0001369, "top_logprobs": [
+            {"token": "\ufffd", "bytes": [152], "logprob": -0.0001369}, {"token": "\ufffd", "bytes": [153], "logprob": -9.289}]},
+        {"token": "", "bytes": [], "logprob": -0.042, "top_logprobs": [{"token": "", "bytes": [], "logprob": -0.042}]}]}}]}"#;
+    let (url, _requests) = serve(vec![Reply::Json(reply)]);
+    let output = folder.path().join("out.jsonl");
+    let (error, answers) = ask(&endpoint(&url), 1, 2, &output);
+    assert_eq!(error, None);
+    answers.finish(&prompts(1), true).unwrap();
+    let written = std::fs::read_to_string(&output).unwrap();
+    assert!(written.contains(r#"[{"token":"龘","top":[]},{"token":"","top":[["",-0.042]]}]"#), "{written}");
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub struct GenerateArgs {
     /// Choose among the likeliest tokens that together reach this probability
     #[arg(long, default_value_t = 1.0, value_name = "P")]
     top_p: f32,
-    /// The same seed and prompts give the same answers
+    /// A local teacher gives the same answers to the same seed, prompts and --batch; a served one promises nothing
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
     /// Prompts answered together, which is faster and takes more memory; of a served teacher, requests sent at once
@@ -67,17 +67,17 @@ struct ServedArgs {
     #[arg(long, value_name = "NAME", requires = "endpoint")]
     model: Option<String>,
     /// The environment variable that holds the server's key
-    #[arg(long, value_name = "VARIABLE", default_value = "OPENAI_API_KEY")]
+    #[arg(long, value_name = "VARIABLE", default_value = "OPENAI_API_KEY", requires = "endpoint")]
     key_env: String,
     /// Keep the log-probabilities of this many tokens at each place in the output too: `distill` without a --teacher learns from them,
     /// where the student has the same tokens (0 for none; servers limit it)
     #[arg(long, default_value_t = 0, value_name = "N", requires = "endpoint")]
     top: usize,
     /// Seconds that one answer may take
-    #[arg(long, default_value_t = 300.0, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 300.0, value_name = "SECONDS", requires = "endpoint")]
     timeout: f64,
     /// Attempts where the server is busy or fails, with growing waits in between
-    #[arg(long, default_value_t = 6, value_name = "N", value_parser = at_least_one())]
+    #[arg(long, default_value_t = 6, value_name = "N", requires = "endpoint", value_parser = at_least_one())]
     attempts: usize,
 }
 
@@ -105,6 +105,7 @@ fn say_sometimes(what: &str) {
 
 #[derive(Serialize)]
 struct Generated {
+    #[serde(serialize_with = "crate::output::path")]
     output: PathBuf,
     prompts: usize,
     /// Generated now; others were there.

@@ -76,7 +76,7 @@ impl<'m> EncoderTeacher<'m> {
     /// If the checkpoint cannot be read any more.
     pub fn new(encoder: &'m Encoder, checkpoint: &Checkpoint, length: usize) -> Result<Self, Error> {
         let length = length.min(encoder.config().context_length);
-        Ok(Self { encoder, name: identity::name(checkpoint)?, length, cache: None })
+        Ok(Self { encoder, name: identity::name_with_tokenizer(checkpoint)?, length, cache: None })
     }
 
     /// Keeps its embeddings of sentences in a file, or reads them from there.

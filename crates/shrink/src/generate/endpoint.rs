@@ -37,7 +37,15 @@ pub struct Served {
     max_tokens: usize,
     top: usize,
     raw: bool,
+    /// Whether the server is known to take [`NEWER_LIMIT`] only.
+    newer: AtomicBool,
 }
+
+/// The tokens of an answer at most, as nearly all servers call it.
+const LIMIT: &str = "max_tokens";
+
+/// The same as OpenAI's newer models call it, which refuse the other in a chat.
+const NEWER_LIMIT: &str = "max_completion_tokens";
 
 /// How often it is asked whether to go on while answers are waited for.
 const LOOK: Duration = Duration::from_millis(100);
@@ -78,14 +86,16 @@ impl Served {
             timeout: endpoint.timeout,
             notice: endpoint.notice,
         };
-        Ok(Self { client, model: endpoint.model.clone(), sampling, max_tokens, top, raw })
+        let (model, newer) = (endpoint.model.clone(), AtomicBool::new(false));
+        Ok(Self { client, model, sampling, max_tokens, top, raw, newer })
     }
 
     fn request(&self, number: u64, prompt: &Prompt) -> Result<Value, Error> {
         let seed = SplitMix64::child(self.sampling.seed, number).next() >> 33; // what fits every server's integers
+        let limit = if self.newer.load(Ordering::Relaxed) { NEWER_LIMIT } else { LIMIT };
         let mut request = json!({
             "model": self.model,
-            "max_tokens": self.max_tokens,
+            limit: self.max_tokens,
             "temperature": self.sampling.temperature,
             "top_p": self.sampling.top_p,
             "seed": seed,
@@ -109,11 +119,30 @@ impl Served {
         Ok(request)
     }
 
-    fn ask(&self, request: &Value, stop: &AtomicBool) -> Result<(Answer, usize), Failure> {
-        let reply = self.client.post(request, stop)?;
-        let answer = reply::answer(&reply, self.top > 0).map_err(Failure::Problem)?;
+    fn ask(&self, request: Value, stop: &AtomicBool) -> Result<(Answer, usize), Failure> {
+        let reply = self.post(request, stop)?;
+        let answer = reply::answer(&reply, self.top > 0)?;
         let tokens = reply::tokens(&reply, &answer);
         Ok((answer, tokens))
+    }
+
+    /// Posts a request; once more where the server refuses it and names the other limit.
+    fn post(&self, mut request: Value, stop: &AtomicBool) -> Result<Value, Failure> {
+        let first = self.client.post(&request, stop);
+        let named = matches!(&first, Err(Failure::Refused { whole, .. }) if whole.contains(NEWER_LIMIT));
+        let Some(fields) = request.as_object_mut().filter(|fields| named && !self.raw && fields.contains_key(LIMIT))
+        else {
+            return first;
+        };
+        if stop.load(Ordering::Relaxed) {
+            return Err(Failure::Stopped);
+        }
+        fields.remove(LIMIT);
+        fields.insert(NEWER_LIMIT.to_owned(), json!(self.max_tokens));
+        let reply = self.client.post(&request, stop)?;
+        // Only now: servers that know both name both where a prompt is too long.
+        self.newer.store(true, Ordering::Relaxed);
+        Ok(reply)
     }
 
     /// An error about the server.
@@ -151,7 +180,7 @@ impl Author for Served {
         std::thread::scope(|scope| {
             for (number, request) in requests {
                 let send = send.clone();
-                scope.spawn(move || send.send((number, this.ask(&request, stop))));
+                scope.spawn(move || send.send((number, this.ask(request, stop))));
             }
             drop(send);
             // What was sent is waited for, whatever happens meanwhile: an answer that was paid for is kept.
@@ -170,7 +199,7 @@ impl Author for Served {
                         }
                     }
                     Ok((_, Err(Failure::Stopped))) => {}
-                    Ok((number, Err(Failure::Refused(problem)))) => refused.push(Refused { number, problem }),
+                    Ok((number, Err(Failure::Refused { problem, .. }))) => refused.push(Refused { number, problem }),
                     Ok((number, Err(Failure::Problem(problem)))) => {
                         fail(this.error(format!("{problem} (prompt {})", number + 1)));
                     }

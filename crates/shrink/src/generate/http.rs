@@ -31,10 +31,22 @@ pub(super) struct Client {
 pub(super) enum Failure {
     /// It was asked to stop waiting.
     Stopped,
-    /// What is wrong with this request; others may be answered.
-    Refused(String),
+    /// This request; others may be answered.
+    Refused {
+        /// What is wrong with it.
+        problem: String,
+        /// All that the server said, not to be shown.
+        whole: String,
+    },
     /// What is wrong.
     Problem(String),
+}
+
+impl Failure {
+    /// An answer that is none.
+    pub fn refused(problem: String) -> Self {
+        Self::Refused { problem, whole: String::new() }
+    }
 }
 
 /// Why one attempt failed.
@@ -43,8 +55,8 @@ enum Fault {
     Passing(String, Option<Duration>),
     /// It will not.
     Lasting(String),
-    /// It will not for this request.
-    Refused(String),
+    /// It will not for this request: what is wrong, and all that the server said.
+    Refused(String, String),
 }
 
 impl Client {
@@ -57,7 +69,9 @@ impl Client {
         loop {
             let (problem, asked) = match self.once(&agent, body) {
                 Ok(answer) => return Ok(answer),
-                Err(Fault::Refused(problem)) => return Err(Failure::Refused(self.hide(&problem))),
+                Err(Fault::Refused(problem, whole)) => {
+                    return Err(Failure::Refused { problem: self.hide(&problem), whole });
+                }
                 Err(Fault::Lasting(problem)) => return Err(Failure::Problem(self.hide(&problem))),
                 Err(Fault::Passing(problem, asked)) => (problem, asked),
             };
@@ -99,7 +113,7 @@ impl Client {
             }),
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Fault::Passing(said, wait),
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
-                Fault::Refused(said)
+                Fault::Refused(said, text.into_owned())
             }
             status if status.is_server_error() => Fault::Passing(said, wait),
             _ => Fault::Lasting(said),

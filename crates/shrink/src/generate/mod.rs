@@ -72,8 +72,8 @@ const IN_VAIN: usize = 3;
 /// Has all prompts answered, `batch` at a time; `on` is told how it goes and answers whether to go on. Returns whether all
 /// are answered. Before any is, all are looked at: none is answered in vain.
 ///
-/// Groups are the same in every run, so that what a model writes is a function of its seed and the prompts, however often
-/// the run was interrupted.
+/// Groups are the same in every run, so that what a model writes is a function of its seed, the prompts and `batch`, however
+/// often the run was interrupted.
 ///
 /// # Errors
 /// As [`Author::check`] and [`Author::answer`], and if some prompts were refused, once all others are answered.

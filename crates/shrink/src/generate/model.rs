@@ -36,8 +36,9 @@ impl<'m> ModelAuthor<'m> {
         raw: bool,
     ) -> Result<Self, Error> {
         Sampler::new(sampling.clone())?;
-        let template = if raw { None } else { ChatTemplate::of(checkpoint)? };
-        let (path, name) = (checkpoint.path().to_owned(), identity::name(checkpoint)?);
+        // The same prompts tomorrow are the same prompts.
+        let template = if raw { None } else { ChatTemplate::of(checkpoint)?.map(ChatTemplate::on_a_fixed_day) };
+        let (path, name) = (checkpoint.path().to_owned(), identity::name_with_tokenizer(checkpoint)?);
         let tokenizer = Tokenizer::of(checkpoint)?;
         Ok(Self { model, path, name, tokenizer, template, sampling, max_tokens })
     }
@@ -59,6 +60,9 @@ impl<'m> ModelAuthor<'m> {
                 return Err(error(format!("prompt {} {why}", number + 1)));
             }
         };
+        if prompt.is_empty() {
+            return Err(error(format!("prompt {} has nothing in it that the model knows a token for", number + 1)));
+        }
         let context = self.model.config().context_length;
         if prompt.len() >= context {
             let (number, len) = (number + 1, prompt.len());

@@ -1,17 +1,18 @@
 //! What an OpenAI-compatible server replies, as an answer. Log-probabilities come in two shapes: `content` with an object for
 //! each token (chat; llama.cpp's server everywhere), or parallel arrays (the older completions of vLLM and others).
 
-use super::http::excerpt;
+use super::http::{Failure, excerpt};
 use super::{Answer, Finish, Piece, Word};
 use serde_json::Value;
 
 /// The answer in a reply. `words` says that the probabilities of each token were asked for.
-pub(super) fn answer(reply: &Value, words: bool) -> Result<Answer, String> {
+pub(super) fn answer(reply: &Value, words: bool) -> Result<Answer, Failure> {
+    let problem = Failure::Problem;
     if !reply["error"].is_null() {
-        return Err(format!("it replies with an error: {}", excerpt(&reply["error"].to_string())));
+        return Err(problem(format!("it replies with an error: {}", excerpt(&reply["error"].to_string()))));
     }
-    let choices = reply["choices"].as_array().ok_or_else(|| missing("`choices`", reply))?;
-    let choice = choices.first().ok_or("its reply has no choice in `choices`")?;
+    let choices = reply["choices"].as_array().ok_or_else(|| problem(missing("`choices`", reply)))?;
+    let choice = choices.first().ok_or_else(|| problem("its reply has no choice in `choices`".to_owned()))?;
     let finish_reason = match choice["finish_reason"].as_str() {
         Some("stop" | "eos" | "end_turn") => Finish::Stop,
         // A filter, a tool call, a limit: in any case not an end that the model chose.
@@ -23,9 +24,14 @@ pub(super) fn answer(reply: &Value, words: bool) -> Result<Answer, String> {
         None if choice["finish_reason"] == "length" => {
             return Ok(Answer { text: String::new(), finish_reason, logprobs: Vec::new() });
         }
-        None => return Err(missing("`message.content` or `text`", choice)),
+        None => {
+            let missing = missing("`message.content` or `text`", choice);
+            // A filter, a tool that it would call: others may be answered.
+            let finished = choice["finish_reason"].is_string();
+            return Err(if finished { Failure::refused(missing) } else { problem(missing) });
+        }
     };
-    let logprobs = if words { self::words(&choice["logprobs"])? } else { Vec::new() };
+    let logprobs = if words { self::words(&choice["logprobs"]).map_err(problem)? } else { Vec::new() };
     Ok(Answer { text, finish_reason, logprobs })
 }
 
@@ -67,7 +73,15 @@ fn of_object(object: &Value) -> Result<Word, String> {
     };
     let (token, own) = of(object)?;
     let top = object["top_logprobs"].as_array().into_iter().flatten();
-    whole(token, own, top.map(of).collect::<Result<_, _>>()?)
+    let top = top.map(of).collect::<Result<Vec<_>, _>>()?;
+    let its_end =
+        |piece: &Piece| *piece != token && token.bytes().ends_with(piece.bytes()) && !piece.bytes().is_empty();
+    let told = top.iter().any(|(piece, _)| *piece == token);
+    if !told && top.iter().any(|(piece, log)| *log == own && its_end(piece)) {
+        // llama.cpp's server tells a character of several tokens as one, with what it said of the last: not what it said of the character.
+        return Ok(Word { token, top: Vec::new() });
+    }
+    whole(token, own, top)
 }
 
 fn piece(token: &Value, bytes: &Value) -> Result<Piece, String> {

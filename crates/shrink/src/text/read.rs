@@ -133,16 +133,19 @@ impl Source {
                 Entry::Continued { prompt, completion, finish_reason, logprobs } if logprobs.is_empty() => {
                     vec![completed(&prompt, &completion, finish_reason, tokenizer, length)?]
                 }
-                Entry::Continued { prompt, completion, logprobs, .. } => {
+                Entry::Continued { prompt, completion, finish_reason, logprobs } => {
                     let pieces = pieces.get_or_insert_with(|| Pieces::of(tokenizer));
-                    let answer = pieces.answer(&logprobs, &completion).map_err(at)?;
+                    let finished = finish_reason != Some(Finish::Length);
+                    let answer = pieces.answer(&logprobs, &completion, tokenizer.eos(), finished).map_err(at)?;
                     vec![told(prompt_tokens(&prompt, tokenizer)?, answer, length)]
                 }
-                Entry::Chat { messages, logprobs, .. } if !logprobs.is_empty() => {
+                Entry::Chat { messages, finish_reason, logprobs } if !logprobs.is_empty() => {
                     let template = template.ok_or_else(|| at("the model has no chat template".to_owned()))?;
                     let (answer, before) = messages.split_last().ok_or_else(|| at(EXPECTED.to_owned()))?;
                     let pieces = pieces.get_or_insert_with(|| Pieces::of(tokenizer));
-                    let answer = pieces.answer(&logprobs, &answer.content).map_err(at)?;
+                    let end = end_of_turn(&messages, &answer.content, tokenizer, template)?;
+                    let finished = finish_reason != Some(Finish::Length);
+                    let answer = pieces.answer(&logprobs, &answer.content, end, finished).map_err(at)?;
                     let prompt = tokenizer.encode(&template.render(before, true)?, Special::PROMPT)?;
                     vec![told(prompt, answer, length)]
                 }
@@ -362,6 +365,20 @@ fn told(prompt: Vec<u32>, answer: Vec<(u32, Top)>, length: usize) -> Sequence {
     tokens.truncate(length);
     told.truncate(length);
     Sequence { learned: (0..tokens.len()).map(|i| i >= begins).collect(), tokens, told }
+}
+
+/// The token with which the template ends the last of these messages, of this content; otherwise what is known by its name to end turns.
+fn end_of_turn(
+    messages: &[Message],
+    content: &str,
+    tokenizer: &Tokenizer,
+    template: &ChatTemplate,
+) -> Result<Option<u32>, Error> {
+    let rendered = template.render(messages, false)?;
+    let behind = rendered.rfind(content.trim()).map_or("", |at| &rendered[at + content.trim().len()..]);
+    let tokens = tokenizer.encode(behind, Special::PROMPT)?;
+    let ends = tokens.into_iter().find(|&token| tokenizer.is_end(token));
+    Ok(ends.or(tokenizer.eot()).or(tokenizer.eos()))
 }
 
 /// A conversation as the template renders it; learned is what each message of the assistant's adds after the prompt for it. Some templates render
