@@ -6,7 +6,7 @@ mod common;
 use bantam_checkpoint::{Checkpoint, provenance};
 use common::{Folder, Model, stderr};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const DATA: &str = "--data text.txt --length 32 --top 16";
 const STEPS: &str = "--steps 40 --batch 2 --learning-rate 0.003 --threads 1";
@@ -189,12 +189,13 @@ fn labels_alone_are_learned_for_as_many_operations() {
 #[test]
 fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
     let folder = folder();
-    let command = format!("distill --teacher teacher.gguf --layers 0,2 {DATA} {STEPS} --save-every 0");
+    let steps = STEPS.replace("--steps 40", "--steps 300");
+    let command = format!("distill --teacher teacher.gguf --layers 0,2 {DATA} {steps} --save-every 0");
     folder.succeeds(&format!("{command} -o whole.gguf"));
-    folder.killed(
+    folder.killed_at_work(
         &format!("{command} -o killed.gguf"),
         "killed.gguf.training",
-        &[60, 120, 150, 190, 230, 270, 310, 360, 420, 480],
+        &[0, 1, 2, 3, 5, 7, 11, 13, 17, 23],
     );
     folder.succeeds(&format!("{command} -o killed.gguf"));
     assert!(folder.read("whole.gguf") == folder.read("killed.gguf"), "the files differ");
@@ -214,11 +215,31 @@ fn a_run_on_the_students_own_text_goes_on_to_the_same_weights_too() {
 }
 
 #[test]
+fn a_run_does_not_go_on_with_a_student_that_computes_something_else() {
+    let folder = folder();
+    let student = |epsilon| Model { layers: 2, epsilon, ..Model::default() }.write(&folder.path("student.gguf"));
+    student(1e-5);
+    let steps = STEPS.replace("--steps 40", "--steps 300");
+    let command = format!("train student.gguf --data text.txt --length 32 {steps} --save-every 0 -o trained.gguf");
+    folder.killed_at_work(&command, "trained.gguf.training", &[0]);
+    // The same weights.
+    student(1e-2);
+    folder.refuses(&command, &["trained.gguf.training", "another run", "delete"]);
+    student(1e-5);
+    folder.succeeds(&command);
+}
+
+#[test]
 fn an_interrupt_saves_the_run_and_says_so() {
     let folder = folder();
-    let command = format!("train teacher.gguf --data text.txt --length 32 {STEPS} --steps 100000 -o trained.gguf");
-    let child = folder.command(&command.replace("--steps 40 ", "")).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(700));
+    let steps = STEPS.replace("--steps 40", "--steps 100000 --save-every 0");
+    let command = format!("train teacher.gguf --data text.txt --length 32 {steps} -o trained.gguf");
+    let child = folder.command(&command).spawn().unwrap();
+    let start = Instant::now();
+    while !folder.path("trained.gguf.training").exists() {
+        assert!(start.elapsed() < Duration::from_secs(60), "nothing is saved");
+        std::thread::sleep(Duration::from_millis(1));
+    }
     assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
@@ -246,6 +267,13 @@ fn what_cannot_be_learned_from_is_refused() {
     folder.refuses(&train("broken.jsonl"), &["broken.jsonl", "line 1: not JSON", "at column"]);
     folder.refuses(&train("chat.jsonl"), &["chat.jsonl", "chat template"]);
     folder.refuses(&train("absent.txt"), &["absent.txt"]);
+
+    Model { layers: 3, broken: Some(("blk.1.attn_q.weight", f32::NAN)), ..Model::default() }
+        .write(&folder.path("nan.gguf"));
+    let command = format!("teach nan.gguf -o begun {DATA}");
+    common::assert_refusal(&folder.run(&command), &command, &["nan.gguf", "not finite"]);
+    let command = format!("distill --teacher nan.gguf --student teacher.gguf {DATA} -o out.gguf");
+    folder.refuses(&command, &["nan.gguf", "not finite"]);
 
     let distill = format!("distill --teacher teacher.gguf {DATA} -o out.gguf");
     folder.refuses(&format!("{distill} --layers 0-7"), &["teacher.gguf", "0 to 2"]);

@@ -67,11 +67,11 @@ pub enum Error {
     },
     /// A model's outputs are NaN or infinite.
     #[error(
-        "{path}: what the model predicts on the calibration text is not finite: it is broken; fetch or convert it again"
+        "{model}: what the model predicts on the text that it is given is not finite: it is broken; fetch or convert it again"
     )]
     Predictions {
         /// The model.
-        path: PathBuf,
+        model: String,
     },
     /// A weight is NaN or infinite: quantizing would spread it over its block.
     #[error(
@@ -111,10 +111,13 @@ pub enum Error {
     },
     /// What a linear layer sees is NaN or infinite.
     #[error(
-        "what `{tensor}` of this {architecture} model sees in channel {channel} is not finite on the calibration text: its weights or those before \
-         it are broken; fetch or convert the model again"
+        "{}what `{tensor}` of this {architecture} model sees in channel {channel} is not finite on the calibration text: its weights or those before \
+         it are broken; fetch or convert the model again",
+        .path.as_ref().map_or_else(String::new, |path| format!("{}: ", path.display()))
     )]
     Activations {
+        /// The model, once [`cause`](crate::quantize::cause) has said which it is: what runs a model does not know its file.
+        path: Option<PathBuf>,
         /// The model's architecture.
         architecture: String,
         /// The layer's weight.

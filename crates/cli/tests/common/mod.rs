@@ -32,6 +32,8 @@ pub struct Model {
     pub vocab: usize,
     /// Whether the head is a tensor of its own.
     pub untied: bool,
+    /// What norms add to the mean square.
+    pub epsilon: f32,
 }
 
 impl Default for Model {
@@ -46,6 +48,7 @@ impl Default for Model {
             silent: 0,
             vocab: 260,
             untied: false,
+            epsilon: 1e-5,
         }
     }
 }
@@ -109,7 +112,7 @@ impl Model {
         ] {
             m.set(&format!("{}.{key}", self.architecture), Value::U32(value as u32));
         }
-        m.set(&format!("{}.attention.layer_norm_rms_epsilon", self.architecture), Value::F32(1e-5));
+        m.set(&format!("{}.attention.layer_norm_rms_epsilon", self.architecture), Value::F32(self.epsilon));
         if !self.tokenizer {
             return m;
         }
@@ -220,6 +223,23 @@ impl Folder {
             at_work += usize::from(killed && self.path(saved).exists());
         }
         assert!(at_work > 0, "bantam {arguments}: it was always done before it was killed");
+    }
+
+    /// Begins a command again and again, and kills it each of these pauses, in milliseconds, after it saved anew: always at work.
+    pub fn killed_at_work(&self, arguments: &str, saved: &str, pauses: &[u64]) {
+        let when_saved = || std::fs::metadata(self.path(saved)).and_then(|file| file.modified()).ok();
+        for &pause in pauses {
+            let (before, start) = (when_saved(), Instant::now());
+            let mut child = self.command(arguments).spawn().unwrap();
+            while when_saved() == before {
+                assert!(start.elapsed() < Duration::from_secs(60), "bantam {arguments}: {saved} does not come");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(Duration::from_millis(pause));
+            child.kill().unwrap();
+            let killed = child.wait().unwrap().code().is_none();
+            assert!(killed, "bantam {arguments}: it was done before it was killed");
+        }
     }
 
     /// Begins a command and kills it once this file has so many lines.

@@ -6,7 +6,7 @@ use bantam_checkpoint::{Checkpoint, TensorData};
 use bantam_formats::{Activation, Format};
 use bantam_nn::layers::Linear;
 use bantam_nn::observe::Observe;
-use bantam_nn::weights::{Blocks, Weight};
+use bantam_nn::weights::Weight;
 use bantam_nn::{Backend, Model};
 use rayon::prelude::*;
 
@@ -86,7 +86,7 @@ impl<'a> Probe<'a> {
         let info = self.checkpoint.tensor(tensor).expect("the model's layers are the checkpoint's tensors");
         let data = TensorData::Owned(half(weights).into());
         // The embedding's table and the head's, where they are one tensor.
-        let mut replaced = [data.clone(), data].map(|data| blocks(data, info.rows(), info.cols()));
+        let mut replaced = [data.clone(), data].map(|data| in_half(data, info.rows(), info.cols()));
         swap(model, tensor, &mut replaced);
         let moved = self.moved(model);
         swap(model, tensor, &mut replaced);
@@ -103,7 +103,7 @@ impl<'a> Probe<'a> {
     }
 
     fn broken(&self) -> Error {
-        Error::Predictions { path: self.checkpoint.path().to_owned() }
+        Error::Predictions { model: self.checkpoint.path().display().to_string() }
     }
 
     fn embed(&self, model: &Model) -> Result<Vec<f32>, Error> {
@@ -152,7 +152,7 @@ impl<'a> Probe<'a> {
 /// not by how activations are rounded for packed weights.
 pub(super) fn sharpen(model: &mut Model) {
     let sharpen = |weight: &mut Weight| {
-        let Weight::Blocks(Blocks { format, data, rows, cols }) = &*weight;
+        let Weight { format, data, rows, cols } = &*weight;
         if format.product.activation != Activation::F32 {
             let row_bytes = format.bytes_of(*cols).expect("checked on loading");
             let mut weights = vec![0.0; *cols];
@@ -160,7 +160,7 @@ pub(super) fn sharpen(model: &mut Model) {
                 (format.decode)(row, &mut weights);
                 half(&weights)
             });
-            *weight = blocks(TensorData::Owned(decoded.collect()), *rows, *cols);
+            *weight = in_half(TensorData::Owned(decoded.collect()), *rows, *cols);
         }
     };
     sharpen(&mut model.embedding_mut().table);
@@ -176,8 +176,8 @@ fn half(weights: &[f32]) -> Vec<u8> {
     bytes
 }
 
-fn blocks(data: TensorData, rows: usize, cols: usize) -> Weight {
-    Weight::Blocks(Blocks { format: Format::f16(), data, rows, cols })
+fn in_half(data: TensorData, rows: usize, cols: usize) -> Weight {
+    Weight { format: Format::f16(), data, rows, cols }
 }
 
 /// Puts the weights into the places of this path, the embedding's first, and what was there into `weights`.

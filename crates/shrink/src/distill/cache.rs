@@ -1,8 +1,8 @@
 //! What a teacher said, kept in a file: captured once, used by every epoch and every student. A sequence is known by its tokens, so that text can be
 //! added, left out, and come in another order.
 //!
-//! The records ([`Records`]) have a unit per position: k tokens (4 bytes each) of all positions, then k log-probabilities (f16),
-//! then, where they were asked for, the hidden states (f16), layer by layer.
+//! The records ([`Records`]) have a unit per position: k tokens (4 bytes each) of all positions, then k log-probabilities (f16), then the logarithms of
+//! what is left to all other tokens (f16), then, where they were asked for, the hidden states (f16), layer by layer.
 
 use super::{Said, Teacher};
 use crate::Error;
@@ -11,8 +11,8 @@ use half::f16;
 use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
-const MAGIC: [u8; 8] = *b"bantamT\x02";
-const WITH_HIDDEN: [u8; 8] = *b"bantamH\x02";
+const MAGIC: [u8; 8] = *b"bantamT\x03";
+const WITH_HIDDEN: [u8; 8] = *b"bantamH\x03";
 
 /// A file of what a teacher said.
 pub struct Cache {
@@ -27,10 +27,8 @@ impl Cache {
     /// # Errors
     /// If the file cannot be read or written, is no cache, is one of another teacher, or is damaged.
     pub fn open(path: &Path, description: &str, k: usize, hidden: usize) -> Result<Self, Error> {
-        let kind = match hidden {
-            0 => Kind { magic: MAGIC, size: k, bytes: 4 + 2 },
-            _ => Kind { magic: WITH_HIDDEN, size: 3 * k + hidden, bytes: 2 },
-        };
+        let magic = if hidden == 0 { MAGIC } else { WITH_HIDDEN };
+        let kind = Kind { magic, size: 3 * k + 1 + hidden, bytes: 2 };
         let records = Records::open(path, kind, description)?;
         Ok(Self { records, description: description.to_owned(), k })
     }
@@ -63,8 +61,9 @@ impl Cache {
             return Err(self.records.error(problem));
         }
         let likeliest = said.tokens.iter().flat_map(|t| t.to_le_bytes());
-        let rest = said.log_probabilities.iter().chain(&said.hidden).flat_map(|&v| f16::from_f32(v).to_le_bytes());
-        self.records.keep(key(tokens), said.positions() as u32, likeliest.chain(rest))
+        let numbers = said.log_probabilities.iter().chain(&said.log_rests).chain(&said.hidden);
+        let numbers = numbers.flat_map(|&v| f16::from_f32(v).to_le_bytes());
+        self.records.keep(key(tokens), said.positions() as u32, likeliest.chain(numbers))
     }
 }
 
@@ -75,14 +74,16 @@ impl Teacher for Cache {
             let problem = format!("a sequence has {positions} positions in it, not {}", tokens.len());
             return Err(self.records.error(problem));
         }
-        let k = self.k;
-        let (said_tokens, rest) = content.split_at(positions as usize * k * 4);
-        let (log, hidden) = rest.split_at(positions as usize * k * 2);
+        let (k, positions) = (self.k, positions as usize);
+        let (said_tokens, rest) = content.split_at(positions * k * 4);
+        let (log, rest) = rest.split_at(positions * k * 2);
+        let (log_rests, hidden) = rest.split_at(positions * 2);
         let numbers = |bytes: &[u8]| bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect();
         Ok(Said {
             k,
             tokens: said_tokens.as_chunks().0.iter().map(|&b| u32::from_le_bytes(b)).collect(),
             log_probabilities: numbers(log),
+            log_rests: numbers(log_rests),
             hidden: numbers(hidden),
         })
     }
@@ -127,7 +128,8 @@ mod tests {
     fn said(positions: usize, seed: u32) -> Said {
         let tokens = (0..positions as u32 * 2).map(|i| i * 7 + seed).collect();
         let log_probabilities = (0..positions * 2).map(|i| -(i as f32) / 4.0).collect();
-        Said { k: 2, tokens, log_probabilities, hidden: Vec::new() }
+        let log_rests = (0..positions).map(|i| -9.0 - i as f32).collect();
+        Said { k: 2, tokens, log_probabilities, log_rests, hidden: Vec::new() }
     }
 
     /// Sequence `number`, of so many tokens.

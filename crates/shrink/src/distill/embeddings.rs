@@ -146,7 +146,8 @@ impl Task for EmbeddingTask<'_> {
         format!(
             "sentences {text:016x}, {lengths:?} in files of weights {weights:?}, batch {batch}, length {length}, seed {seed}, dropout {dropout:?}, \
              fixed tokens {fixed_tokens}, \
-             teacher {teacher}, {matching:?}, layers {layers:?}"
+             teacher {teacher}, {matching:?}, layers {layers:?}, student {:?}",
+            self.student.config()
         )
     }
 

@@ -8,13 +8,14 @@ use bantam_nn::train::{Objective, softmax};
 pub enum Soft<'a> {
     /// All logits.
     Logits(&'a [f32]),
-    /// The logarithms of the likeliest tokens' probabilities at the temperature that is trained at. What remains to 1 is
-    /// the mass of all others, which count as one outcome.
+    /// The logarithms of the likeliest tokens' probabilities at the temperature that is trained at. All others count as one outcome.
     Top {
         /// The tokens.
         tokens: &'a [u32],
         /// As many.
         log_probabilities: &'a [f32],
+        /// The logarithm of the probability of all others.
+        log_rest: f32,
     },
 }
 
@@ -43,8 +44,9 @@ impl Objective for SoftLabels<'_> {
         let scale = self.soft * self.temperature; // T² by the loss, 1 / T by the logits
         let divergence = match teacher {
             Soft::Logits(teacher) => full(self.divergence, teacher, self.temperature, logits, scale),
-            Soft::Top { tokens, log_probabilities } => {
-                top(self.divergence, tokens, log_probabilities, self.temperature, logits, scale)
+            Soft::Top { tokens, log_probabilities, log_rest } => {
+                let p: Vec<f32> = log_probabilities.iter().map(|l| l.exp()).collect();
+                top(self.divergence, tokens, (&p, log_rest.exp()), self.temperature, logits, scale)
             }
         };
         let soft = f64::from(self.soft * self.temperature * self.temperature) * divergence;
@@ -84,20 +86,18 @@ fn full(divergence: Divergence, teacher: &[f32], temperature: f32, logits: &mut 
     loss
 }
 
-/// The divergence on the likeliest tokens and the rest as one outcome; `logits` become its gradient as in [`full`].
+/// The divergence on the likeliest tokens, of the teacher's probabilities `p`, and the rest as one outcome; `logits` become its gradient as in [`full`].
 fn top(
     divergence: Divergence,
     tokens: &[u32],
-    log_probabilities: &[f32],
+    (p, p_rest): (&[f32], f32),
     temperature: f32,
     logits: &mut [f32],
     scale: f32,
 ) -> f64 {
     softmax(logits, temperature);
-    let p: Vec<f32> = log_probabilities.iter().map(|l| l.exp()).collect();
     let q: Vec<f32> = tokens.iter().map(|&t| logits[t as usize]).collect();
     let sum = |x: &[f32]| x.iter().map(|&x| f64::from(x)).sum::<f64>();
-    let p_rest = (1.0 - sum(&p)).max(0.0) as f32;
     // From the numbers that the gradients are made of: 1 less the sum, both rounded, may be anything beside a rest of 1e-8.
     let q_rest = (sum(logits) - sum(&q)).max(f64::from(f32::MIN_POSITIVE)) as f32;
     let (f_rest, g_rest) = divergence.of(p_rest, q_rest);
@@ -144,22 +144,23 @@ mod tests {
     }
 
     /// The likeliest `k` at a temperature.
-    fn likeliest(k: usize, temperature: f32) -> (Vec<u32>, Vec<f32>) {
+    fn likeliest(k: usize, temperature: f32) -> (Vec<u32>, Vec<f32>, f32) {
         let mut p = TEACHER.to_vec();
         softmax(&mut p, temperature);
         let mut order: Vec<u32> = (0..6).collect();
         order.sort_by(|&a, &b| p[b as usize].total_cmp(&p[a as usize]));
         order.truncate(k);
         let log = order.iter().map(|&t| p[t as usize].ln()).collect();
-        (order, log)
+        order.iter().for_each(|&t| p[t as usize] = 0.0);
+        (order, log, p.iter().sum::<f32>().ln())
     }
 
     #[test]
     fn gradients_agree_with_finite_differences() {
         for divergence in DIVERGENCES {
             for (temperature, soft) in [(1.0, 1.0), (4.0, 0.7)] {
-                let (tokens, log_probabilities) = likeliest(3, temperature);
-                let top = Soft::Top { tokens: &tokens, log_probabilities: &log_probabilities };
+                let (tokens, log_probabilities, log_rest) = likeliest(3, temperature);
+                let top = Soft::Top { tokens: &tokens, log_probabilities: &log_probabilities, log_rest };
                 for teacher in [Soft::Logits(&TEACHER), top] {
                     let teacher = [Some(teacher)];
                     let objective = soft_labels(&teacher, divergence, temperature, soft);
@@ -186,14 +187,16 @@ mod tests {
     #[test]
     fn all_tokens_as_the_likeliest_are_the_whole_distribution() {
         for divergence in DIVERGENCES {
-            let (tokens, log_probabilities) = likeliest(6, 2.0);
+            let (tokens, log_probabilities, log_rest) = likeliest(6, 2.0);
+            assert_eq!(log_rest, f32::NEG_INFINITY);
             let loss = |teacher| {
                 let mut logits = STUDENT;
                 let loss = soft_labels(&[Some(teacher)], divergence, 2.0, 1.0).loss(0, &mut logits);
                 (loss, logits)
             };
             let (full, full_gradient) = loss(Soft::Logits(&TEACHER));
-            let (top, top_gradient) = loss(Soft::Top { tokens: &tokens, log_probabilities: &log_probabilities });
+            let (top, top_gradient) =
+                loss(Soft::Top { tokens: &tokens, log_probabilities: &log_probabilities, log_rest });
             assert!((full - top).abs() < 1e-5, "{divergence:?}: {full} and {top}");
             assert!(full_gradient.iter().zip(&top_gradient).all(|(a, b)| (a - b).abs() < 1e-5), "{divergence:?}");
         }
@@ -217,7 +220,8 @@ mod tests {
             let rest = |x: &[f64]| (0..VOCAB).filter(|&i| !tokens.contains(&(i as u32))).map(|i| x[i]).sum::<f64>();
             let (p_rest, q_rest) = (rest(&p), rest(&q));
             for divergence in DIVERGENCES {
-                let top = Soft::Top { tokens: &tokens, log_probabilities: &log_probabilities };
+                let log_rest = p_rest.ln() as f32;
+                let top = Soft::Top { tokens: &tokens, log_probabilities: &log_probabilities, log_rest };
                 let mut gradient = student.clone();
                 soft_labels(&[Some(top)], divergence, 1.0, 1.0).loss(0, &mut gradient);
                 let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();

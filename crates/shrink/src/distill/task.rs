@@ -105,7 +105,9 @@ impl Task for TextTask<'_> {
         let at_once = if in_parts { self.at_once } else { self.batch };
         let task =
             format!("{text}, batch {batch}, at once {at_once}, seed {seed}, dropout {dropout:?}, teacher {teacher:?}");
-        format!("{task}, hidden {hidden:?}, on policy {on_policy:?}")
+        // Equal weights may be of another model.
+        let student = self.student.config();
+        format!("{task}, hidden {hidden:?}, on policy {on_policy:?}, student {student:?}")
     }
 
     fn extend(&self, parameters: &mut Parameters) {

@@ -22,6 +22,8 @@ pub struct Said {
     pub tokens: Vec<u32>,
     /// Their log-probabilities, `[positions, k]`.
     pub log_probabilities: Vec<f32>,
+    /// The logarithm of the probability that all other tokens have together, `[positions]`; -∞ where there is none.
+    pub log_rests: Vec<f32>,
     /// The residual stream after the layers asked for, each `[positions, width]`, one after another.
     pub hidden: Vec<f32>,
 }
@@ -35,6 +37,7 @@ impl Said {
         (kept > 0).then(|| Soft::Top {
             tokens: &self.tokens[range.clone()],
             log_probabilities: &self.log_probabilities[range],
+            log_rest: self.log_rests[position],
         })
     }
 
@@ -83,7 +86,13 @@ impl<'a> Told<'a> {
 impl Teacher for Told<'_> {
     fn says(&mut self, sequence: u64, tokens: &[u32]) -> Result<Said, Error> {
         let (k, n) = (self.k, tokens.len() * self.k);
-        let mut said = Said { k, tokens: vec![NONE; n], log_probabilities: vec![0.0; n], hidden: Vec::new() };
+        let mut said = Said {
+            k,
+            tokens: vec![NONE; n],
+            log_probabilities: vec![0.0; n],
+            log_rests: vec![f32::NEG_INFINITY; tokens.len()],
+            hidden: Vec::new(),
+        };
         // What is told of a token was said at the place before it.
         let told = self.sequences[sequence as usize].told.iter().skip(1);
         for (at, told) in told.enumerate() {
@@ -91,6 +100,8 @@ impl Teacher for Told<'_> {
                 said.tokens[at * k + i] = token;
                 said.log_probabilities[at * k + i] = log;
             }
+            let sum: f64 = told.iter().map(|(_, log)| f64::from(*log).exp()).sum();
+            said.log_rests[at] = (1.0 - sum).max(0.0).ln() as f32;
         }
         Ok(said)
     }
@@ -112,6 +123,8 @@ pub struct ModelTeacher<'m> {
     temperature: f32,
     /// The layers whose hidden states are told.
     layers: Vec<usize>,
+    /// Logits held at once, but at least those of a row.
+    at_once: usize,
 }
 
 /// Logits held at once: 32 MB.
@@ -131,6 +144,7 @@ impl<'m> ModelTeacher<'m> {
             k: k.clamp(1, model.tokens()),
             temperature,
             layers: Vec::new(),
+            at_once: LOGITS,
         }
     }
 
@@ -195,19 +209,29 @@ impl Teacher for ModelTeacher<'_> {
         let hidden = self.session.observe(tokens, &mut layer)?.to_vec();
         let (k, vocab, among, temperature) = (self.k, self.vocab, self.among, self.temperature);
         let n = tokens.len() * k;
-        let mut said = Said { k, tokens: vec![0; n], log_probabilities: vec![0.0; n], hidden: told.concat() };
-        let rows = (LOGITS / vocab).max(1);
+        let mut said = Said {
+            k,
+            tokens: vec![0; n],
+            log_probabilities: vec![0.0; n],
+            log_rests: vec![0.0; tokens.len()],
+            hidden: told.concat(),
+        };
+        let rows = (self.at_once / vocab).max(1);
         let mut logits = vec![0.0; rows.min(tokens.len()) * vocab];
         let outs = said.tokens.chunks_mut(rows * k).zip(said.log_probabilities.chunks_mut(rows * k));
-        for (hidden, (tokens, log_probabilities)) in hidden.chunks(rows * self.width).zip(outs) {
+        let outs = outs.zip(said.log_rests.chunks_mut(rows));
+        for (hidden, ((tokens, log_probabilities), log_rests)) in hidden.chunks(rows * self.width).zip(outs) {
             let logits = &mut logits[..hidden.len() / self.width * vocab];
             self.session.logits(hidden, logits);
-            let outs = tokens.par_chunks_mut(k).zip(log_probabilities.par_chunks_mut(k));
-            logits.par_chunks_mut(vocab).zip(outs).for_each(|(logits, (tokens, log_probabilities))| {
-                likeliest(&mut logits[..among], temperature, tokens, log_probabilities);
+            let outs = tokens.par_chunks_mut(k).zip(log_probabilities.par_chunks_mut(k)).zip(log_rests);
+            logits.par_chunks_mut(vocab).zip(outs).for_each(|(logits, ((tokens, log_probabilities), log_rest))| {
+                *log_rest = likeliest(&mut logits[..among], temperature, tokens, log_probabilities);
             });
         }
-        Ok(said)
+        match said.log_probabilities.iter().any(|log| log.is_nan()) {
+            true => Err(Error::Predictions { model: self.name.clone() }),
+            false => Ok(said),
+        }
     }
 
     fn description(&self) -> String {
@@ -219,8 +243,9 @@ impl Teacher for ModelTeacher<'_> {
 /// Logits of which the largest is looked at first.
 const BLOCK: usize = 64;
 
-/// The likeliest tokens of one row of logits at a temperature, and the logarithms of their probabilities. The logits are used up.
-fn likeliest(logits: &mut [f32], temperature: f32, tokens: &mut [u32], log_probabilities: &mut [f32]) {
+/// The likeliest tokens of one row of logits at a temperature, and the logarithms of their probabilities; returns the logarithm of what is left
+/// to all others. The logits are used up.
+fn likeliest(logits: &mut [f32], temperature: f32, tokens: &mut [u32], log_probabilities: &mut [f32]) -> f32 {
     let k = tokens.len();
     // The k-th largest of the blocks' maxima has at least k logits that are no smaller: few others need sorting.
     let mut maxima: Vec<f32> =
@@ -243,18 +268,22 @@ fn likeliest(logits: &mut [f32], temperature: f32, tokens: &mut [u32], log_proba
     let log = logits[order[0] as usize].ln();
     tokens.copy_from_slice(&order);
     log_probabilities.iter_mut().zip(below).for_each(|(to, below)| *to = below + log);
+    order.iter().for_each(|&i| logits[i as usize] = 0.0);
+    logits.iter().map(|&p| f64::from(p)).sum::<f64>().ln() as f32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use bantam_nn::random::SplitMix64;
+    use std::path::Path;
 
     #[test]
     fn the_likeliest_come_first_with_their_probabilities() {
         let logits = [2f32.ln(), 0.0, 5f32.ln(), 0.0];
         let (mut tokens, mut log) = ([0; 3], [0.0; 3]);
-        likeliest(&mut logits.clone(), 1.0, &mut tokens, &mut log);
+        let rest = likeliest(&mut logits.clone(), 1.0, &mut tokens, &mut log);
+        assert!((rest.exp() - 1.0 / 9.0).abs() < 1e-6, "{rest}");
         assert_eq!(tokens, [2, 0, 1]);
         let p = log.map(f32::exp);
         assert!((p[0] - 5.0 / 9.0).abs() < 1e-6 && (p[1] - 2.0 / 9.0).abs() < 1e-6 && (p[2] - 1.0 / 9.0).abs() < 1e-6);
@@ -288,8 +317,30 @@ mod tests {
         let mut logits = vec![2.5f32; 10_000];
         logits[7] = 20.3;
         let mut log = [0.0];
-        likeliest(&mut logits, 0.7, &mut [0], &mut log);
+        let rest = likeliest(&mut logits, 0.7, &mut [0], &mut log);
         let others = 9_999.0 * ((2.5f64 - f64::from(20.3f32)) / 0.7).exp();
         assert!((f64::from(log[0]) + others).abs() < 1e-7, "{} is not -{others}", log[0]);
+        assert!((f64::from(rest) - others.ln()).abs() < 1e-5, "{rest} is not {}", others.ln());
+    }
+
+    #[test]
+    fn few_logits_at_once_say_the_same_as_all() {
+        let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures/llama");
+        let model = Model::load(&Checkpoint::open(checkpoint).unwrap()).unwrap();
+        let tokens: Vec<u32> = (0..13).map(|i| 19 * i + 3).collect();
+        let said = |at_once: usize| {
+            let teacher = ModelTeacher::new(&model, "llama", tokens.len(), 3, 2.0);
+            ModelTeacher { at_once, ..teacher }.says(0, &tokens).unwrap()
+        };
+        let (whole, vocab) = (said(LOGITS), model.config().vocab_size);
+        // Another number of columns is another kernel's, and rounded otherwise.
+        let close = |a: &[f32], b: &[f32]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
+        // Five positions at a time leave three for the last part; less than a position's logits are a position's.
+        for positions in [5, 1, 0] {
+            let parts = said(positions * vocab + vocab / 2);
+            assert_eq!(parts.tokens, whole.tokens, "{positions} at once");
+            assert!(close(&parts.log_probabilities, &whole.log_probabilities), "{positions} at once: {parts:?}");
+            assert!(close(&parts.log_rests, &whole.log_rests), "{positions} at once: {parts:?}");
+        }
     }
 }
