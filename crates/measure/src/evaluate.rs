@@ -34,7 +34,7 @@ fn measure(
     progress: &dyn Progress,
 ) -> Result<Evaluation> {
     let path = candidate.path();
-    let categories = divergences(path, model, base, progress)?;
+    let categories = divergences(path, model, base, LOGITS, progress)?;
     let choices = base.tasks.iter().map(|(task, base_answers)| {
         Ok(choice::mark(task, &choice::answers(model, path, tokenizer, task, progress)?, base_answers))
     });
@@ -54,11 +54,12 @@ fn measure(
     })
 }
 
-/// The chunks' scores by category.
+/// The chunks' scores by category, from up to `at_once` logits of each model at a time, but at least those of a token.
 fn divergences(
     path: &Path,
     model: &Model,
     base: &mut Base,
+    at_once: usize,
     progress: &dyn Progress,
 ) -> Result<BTreeMap<Category, Vec<Chunk>>> {
     let context = base.context();
@@ -71,6 +72,7 @@ fn divergences(
         base_head: base.model.session(context),
         vocab: model.config().vocab_size,
         widths: (model.config().embedding_length, base.model.config().embedding_length),
+        at_once,
         logits: [Vec::new(), Vec::new()],
     };
     for text in &mut base.texts {
@@ -96,6 +98,8 @@ struct Pair<'m> {
     base_head: Session<'m>,
     vocab: usize,
     widths: (usize, usize),
+    /// Logits of each model held at once.
+    at_once: usize,
     logits: [Vec<f32>; 2],
 }
 
@@ -110,7 +114,7 @@ impl Pair<'_> {
         self.session.truncate(0);
         let hidden = self.session.forward(&tokens[..context - 1])?[positions.start * width..].to_vec();
 
-        let rows = (LOGITS / self.vocab).max(1);
+        let rows = (self.at_once / self.vocab).max(1);
         let mut chunk = Chunk::with_capacity(positions.len());
         let targets = tokens[positions.start + 1..].chunks(rows);
         for ((targets, hidden), base_hidden) in
@@ -160,4 +164,49 @@ fn difference(candidate: &Tokenizer, base: &Tokenizer, model: &Model, reference:
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Store;
+    use crate::{Options, Suite, Text};
+    use bantam_nn::softmax::Score;
+
+    /// A tiny random model of `bantam-nn`'s tests.
+    fn checkpoint(name: &str) -> Checkpoint {
+        Checkpoint::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures").join(name)).unwrap()
+    }
+
+    #[test]
+    fn few_logits_at_once_give_the_scores_of_all() {
+        const CONTEXT: usize = 32;
+        let folder = tempfile::tempdir().unwrap();
+        let words = "The quick brown fox jumps over the lazy dog, and then? ".repeat(5);
+        let text = Text { category: Category::Prose, name: "fox".into(), source: String::new(), text: words };
+        let suite = Suite { texts: vec![text], tasks: Vec::new() };
+        let store = Store::at(folder.path());
+        let options = Options { context: CONTEXT, chunks: Some(2), samples: false, store };
+        // The candidate's hidden states are half as wide as the base's, so that the one's cannot be cut like the other's.
+        let candidate = checkpoint("gemma3");
+        let mut base = Base::prepare(&checkpoint("llama"), &suite, &options, &()).unwrap();
+        let model = Model::load(&candidate).unwrap();
+        let mut scores = |at_once: usize| -> Vec<Score> {
+            let categories = divergences(candidate.path(), &model, &mut base, at_once, &()).unwrap();
+            categories.into_values().flatten().flatten().collect()
+        };
+        let (whole, vocab) = (scores(LOGITS), model.config().vocab_size);
+        assert_eq!(whole.len(), 2 * scored(CONTEXT).len());
+        // Four tokens at a time leave three for the last part; less than a token's logits are a token's.
+        for tokens in [4, 1, 0] {
+            let parts = scores(tokens * vocab + vocab / 2);
+            assert_eq!(parts.len(), whole.len());
+            for (i, (a, b)) in parts.iter().zip(&whole).enumerate() {
+                // Another number of columns is another kernel's, and rounded otherwise.
+                let apart = [a.kl - b.kl, a.nll - b.nll, a.base_nll - b.base_nll].map(f64::abs);
+                let same = apart.iter().all(|d| *d < 1e-4) && a.same_top == b.same_top;
+                assert!(same, "{tokens} at once, prediction {i}: {a:?} is not {b:?}");
+            }
+        }
+    }
 }

@@ -76,11 +76,6 @@ impl Encoder {
         &self.definition
     }
 
-    /// The tokenizer.
-    pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
-    }
-
     /// How one row is made of a text's.
     pub fn pooling(&self) -> Pooling {
         self.pooling

@@ -15,7 +15,6 @@ pub struct Model {
     config: Config,
     definition: Definition,
     tokens: usize,
-    weights_bytes: usize,
 }
 
 impl Model {
@@ -29,8 +28,7 @@ impl Model {
         check(checkpoint, &config)?;
         let tokens = tokens(checkpoint, &config)?;
         let definition = Definition::load(Loader::new(checkpoint), &config)?;
-        let weights_bytes = checkpoint.tensors().iter().map(|t| t.bytes()).sum();
-        Ok(Self { config, definition, tokens, weights_bytes })
+        Ok(Self { config, definition, tokens })
     }
 
     /// The hyperparameters.
@@ -41,11 +39,6 @@ impl Model {
     /// Tokens of the vocabulary. The embedding may have more rows, which stand for none and are to be predicted by no one.
     pub fn tokens(&self) -> usize {
         self.tokens
-    }
-
-    /// Bytes of all weights.
-    pub fn weights_bytes(&self) -> usize {
-        self.weights_bytes
     }
 
     /// The layers.
@@ -176,11 +169,6 @@ impl Session<'_> {
         self.0.context
     }
 
-    /// Bytes of the cached keys and values.
-    pub fn cache_bytes(&self) -> usize {
-        self.0.run.cache(0).bytes()
-    }
-
     /// Forgets all tokens after the first `position`.
     pub fn truncate(&mut self, position: usize) {
         self.0.truncate(0, position);
@@ -193,7 +181,6 @@ pub struct Batch<'m> {
     run: Run<'m>,
     tokens: Vec<u32>,
     hidden: Vec<f32>,
-    sequences: usize,
     context: usize,
 }
 
@@ -206,7 +193,7 @@ impl<'m> Batch<'m> {
         values: Option<&'m Parameters>,
     ) -> Result<Self> {
         let run = Run::new(&model.config, sequences, format, values)?;
-        Ok(Self { model, run, tokens: Vec::new(), hidden: Vec::new(), sequences, context })
+        Ok(Self { model, run, tokens: Vec::new(), hidden: Vec::new(), context })
     }
 
     /// Appends to each sequence named its tokens; returns the final hidden states of all of them (after the output norm),
@@ -270,11 +257,6 @@ impl<'m> Batch<'m> {
     /// The model.
     pub fn model(&self) -> &'m Model {
         self.model
-    }
-
-    /// How many sequences there are.
-    pub fn sequences(&self) -> usize {
-        self.sequences
     }
 
     /// Tokens in a sequence so far.

@@ -6,15 +6,8 @@ use bantam_formats::{Format, Matrix};
 use std::cell::RefCell;
 use std::collections::HashSet;
 
-/// The weight of a linear layer or an embedding. A closed set of cases, so that what executes weights handles them all;
-/// masked, low-rank and fake-quantized weights will be cases here.
-pub enum Weight {
-    /// Rows of blocks in a number format, as they lie in the checkpoint.
-    Blocks(Blocks),
-}
-
-/// A matrix stored as rows of blocks in a number format.
-pub struct Blocks {
+/// The weight of a linear layer or an embedding: rows of blocks in a number format, as they lie in the checkpoint.
+pub struct Weight {
     /// The format of the rows.
     pub format: &'static Format,
     /// The bytes, row by row.
@@ -25,33 +18,10 @@ pub struct Blocks {
     pub cols: usize,
 }
 
-impl Blocks {
+impl Weight {
     /// The matrix as the kernels take it.
     pub fn matrix(&self) -> Matrix<'_> {
         Matrix { format: self.format, data: &self.data, rows: self.rows, cols: self.cols }
-    }
-}
-
-impl Weight {
-    /// Output features, or tokens of an embedding.
-    pub fn rows(&self) -> usize {
-        match self {
-            Weight::Blocks(blocks) => blocks.rows,
-        }
-    }
-
-    /// Input features, or the width of an embedding.
-    pub fn cols(&self) -> usize {
-        match self {
-            Weight::Blocks(blocks) => blocks.cols,
-        }
-    }
-
-    /// Bytes that executing reads.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Weight::Blocks(blocks) => blocks.data.len(),
-        }
     }
 }
 
@@ -123,7 +93,7 @@ impl<'c> Loader<'c> {
     /// If it is missing or has another shape.
     pub fn matrix(&self, path: &str, rows: usize, cols: usize) -> Result<Weight> {
         let (format, data) = self.tensor(path, &[rows, cols])?;
-        Ok(Weight::Blocks(Blocks { format, data, rows, cols }))
+        Ok(Weight { format, data, rows, cols })
     }
 
     /// The vector at `path`, decoded.

@@ -1,8 +1,12 @@
 //! The training backend against PyTorch and against finite differences, on the tiny models of every family.
 
-use bantam_checkpoint::Checkpoint;
-use bantam_nn::Model;
+use bantam_checkpoint::{Checkpoint, TensorData};
+use bantam_formats::Format;
+use bantam_nn::layers::{Activation, Linear};
+use bantam_nn::random::SplitMix64;
 use bantam_nn::train::{AdamW, CrossEntropy, Optimizer, Parameters, Train};
+use bantam_nn::weights::{Parameter, Weight};
+use bantam_nn::{Backend, Model};
 use std::path::{Path, PathBuf};
 
 const FAMILIES: [&str; 5] = ["llama", "llama-biases", "qwen2", "qwen3", "gemma3"];
@@ -148,4 +152,57 @@ fn the_number_of_threads_changes_nothing() {
         })
     };
     assert_eq!(losses(1), losses(3));
+}
+
+/// A random layer whose values are among the parameters: training finds them there by the paths, and asks the layer for nothing else.
+fn linear(stem: &str, outputs: usize, inputs: usize, parameters: &mut Parameters, random: &mut SplitMix64) -> Linear {
+    let [weight, bias] = ["weight", "bias"].map(|kind| format!("{stem}.{kind}"));
+    let mut normal = |len: usize| (0..len).map(|_| (random.normal() / (inputs as f64).sqrt()) as f32).collect();
+    parameters.insert(&weight, &[outputs, inputs], normal(outputs * inputs));
+    parameters.insert(&bias, &[outputs], normal(outputs));
+    let empty = Weight { format: Format::f32(), data: TensorData::Owned([].into()), rows: outputs, cols: inputs };
+    Linear { path: weight, weight: empty, bias: Some(Parameter { path: bias, values: Vec::new() }) }
+}
+
+/// The models above are so small that each of their products stays on one thread.
+#[test]
+fn products_that_are_shared_among_threads_change_nothing() {
+    // None a multiple of the tiles that products are made of.
+    const ROWS: usize = 161;
+    const INPUTS: usize = 259;
+    const WIDTH: usize = 389;
+    const CLASSES: usize = 131;
+    const { assert!(CLASSES < INPUTS && ROWS * WIDTH * CLASSES > 4 * gemm::DEFAULT_THREADING_THRESHOLD) };
+    let trained = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            assert_eq!(rayon::current_num_threads(), threads);
+            let (mut parameters, mut random) = (Parameters::default(), SplitMix64::new(6));
+            let mut layer = |stem, outputs, inputs| linear(stem, outputs, inputs, &mut parameters, &mut random);
+            let layers = [layer("first", WIDTH, INPUTS), layer("second", WIDTH, WIDTH)];
+            let head = layer("head", CLASSES, WIDTH);
+            let inputs: Vec<f32> = (0..ROWS * INPUTS).map(|_| random.normal() as f32).collect();
+            let targets: Vec<Option<u32>> = (0..ROWS).map(|row| Some((row % CLASSES) as u32)).collect();
+            let mut optimizer = Optimizer::new(AdamW::default(), &parameters);
+            let mut step = || {
+                parameters.clear_gradients();
+                let mut pass = Train::new(&mut parameters, &[ROWS]);
+                let mut x = pass.input(&inputs, INPUTS);
+                for layer in &layers {
+                    let y = pass.linear(layer, &x);
+                    x = pass.activate(Activation::Relu, y);
+                }
+                let loss = pass.loss(&head, &x, &CrossEntropy { targets: &targets }, 1.0);
+                drop(x);
+                pass.backward();
+                optimizer.step(&mut parameters, 1e-3);
+                loss
+            };
+            let losses = [step(), step()];
+            assert!(losses[0].is_finite() && losses[1] != losses[0], "{losses:?}");
+            let values = parameters.variables().iter().flat_map(|v| &v.values);
+            (losses.map(f64::to_bits), values.map(|v| v.to_bits()).collect::<Vec<u32>>())
+        })
+    };
+    assert!(trained(1) == trained(3), "losses or weights differ");
 }

@@ -47,12 +47,12 @@ impl Mlp {
 
     /// Width of the input.
     pub fn inputs(&self) -> usize {
-        self.hidden.first().unwrap_or(&self.head).weight.cols()
+        self.hidden.first().unwrap_or(&self.head).weight.cols
     }
 
     /// Classes.
     pub fn outputs(&self) -> usize {
-        self.head.weight.rows()
+        self.head.weight.rows
     }
 
     /// What the head takes: `[rows, inputs]` to `[rows, the last hidden layer's width]`.

@@ -50,11 +50,6 @@ impl KvCache {
         self.position
     }
 
-    /// Bytes allocated.
-    pub fn bytes(&self) -> usize {
-        self.layers.iter().flatten().flat_map(|store| &store.pages).map(|page| page.len()).sum()
-    }
-
     /// Writes a layer's keys and values, `[tokens, heads * width]`, from the current position on.
     pub(super) fn write(&mut self, layer: usize, keys: &[f32], values: &[f32]) {
         let [key_store, value_store] = &mut self.layers[layer];

@@ -115,14 +115,11 @@ impl<'w> Run<'w> {
 
 /// A weight as it is executed: the values of its path, where there are such.
 fn matrix<'a>(values: Option<&'a Parameters>, path: &str, weight: &'a Weight) -> Matrix<'a> {
-    match (values, weight) {
-        (Some(values), weight) => Matrix {
-            format: Format::f32(),
-            data: bytemuck::cast_slice(values.values(path)),
-            rows: weight.rows(),
-            cols: weight.cols(),
-        },
-        (None, Weight::Blocks(blocks)) => blocks.matrix(),
+    match values {
+        Some(values) => {
+            Matrix { format: Format::f32(), data: bytemuck::cast_slice(values.values(path)), ..weight.matrix() }
+        }
+        None => weight.matrix(),
     }
 }
 
@@ -167,13 +164,13 @@ impl Backend for Run<'_> {
     }
 
     fn linear(&mut self, layer: &Linear, x: &Tensor) -> Tensor {
-        let mut y = self.pool.take(x.rows(), layer.weight.rows());
+        let mut y = self.pool.take(x.rows(), layer.weight.rows);
         self.linear_into(layer, x, &mut y);
         y
     }
 
     fn linears<const N: usize>(&mut self, layers: [&Linear; N], x: &Tensor) -> [Tensor; N] {
-        let mut ys = layers.map(|layer| self.pool.take(x.rows(), layer.weight.rows()));
+        let mut ys = layers.map(|layer| self.pool.take(x.rows(), layer.weight.rows));
         let matrices = layers.map(|layer| matrix(self.values, &layer.path, &layer.weight));
         matmul_each(&matrices, x, &mut ys.each_mut().map(|y| &mut y[..]), &mut self.scratch);
         layers.iter().zip(&mut ys).for_each(|(layer, y)| add_bias(self.values, layer, y));

@@ -37,13 +37,26 @@ impl Head {
         parameters: &mut Parameters,
         pool: &Pool,
     ) -> (f64, Tensor) {
+        self.loss_by_parts(hidden, objective, scale, parameters, pool, LOGITS)
+    }
+
+    /// The same with up to so many logits at once, but at least those of a row.
+    fn loss_by_parts(
+        &self,
+        hidden: &Tensor,
+        objective: &dyn Objective,
+        scale: f32,
+        parameters: &mut Parameters,
+        pool: &Pool,
+        at_once: usize,
+    ) -> (f64, Tensor) {
         let (vocab, width) = (parameters[self.weight].shape[0], hidden.cols());
         let rows: Vec<usize> = (0..hidden.rows()).filter(|&row| objective.counts(row)).collect();
         let mut gradient = pool.take(hidden.rows(), width);
         gradient.fill(0.0);
         let weight = scale / rows.len().max(1) as f32;
         let mut total = 0.0;
-        for rows in rows.chunks((LOGITS / vocab).max(1)) {
+        for rows in rows.chunks((at_once / vocab).max(1)) {
             let mut chosen = pool.take(rows.len(), width);
             for (chosen, &row) in chosen.chunks_exact_mut(width).zip(rows) {
                 chosen.copy_from_slice(&hidden[row * width..][..width]);
@@ -113,5 +126,73 @@ impl Objective for CrossEntropy<'_> {
 
     fn counts(&self, row: usize) -> bool {
         self.targets[row].is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::SplitMix64;
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+
+    const VOCAB: usize = 11;
+
+    /// The negative log-likelihood, and where in memory the rows of logits lay.
+    struct Noted<'a> {
+        objective: CrossEntropy<'a>,
+        places: Mutex<BTreeSet<usize>>,
+    }
+
+    impl Objective for Noted<'_> {
+        fn loss(&self, row: usize, logits: &mut [f32]) -> f64 {
+            self.places.lock().unwrap().insert(logits.as_ptr() as usize);
+            self.objective.loss(row, logits)
+        }
+
+        fn counts(&self, row: usize) -> bool {
+            self.objective.counts(row)
+        }
+    }
+
+    /// The loss of ten rows, of which two do not count; the gradients of hidden states, weight and bias; and for how many rows of logits there
+    /// was memory.
+    fn loss(at_once: usize) -> (f64, [Vec<f32>; 3], usize) {
+        const ROWS: usize = 10;
+        const WIDTH: usize = 6;
+        let mut random = SplitMix64::new(5);
+        let mut normal = |len: usize| (0..len).map(|_| random.normal() as f32).collect::<Vec<f32>>();
+        let (mut parameters, pool) = (Parameters::default(), Pool::default());
+        parameters.insert("output.weight", &[VOCAB, WIDTH], normal(VOCAB * WIDTH));
+        parameters.insert("output.bias", &[VOCAB], normal(VOCAB));
+        let mut hidden = pool.take(ROWS, WIDTH);
+        hidden.copy_from_slice(&normal(ROWS * WIDTH));
+        let targets: Vec<Option<u32>> = (0..ROWS).map(|row| (row % 4 != 3).then_some(row as u32)).collect();
+        let objective = Noted { objective: CrossEntropy { targets: &targets }, places: Mutex::default() };
+        let head = Head { weight: 0, bias: Some(1) };
+        let (loss, gradient) = head.loss_by_parts(&hidden, &objective, 0.5, &mut parameters, &pool, at_once);
+        for (row, gradient) in gradient.chunks_exact(WIDTH).enumerate() {
+            assert_eq!(gradient.iter().any(|&g| g != 0.0), targets[row].is_some(), "row {row}");
+        }
+        let [weight, bias] = [0, 1].map(|at| parameters[at].gradient.clone());
+        (loss, [gradient.to_vec(), weight, bias], objective.places.into_inner().unwrap().len())
+    }
+
+    #[test]
+    fn a_loss_taken_in_parts_is_that_of_all_rows_together() {
+        let (whole, gradients, rows) = loss(LOGITS);
+        assert_eq!(rows, 8, "those that count, in one part");
+        // Three rows at a time leave two for the last part; less than a row is a row.
+        for (at_once, rows) in [(3 * VOCAB + 5, 3), (1, 1)] {
+            let (parts, by_parts, held) = loss(at_once);
+            assert_eq!(held, rows, "rows of logits at once");
+            assert!((parts - whole).abs() < 1e-5, "{rows} at once: {parts} is not {whole}");
+            for (name, (a, b)) in ["hidden", "weight", "bias"].iter().zip(by_parts.iter().zip(&gradients)) {
+                assert!(
+                    a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5),
+                    "{rows} at once, {name}: {a:?} is not {b:?}"
+                );
+            }
+        }
     }
 }
