@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SmolLM2-135M to students of two thirds and one third of its parameters (some of its layers) and to one from a configuration,
+# SmolLM2-135M to students of two thirds, half and a third of its parameters (some of its layers) and to one from a configuration,
 # each distilled and, for as many operations (the teacher's count too) on the same text, trained on labels alone; then all are
 # measured against the teacher.
 #
@@ -40,11 +40,12 @@ make() {
 }
 
 make two-thirds --layers 0-8,21-29
+make one-half --layers 0-5,25-29
 make one-third --layers 0,1,10,20,29
 make config --config "$output/small.json"
 
 candidates=()
-for name in two-thirds one-third config; do
+for name in two-thirds one-half one-third config; do
     candidates+=("$output/$name.gguf" "$output/$name-distilled.gguf" "$output/$name-labels.gguf")
 done
 "${bantam[@]}" compare "$teacher" "${candidates[@]}" -o "$output/report"

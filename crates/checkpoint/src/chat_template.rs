@@ -3,7 +3,7 @@
 //! A template is Jinja2 in the dialect of transformers' `apply_chat_template`: blocks are trimmed, strings have Python's
 //! methods, and `raise_exception`, `strftime_now` and `{% generation %}` exist.
 
-use crate::{Checkpoint, Error, Metadata, Result};
+use crate::{Checkpoint, Error, Metadata, Result, calendar};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, ErrorKind, context};
@@ -157,7 +157,7 @@ const WEEKDAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday
 /// `seconds` since 1970 by the letters that templates use; others stay as they are.
 fn strftime(format: &str, seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil_date(days);
+    let (year, month, day) = calendar::date(days);
     let (month_name, weekday) = (MONTHS[month as usize - 1], WEEKDAYS[(days % 7) as usize]);
     let mut text = String::new();
     let mut chars = format.chars();
@@ -185,25 +185,6 @@ fn strftime(format: &str, seconds: u64) -> String {
         text.push_str(&field);
     }
     text
-}
-
-/// Year, month and day of a day since 1970, by counting: a template asks once a prompt.
-fn civil_date(mut days: u64) -> (u64, u64, u64) {
-    let leap = |year: u64| (year.is_multiple_of(4) && !year.is_multiple_of(100)) || year.is_multiple_of(400);
-    let mut year = 1970;
-    while days >= 365 + u64::from(leap(year)) {
-        days -= 365 + u64::from(leap(year));
-        year += 1;
-    }
-    let mut month = 1;
-    for length in [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if days < length {
-            break;
-        }
-        days -= length;
-        month += 1;
-    }
-    (year, month, days + 1)
 }
 
 /// JSON as Python's `json.dumps(value, ensure_ascii=False)` writes it, with its spaces, and `indent` if it is asked for.

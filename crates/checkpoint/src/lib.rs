@@ -13,6 +13,7 @@
 //!
 //! Invariant: this crate uses `formats` and knows nothing of execution.
 
+pub mod calendar;
 pub mod chat_template;
 pub mod checkpoint;
 pub mod config;

@@ -3,9 +3,10 @@
 use crate::args::{Global, above_zero};
 use crate::calibration::Calibrated;
 use crate::intermediate::Intermediate;
-use crate::{forecast, output, progress};
+use crate::tuning::Foretold;
+use crate::{forecast, output, progress, training};
 use anyhow::{bail, ensure};
-use bantam_checkpoint::output::{beside, put_aside};
+use bantam_checkpoint::output::beside;
 use bantam_checkpoint::{Checkpoint, Config};
 use bantam_formats::Format;
 use bantam_shrink::Mix;
@@ -129,8 +130,8 @@ pub struct Choosing<'a> {
     /// Where what is measured is kept for the next time.
     pub kept: Option<&'a Path>,
     pub calibrated: &'a Calibrated,
-    /// Bytes of a file's size that are left for what later steps say of themselves.
-    pub record: u64,
+    /// What its scales are trained like afterwards; what that says of itself is a part of the size.
+    pub tuning: Foretold,
 }
 
 impl Choosing<'_> {
@@ -183,7 +184,7 @@ impl Choosing<'_> {
         let weights = self.checkpoint.weights() as usize;
         let file_bytes = |mix: &_| {
             let plan = Plan::new(of, mix)?.with_settings(&self.calibrated.settings);
-            Ok(plan.file_bytes(self.calibrated.method()) + self.record)
+            Ok(plan.file_bytes(self.calibrated.method()) + self.tuning.record)
         };
         let of_size = |choices: &[Sensitivity]| self.budget.allocate(of, weights, choices, &file_bytes);
         match speed {
@@ -202,10 +203,7 @@ impl Choosing<'_> {
                 Kept::open(&path, checkpoint, text).or_else(|e| match e {
                     bantam_shrink::Error::InUse { .. } => Err(e),
                     _ => {
-                        if let Some(other) = put_aside(&path) {
-                            let (path, other) = (path.display(), other.display());
-                            output::say(format_args!("note: {path} is of something else; it is kept as {other}"));
-                        }
+                        output::set_aside(&path);
                         Kept::open(&path, checkpoint, text)
                     }
                 })?
@@ -218,7 +216,8 @@ impl Choosing<'_> {
             let rates = Rates::of(checkpoint, text)?;
             let left = 1.0 - kept.count() as f64 / tensors(checkpoint).max(1) as f64;
             let rounding = rates.rounding_to_bits(self.calibrated.method(), self.budget.bits(checkpoint));
-            forecast::say(&[(left * rates.measuring()?, "measure"), (rounding, "round")]);
+            let training = rates.tuning(self.tuning.tokens, training::products(checkpoint));
+            forecast::say(&[(left * rates.measuring()?, "measure"), (rounding, "round"), (training, "train scales")]);
         }
         let bar = progress::bar(global, "measure tensors", tensors(checkpoint), "tensors");
         let measured = measure(checkpoint, text, kept, &mut || bar.inc(1));

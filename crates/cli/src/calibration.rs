@@ -8,7 +8,7 @@ use bantam_checkpoint::imatrix::{Entry, Imatrix};
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_checkpoint::{Checkpoint, Config};
 use bantam_nn::Model;
-use bantam_shrink::calibrate::{Overlap, Walk, default_text};
+use bantam_shrink::calibrate::{Walk, default_text};
 use bantam_shrink::estimate::Rates;
 use bantam_shrink::quantize::{Importance, Method, cause, check_importance};
 use bantam_shrink::text::{Mixture, Source, SourceSpec};
@@ -54,7 +54,7 @@ pub struct CalibrationArgs {
 /// How much time to take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Effort {
-    /// Seconds: each weight by itself, with importance if there is text or a matrix to learn it from
+    /// Seconds: each weight by itself, with importance if there is a matrix or text to learn it from (a minute or more)
     Fast,
     /// Minutes: with error feedback, on the text that comes with bantam if none is given
     Balanced,
@@ -256,7 +256,7 @@ impl CalibrationArgs {
                 "note: the calibration text has {tokens} tokens, fewer than {enough}: more text, and less would be lost"
             ));
         }
-        warn_of_overlap(sequences.iter().map(|s| &s[..]), &tokenizer);
+        data::warn_of_overlap(sequences.iter().map(|s| &s[..]), &tokenizer, "calibrated on");
         let names = names(files);
         let settings = [
             ("calibration", names.join(", ")),
@@ -330,23 +330,6 @@ fn default_sources(tokenizer: &Tokenizer, length: usize) -> anyhow::Result<Vec<S
         Source::of_texts(spec, texts, tokenizer, length)
     };
     Ok(categories.into_iter().map(source).collect::<Result<_, _>>()?)
-}
-
-/// A share of the evaluation's text above which the result would flatter.
-const TELLING: f64 = 0.01;
-
-/// Says so where text that bantam measures on is calibrated on.
-pub fn warn_of_overlap<'a>(sequences: impl Iterator<Item = &'a [u32]>, tokenizer: &Tokenizer) {
-    let suite = bantam_measure::data::suite(bantam_measure::data::SUITES[0]).expect("the default suite");
-    let mut overlap = Overlap::with(suite.texts.iter().map(|text| (text.category.name(), &text.text)));
-    sequences.for_each(|tokens| overlap.see(&tokenizer.decode(tokens)));
-    for (category, share) in overlap.shares().filter(|(_, share)| *share > TELLING) {
-        let percent = 100.0 * share;
-        output::say(format_args!(
-            "warning: {percent:.0} % of bantam's {category} evaluation text is in the calibration text; what `bantam eval` \
-             measures of it will look better than it is"
-        ));
-    }
 }
 
 /// Runs text through the model; returns the mean squares of what its linear layers see.

@@ -5,6 +5,7 @@ use crate::output;
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::chat_template::ChatTemplate;
 use bantam_checkpoint::tokenizer::Tokenizer;
+use bantam_shrink::calibrate::Overlap;
 use bantam_shrink::text::{Source, SourceSpec};
 
 /// What the files are called in a record: without their folders, since that must not depend on where a user keeps them.
@@ -32,4 +33,24 @@ pub fn read(files: &[SourceSpec], model: &Checkpoint, length: usize, global: &Gl
         }
     }
     Ok(sources)
+}
+
+/// A share of what is measured on above which the result would flatter.
+const TELLING: f64 = 0.01;
+
+/// Says so where these sequences, which are `used` so, hold text or questions that bantam measures on.
+pub fn warn_of_overlap<'a>(sequences: impl Iterator<Item = &'a [u32]>, tokenizer: &Tokenizer, used: &str) {
+    let suite = bantam_measure::data::suite(bantam_measure::data::SUITES[0]).expect("the default suite");
+    let texts = suite.texts.iter().map(|text| (format!("{} evaluation text", text.category.name()), &text.text));
+    let questions = suite.tasks.iter().flat_map(|task| task.questions.iter().map(move |question| (task, question)));
+    let questions = questions.map(|(task, question)| (format!("{} questions", task.category.name()), &question.prompt));
+    let mut overlap = Overlap::with(texts.chain(questions));
+    sequences.for_each(|tokens| overlap.see(&tokenizer.decode(tokens)));
+    for (measured_on, share) in overlap.shares().filter(|(_, share)| *share > TELLING) {
+        let percent = 100.0 * share;
+        output::say(format_args!(
+            "warning: {percent:.0} % of bantam's {measured_on} is in the text that is {used}; what `bantam eval` measures \
+             of it will look better than it is"
+        ));
+    }
 }

@@ -27,6 +27,8 @@ pub struct EmbeddingArgs {
     pub fixed_tokens: bool,
 }
 
+const MAP_IS_OF_LAYERS: &str = "--map says which hidden states are matched; give --match hidden too";
+
 impl EmbeddingArgs {
     /// Whether anything of this was asked for.
     pub fn given(&self) -> bool {
@@ -41,10 +43,7 @@ impl EmbeddingArgs {
             self.matching.as_ref().is_none_or(|matching| *matching == only_hidden) && !self.fixed_tokens,
             "the teacher is a language model: of --match only `hidden` and `hidden-cosine` are for it, and --fixed-tokens is for encoders; what it says is matched by --divergence and --soft"
         );
-        ensure!(
-            self.map.is_none() || hidden.any(),
-            "--map says which hidden states are matched; give --match hidden too"
-        );
+        ensure!(self.map.is_none() || hidden.any(), MAP_IS_OF_LAYERS);
         Ok(hidden)
     }
 
@@ -103,6 +102,7 @@ impl Distillation<'_> {
         );
         let (teacher, student) = (Encoder::load(self.teacher)?, Encoder::load(self.student)?);
         let matching = args.matching.clone().unwrap_or(EmbeddingMatching { cosine: 1.0, ..Default::default() });
+        ensure!(args.map.is_none() || matching.of_layers(), MAP_IS_OF_LAYERS);
         let (ours, theirs) = (student.definition().layers(), teacher.definition().layers());
         let layers = args.layers(ours, theirs, self.taken.as_deref())?;
         let mut length = self.data.length;
@@ -172,7 +172,7 @@ pub fn are_encoders(teacher: &Checkpoint, student: &Checkpoint) -> anyhow::Resul
     match (Encoder::is(teacher)?, Encoder::is(student)?) {
         (ours, theirs) if ours == theirs => Ok(ours),
         (teaching, learning) => bail!(
-            "{} is {} and {} {}: a student learns from a teacher of its kind",
+            "{} is {} and {} {}: only models of one kind can be set beside each other",
             teacher.path().display(),
             kind(teaching),
             student.path().display(),

@@ -8,7 +8,7 @@ use crate::{
 use anyhow::{Context, bail};
 use bantam_checkpoint::output::OutputFile;
 use bantam_checkpoint::tokenizer::Tokenizer;
-use bantam_checkpoint::{Checkpoint, provenance};
+use bantam_checkpoint::{Checkpoint, calendar, provenance};
 use bantam_measure::results::{Evaluation, Report};
 use bantam_measure::{Base, Options, Suite, Text, data, evaluate, machine};
 use bantam_nn::Model;
@@ -92,7 +92,7 @@ impl<'g> Comparison<'g> {
         let report = Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             date: now(),
-            command: std::env::args().collect::<Vec<_>>().join(" "),
+            command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" "),
             machine: machine::detect(),
             base: prepared.summary().clone(),
             base_speed,
@@ -149,6 +149,11 @@ pub fn file_name(path: &Path) -> String {
 pub const PAGE: &str = "report.html";
 pub const REPORT: &str = "report.json";
 
+/// The report that lies in a directory, if there is one.
+pub fn earlier_report(directory: &Path) -> Option<Report> {
+    std::fs::read(directory.join(REPORT)).ok().and_then(|json| serde_json::from_slice(&json).ok())
+}
+
 /// Writes `report.html` and `report.json` into a directory, each whole or not at all.
 pub fn write_report(report: &Report, directory: &Path) -> anyhow::Result<()> {
     let write = |name: &str, content: &[u8]| {
@@ -165,31 +170,6 @@ pub fn write_report(report: &Report, directory: &Path) -> anyhow::Result<()> {
 fn now() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days as i64);
+    let (year, month, day) = calendar::date(days);
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
-}
-
-/// The date that lies `days` after 1970-01-01 (Hinnant, chrono-compatible low-level date algorithms).
-fn civil(days: i64) -> (i64, i64, i64) {
-    let z = days + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::civil;
-
-    #[test]
-    fn dates_are_right_around_leap_days() {
-        assert_eq!(civil(0), (1970, 1, 1));
-        assert_eq!(civil(11_016), (2000, 2, 29));
-        assert_eq!(civil(20_781), (2026, 11, 24));
-    }
 }

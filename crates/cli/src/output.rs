@@ -2,9 +2,11 @@
 
 use crate::args::Global;
 use anyhow::{Context, bail};
+use bantam_checkpoint::output::put_aside;
 use bantam_measure::results::Report;
 use std::fmt;
 use std::io::Write;
+use std::path::Path;
 
 pub use bantam_measure::report::bytes;
 
@@ -45,6 +47,18 @@ pub fn line(text: fmt::Arguments<'_>) -> anyhow::Result<()> {
 /// Tells the user something beside the result, on standard error. Where nobody can be told, nothing is lost.
 pub fn say(text: fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Gives what another run left another name, so that it is in nobody's way, and says so.
+pub fn set_aside(path: &Path) {
+    if let Some(other) = put_aside(path) {
+        say(format_args!("note: {} is of something else; it is kept as {}", path.display(), other.display()));
+    }
+}
+
+/// A path in a result: JSON has no names that are not UTF-8, and what was done is to be told all the same.
+pub fn path<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 /// Prints a serializable result as JSON.

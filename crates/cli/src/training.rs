@@ -6,6 +6,7 @@ use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::output::beside;
 use bantam_checkpoint::provenance::{Step, Training};
+use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_formats::Format;
 use bantam_nn::Model;
 use bantam_nn::train::{AdamW, Parameters, Sgd};
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 #[derive(Args)]
 pub struct DataArgs {
     /// Files to learn from: text, or .jsonl or .parquet with `text`, `messages`, or `prompt` and `completion`; a category may stand before and a weight after, as in
-    /// code=examples.txt:0.5
+    /// code=examples.txt:0.5 (1 for files without one, if any has one; otherwise all are drawn as if in one file)
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub data: Vec<SourceSpec>,
     /// Tokens of a sequence
@@ -36,9 +37,12 @@ impl DataArgs {
         self.data.iter().map(|spec| &spec.path)
     }
 
-    /// Reads all files.
+    /// Reads all files, and says so where they hold what bantam measures on.
     pub fn read(&self, model: &Checkpoint, global: &Global) -> anyhow::Result<Vec<Source>> {
-        data::read(&self.data, model, self.length, global)
+        let sources = data::read(&self.data, model, self.length, global)?;
+        let sequences = sources.iter().flat_map(|source| &source.sequences).map(|sequence| &sequence.tokens[..]);
+        data::warn_of_overlap(sequences, &Tokenizer::of(model)?, "learned from");
+        Ok(sources)
     }
 }
 
@@ -150,6 +154,7 @@ impl StepArgs {
 /// What came of a run.
 #[derive(Serialize)]
 pub struct Trained {
+    #[serde(serialize_with = "crate::output::path")]
     output: PathBuf,
     file_bytes: u64,
     steps: u64,

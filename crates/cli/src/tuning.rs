@@ -1,7 +1,8 @@
 //! Training a quantized model's scales: `tune`, and the last step of `quantize --effort best`.
 
 use crate::args::{Global, at_least_one};
-use crate::{calibration, forecast, progress, training};
+use crate::output::set_aside;
+use crate::{calibration, data, forecast, progress, training};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::output::{ScratchDir, beside, parent};
@@ -80,6 +81,7 @@ const TOO_FAR: f64 = 1.25;
 /// What came of it.
 #[derive(Serialize)]
 pub struct Tuned {
+    #[serde(serialize_with = "crate::output::path")]
     pub output: PathBuf,
     pub file_bytes: u64,
     /// The cosine between gradients on two parts of the text, unless a learning rate was given.
@@ -117,6 +119,15 @@ const HELD_OUT: (usize, usize) = (8, 16);
 /// The most bytes that the record of tuning adds to a file, beside the names of its text.
 const RECORD: u64 = 8 << 10;
 
+/// What is known of a run before it.
+#[derive(Clone, Copy, Default)]
+pub struct Foretold {
+    /// The most bytes that its record adds to a file.
+    pub record: u64,
+    /// Tokens that it learns from.
+    pub tokens: usize,
+}
+
 /// Text to learn on and to judge by.
 pub struct Text {
     names: Vec<String>,
@@ -130,22 +141,28 @@ impl Text {
         let mut sources = calibration::sources(files, base, args.length, global)?;
         let held_out = hold_out(&mut sources);
         ensure!(
-            !held_out.is_empty() && sources.iter().any(|s| !s.sequences.is_empty()),
+            !held_out.is_empty() && !sources.is_empty(),
             "the text has too few sequences of {} tokens to train scales on and hold some out: give more",
             args.length
         );
         Ok(Self { names: calibration::names(files), sources, held_out })
     }
 
-    /// The most bytes that the record of tuning on it adds to a file.
-    pub fn record(&self) -> u64 {
-        RECORD + self.names.join(", ").len() as u64
+    /// What a run on it will be like.
+    pub fn foretells(&self, args: &TuningArgs) -> Foretold {
+        let judged: usize = self.held_out.iter().map(|s| s.tokens.len()).sum();
+        // Judging is going forth, twice; learning is that and back, which is as much again.
+        let judging = judged * (1 + looks(args.steps as u64).len()) / 2;
+        Foretold {
+            record: RECORD + self.names.join(", ").len() as u64,
+            tokens: (args.steps + LOOKED_AT as usize) * args.batch * args.length + judging,
+        }
     }
 
     /// Says so where it is text that bantam measures on.
     pub fn warn_of_overlap(&self, base: &Checkpoint) -> anyhow::Result<()> {
         let sequences = self.sources.iter().flat_map(|s| &s.sequences).map(|s| &s.tokens[..]);
-        calibration::warn_of_overlap(sequences, &Tokenizer::of(base)?);
+        data::warn_of_overlap(sequences, &Tokenizer::of(base)?, "learned from");
         Ok(())
     }
 }
@@ -296,7 +313,7 @@ impl<'a> Nearest<'a> {
         let divergence = match path.exists() {
             true if goes_on => judge(&path)?,
             true => {
-                std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?; // of another run
+                set_aside(&path);
                 before
             }
             false => before,
@@ -330,11 +347,11 @@ fn looks(steps: u64) -> Vec<u64> {
 }
 
 /// Takes sequences out that nothing is learned from: every so many of all, as many of each source.
-fn hold_out(sources: &mut [Source]) -> Vec<Sequence> {
+fn hold_out(sources: &mut Vec<Source>) -> Vec<Sequence> {
     let (every, most) = HELD_OUT;
     let each = (most / sources.len().max(1)).max(1);
     let (mut at, mut held_out) = (0, Vec::new());
-    for source in sources {
+    for source in &mut *sources {
         let mut taken = 0;
         let there = held_out.len();
         let take = |_: &mut Sequence| {
@@ -345,6 +362,8 @@ fn hold_out(sources: &mut [Source]) -> Vec<Sequence> {
         };
         held_out.extend(source.sequences.extract_if(.., take));
     }
+    // Of one that has none left nothing could be drawn, whatever its weight.
+    sources.retain(|source| !source.sequences.is_empty());
     held_out
 }
 
@@ -390,6 +409,7 @@ mod tests {
             let all = files * sequences().len();
             let held = hold_out(&mut sources);
             assert_eq!(held.len(), held_out, "{files} files");
+            assert!(sources.iter().all(|source| !source.sequences.is_empty()), "{files} files");
             assert_eq!(held.len() + sources.iter().map(|s| s.sequences.len()).sum::<usize>(), all);
         }
     }

@@ -76,7 +76,15 @@ fn calibrating_on_what_is_measured_is_said() {
     let said = common::stderr(
         &folder.run("quantize model.gguf --to Q4_0 --calibrate leaked.txt --calibration-length 128 --calibration-tokens 4000 -o out.gguf"),
     );
-    assert!(said.contains("evaluation text is in the calibration text"), "{said}");
+    assert!(
+        said.contains("evaluation text is in the text that is calibrated on") && !said.contains("questions"),
+        "{said}"
+    );
+    let prompts: Vec<&str> = suite.tasks.iter().flat_map(|t| &t.questions).map(|q| &q.prompt[..]).collect();
+    folder.write("questions.txt", prompts.join("\n\n"));
+    let said =
+        common::stderr(&folder.run("train model.gguf --data questions.txt --length 64 --steps 1 -o trained.gguf"));
+    assert!(said.contains("questions is in the text that is learned from"), "{said}");
 }
 
 #[test]
@@ -204,6 +212,59 @@ fn broken_weights_are_named_and_leave_nothing_behind() {
         let quick = if how.contains("calibrate") || how.contains("bits") { QUICK } else { "" };
         folder.refuses(&format!("quantize model.gguf {how} {quick} -o out"), &said);
     }
+}
+
+/// Weights that are finite, of which what a layer computes is not.
+#[test]
+fn activations_that_overflow_are_named_and_leave_nothing_behind() {
+    let folder = Folder::new();
+    // In the second layer: when it is refused the first is rounded already, and kept.
+    let write = |value| {
+        let broken = Some(("blk.1.ffn_up.weight", value));
+        Model { layers: 2, broken, ..Model::default() }.write(&folder.path("model.gguf"));
+    };
+    let said = ["model.gguf: what `blk.1.ffn_down.weight`", "in channel 0 is not finite"];
+    let refuses = |how: &str| {
+        folder.refuses(&format!("quantize model.gguf --to Q4_0 --calibrate {how} {QUICK} -o out.gguf"), &said)
+    };
+    write(3e38);
+    for how in ["", "--method descent", "--method gptq"] {
+        refuses(how);
+    }
+    // Here it is the mean of the squares that overflows.
+    write(1e30);
+    refuses("--method importance --save-imatrix im.gguf");
+}
+
+/// What layers see is what those before give when rounded: the same as if those had been rounded before, in a file of their own.
+#[test]
+fn layers_are_rounded_for_what_the_rounded_ones_before_give() {
+    let folder = folder();
+    Model { layers: 2, ..Model::default() }.write(&folder.path("model.gguf"));
+    let roles = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+    for layer in [0, 1] {
+        let rule = |role| format!("{{ tensor = \"blk.{layer}.{role}\", format = \"Q4_0\" }}");
+        let rules = roles.map(rule).join(", ");
+        folder.write(&format!("only-{layer}.toml"), format!("default = \"F32\"\nhead = \"F32\"\nrules = [{rules}]\n"));
+    }
+    let rounded = |from: &str, to: &str, output: &str| {
+        let options = format!("--calibrate text.txt --method gptq {QUICK}");
+        folder.succeeds(&format!("quantize {from} --to {to} {options} -o {output}"));
+        let file = bantam_checkpoint::Checkpoint::open(folder.path(output)).unwrap();
+        move |name: &str| file.data(name).unwrap().to_vec()
+    };
+    let at_once = rounded("model.gguf", "Q4_0", "at-once.gguf");
+    let before = rounded("model.gguf", "only-0.toml", "first.gguf");
+    let after = rounded("first.gguf", "Q4_0", "after.gguf");
+    // Were layer 1 rounded for what the exact layer 0 gives, it would be another.
+    let without = rounded("model.gguf", "only-1.toml", "without.gguf");
+    for role in roles {
+        let [zeroth, first] = [0, 1].map(|layer| format!("blk.{layer}.{role}.weight"));
+        assert!(at_once(&zeroth) == before(&zeroth) && before(&zeroth) == after(&zeroth), "{zeroth}");
+        assert!(at_once(&first) == after(&first), "{first}");
+        assert!(at_once(&first) != without(&first), "{first} does not depend on the layer before");
+    }
+    assert!(at_once("token_embd.weight") == after("token_embd.weight"), "the head");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod common;
 
-use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::{Checkpoint, GgufWriter, TensorInfo};
 use common::{Folder, Model};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -154,6 +154,11 @@ fn shrink_tries_formats_chosen_within_the_size() {
     let loss = |e: &serde_json::Value| e["overall"]["kl_divergence"]["mean"].as_f64().unwrap();
     let chosen = &tried[json["chosen"].as_u64().unwrap() as usize];
     assert!(tried.iter().all(|e| loss(chosen) <= loss(e)), "{json}");
+    // Its report says which files are its own: nothing else takes that report's place.
+    let compare = format!("compare model.gguf small/model-fit.gguf {QUICK}");
+    folder.refuses(&format!("{compare} -o small"), &["small", "report.json", "bantam compare"]);
+    folder.succeeds(&format!("{compare} -o report"));
+    folder.succeeds(&format!("{compare} -o report"));
     // Smaller than any level.
     let below = json["evaluations"].as_array().unwrap().iter().map(|e| e["candidate"]["file_bytes"].as_u64().unwrap());
     let below = below.min().unwrap() - 1;
@@ -188,13 +193,44 @@ fn shrink_goes_on_where_it_was_stopped() {
     assert!(chosen("whole") == chosen("killed") && chosen("whole").iter().flatten().count() == 1);
 }
 
+/// Writes `model.gguf` as `padded.gguf`, with rows in its embedding that stand for no token and are likelier than any: GGUF files may be
+/// padded so.
+fn pad(folder: &Folder) {
+    const MORE: usize = 64;
+    let model = Checkpoint::open(folder.path("model.gguf")).unwrap();
+    let rows = model.tensor("token_embd.weight").unwrap().rows() + MORE;
+    let info = |tensor: &TensorInfo| {
+        let mut info = tensor.clone();
+        if info.name == "token_embd.weight" {
+            info.shape[0] = rows;
+        }
+        info
+    };
+    let infos: Vec<TensorInfo> = model.tensors().iter().map(info).collect();
+    let mut metadata = model.metadata().clone();
+    metadata.set("llama.vocab_size", bantam_checkpoint::Value::U32(rows as u32));
+    let mut writer = GgufWriter::create(&folder.path("padded.gguf"), &metadata, &infos).unwrap();
+    for info in &infos {
+        let mut values = weights(&model, &info.name);
+        let more: Vec<f32> = values.iter().take(info.len() - values.len()).map(|v| 20.0 * v).collect();
+        values.extend(more);
+        writer.write(bytemuck::cast_slice(&values)).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
 #[test]
 fn run_is_reproducible_by_its_seed() {
     let folder = folder();
-    let text =
-        |seed: u32| folder.succeeds(&format!("run model.gguf -p hello -n 30 --temperature 1 --top-k 0 --seed {seed}"));
+    let said = |model: &str, seed: u32| {
+        folder.succeeds(&format!("run {model} -p hello -n 30 --temperature 1 --top-k 0 --seed {seed}"))
+    };
+    let text = |seed| said("model.gguf", seed);
     assert_eq!(text(7), text(7));
     assert_ne!(text(7), text(8));
+    // What is no token is not chosen, however likely.
+    pad(&folder);
+    assert_eq!(said("padded.gguf", 7), text(7));
     let json = folder.json("run model.gguf -p hello -n 5 --temperature 0");
     assert_eq!(json["prompt_tokens"], 4);
     assert!(json["tokens"].as_u64().unwrap() <= 5);

@@ -174,6 +174,8 @@ fn a_full_disk_leaves_nothing() {
     }
 }
 
+/// Only a file system can be truly full, and only who may mount one has a small one to fill: others skip this, and say so, since a test has
+/// no other way out than to pass.
 #[test]
 fn a_full_file_system_leaves_nothing() {
     let folder = Folder::with_model();
@@ -182,7 +184,7 @@ fn a_full_file_system_leaves_nothing() {
     let mounted =
         std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(&disk).output();
     if !mounted.is_ok_and(|m| m.status.success()) {
-        println!("skipped: no right to mount a small file system here");
+        eprintln!("skipped: no right to mount a small file system here");
         return;
     }
     let commands = ["quantize model.gguf --to Q8_0 -o disk/out.gguf", "convert model.gguf disk/hf"];

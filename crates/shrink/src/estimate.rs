@@ -152,6 +152,15 @@ impl<'a> Rates<'a> {
         Ok(seconds)
     }
 
+    /// What [training scales](crate::tune) takes, if it learns from so many tokens, each multiplied with so many weights.
+    pub fn tuning(&self, tokens: usize, weights: f64) -> f64 {
+        /// The student's way forth, twice as much back, and the base's way forth.
+        const PASSES: f64 = 4.0;
+        /// For what is no product of matrices: making weights of scales, attention, probabilities.
+        const ALL_ELSE: f64 = 1.5;
+        PASSES * ALL_ELSE * tokens as f64 * weights * self.product
+    }
+
     /// What the moments of the inputs of so many layers take, and of those of the head, with their factors.
     fn looking(&self, tokens: f64, layers: f64) -> f64 {
         tokens * self.product * self.inputs(layers, Moments::work)

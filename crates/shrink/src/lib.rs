@@ -3,7 +3,9 @@
 //! A step reads tensors lazily, writes them streamed, and records in the output's metadata what it did
 //! (`bantam.provenance`). Where to start: [`quantize`] for the step, [`mix`] for which tensor gets which format.
 //!
-//! Invariant: a step never needs the whole model in memory, and its output depends neither on time nor on threads.
+//! Invariant: what a step writes does not depend on threads, nor on time unless a speed is asked for, which [`allocate::Speed`] times here.
+//! Memory: steps that round, widen or take over weights decode them part by part; [`train`], [`distill`] and [`tune`] hold the whole
+//! model in F32 beside its gradients, and [`allocate`] a model that is packed already in half precision.
 
 pub mod allocate;
 pub mod calibrate;

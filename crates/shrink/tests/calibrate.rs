@@ -43,7 +43,7 @@ fn every_linear_layer_is_seen_with_all_tokens() {
         let tokens: usize = sequences.iter().map(|s| s.len()).sum();
         model.visit_linears_mut(&mut |linear| {
             let moments = &inputs[&linear.path];
-            assert_eq!((moments.tokens(), moments.cols()), (tokens as u64, linear.weight.cols()), "{}", linear.path);
+            assert_eq!((moments.tokens(), moments.cols()), (tokens as u64, linear.weight.cols), "{}", linear.path);
         });
         // What the head sees are the hidden states that a session gives.
         let head = &inputs[&model.definition().head().path];

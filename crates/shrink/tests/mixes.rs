@@ -58,6 +58,10 @@ fn mixes_choose_what_llama_quantize_chooses() {
 
 #[test]
 fn an_unknown_mix_is_refused_with_the_known_ones() {
-    let message = Mix::by_name("Q4_K_XL").unwrap_err().to_string();
-    assert!(message.contains("Q4_K_XL") && message.contains("Q4_K_M"), "{message}");
+    for (name, resembles) in [("Q4_KM", Some("did you mean Q4_K_M?")), ("tiny", None)] {
+        let message = Mix::by_name(name).unwrap_err().to_string();
+        assert!(message.contains(name) && message.contains("Q8_0"), "{message}");
+        assert_eq!(message.contains("did you mean"), resembles.is_some(), "{message}");
+        assert!(resembles.is_none_or(|said| message.contains(said)), "{message}");
+    }
 }

@@ -1,12 +1,13 @@
 //! `bantam compare`: several candidates against one base.
 
 use crate::args::Global;
-use crate::evaluation::{Comparison, EvaluationArgs, PAGE, write_report};
+use crate::evaluation::{Comparison, EvaluationArgs, PAGE, REPORT, earlier_report, write_report};
 use crate::output;
+use anyhow::bail;
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::output::ScratchDir;
 use clap::Args;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 #[command(
@@ -30,6 +31,7 @@ pub fn run(args: &CompareArgs, global: &Global) -> anyhow::Result<()> {
     for candidate in &args.candidates {
         Comparison::check_candidate(candidate)?;
     }
+    args.output.as_deref().map(refuse_what_is_in_use).transpose()?;
     let scratch = args.output.as_deref().map(ScratchDir::near).transpose()?;
     let mut comparison = Comparison::start(&base, &args.evaluation, args.output.is_some(), global)?;
     for candidate in &args.candidates {
@@ -44,5 +46,18 @@ pub fn run(args: &CompareArgs, global: &Global) -> anyhow::Result<()> {
     match &args.output {
         Some(directory) if !global.json => output::line(format_args!("report: {}", directory.join(PAGE).display())),
         _ => Ok(()),
+    }
+}
+
+/// Refuses to replace a report that no earlier comparison left: `shrink` knows by its own which files it wrote.
+fn refuse_what_is_in_use(directory: &Path) -> anyhow::Result<()> {
+    let ours = earlier_report(directory).is_some_and(|report| report.fit.is_none());
+    let in_use = [REPORT, PAGE].into_iter().find(|name| !ours && directory.join(name).exists());
+    match in_use {
+        Some(name) => bail!(
+            "-o {}: there is a {name} that no earlier `bantam compare` left there; give another directory",
+            directory.display()
+        ),
+        None => Ok(()),
     }
 }

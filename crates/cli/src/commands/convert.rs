@@ -50,6 +50,7 @@ impl Dtype {
 
 #[derive(Serialize)]
 struct Converted {
+    #[serde(serialize_with = "crate::output::path")]
     output: PathBuf,
     file_bytes: u64,
     dtype: &'static str,

@@ -42,6 +42,7 @@ struct Line<'a> {
 
 #[derive(Serialize)]
 struct Embedded {
+    #[serde(serialize_with = "crate::output::path")]
     output: PathBuf,
     texts: usize,
     width: usize,

@@ -29,7 +29,7 @@ pub struct EvalArgs {
     #[arg(long)]
     base: PathBuf,
     /// Of encoders, a file of scored pairs: score, sentence, sentence between tabs, or STS-B's columns
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "suite", "tasks", "chunks", "speed"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["text", "suite", "tasks", "chunks", "context", "speed"])]
     pairs: Option<PathBuf>,
     #[command(flatten)]
     evaluation: EvaluationArgs,

@@ -127,6 +127,13 @@ fn kv_bytes(config: &Config, context: usize) -> u64 {
 }
 
 fn print(i: &Inspection) -> anyhow::Result<()> {
+    print_model(i)?;
+    print_levels(i)?;
+    print_tensors(&i.tensors)
+}
+
+/// What the model is, what it takes, and how it was made.
+fn print_model(i: &Inspection) -> anyhow::Result<()> {
     let m = &i.model;
     output::line(format_args!("{}", m.path))?;
     output::line(format_args!(
@@ -161,15 +168,18 @@ fn print(i: &Inspection) -> anyhow::Result<()> {
         output::line(format_args!("  made by        {step}"))?;
     }
     if let Some(pooling) = &i.pooling {
-        output::line(format_args!("  embeddings     {} wide, pooled: {pooling}\n", i.embedding_length))?;
-    } else {
-        output::line(format_args!(
-            "  cache          {} per token, {} for {} tokens\n",
-            output::bytes(i.kv_bytes_per_token),
-            output::bytes(i.kv_bytes),
-            i.context
-        ))?;
+        return output::line(format_args!("  embeddings     {} wide, pooled: {pooling}\n", i.embedding_length));
     }
+    output::line(format_args!(
+        "  cache          {} per token, {} for {} tokens\n",
+        output::bytes(i.kv_bytes_per_token),
+        output::bytes(i.kv_bytes),
+        i.context
+    ))
+}
+
+/// How large the model would be at each level, and whether it would fit.
+fn print_levels(i: &Inspection) -> anyhow::Result<()> {
     output::line(format_args!(
         "  {:<8} {:>10} {:>12}   fits the {} free of {} here",
         "level",
@@ -178,23 +188,25 @@ fn print(i: &Inspection) -> anyhow::Result<()> {
         output::bytes(i.available_memory),
         output::bytes(i.machine_memory)
     ))?;
-    for level in &i.levels {
+    i.levels.iter().try_for_each(|level| {
         let fits = if level.fits { "yes" } else { "no" };
         output::line(format_args!(
             "  {:<8} {:>10} {:>12}   {fits}",
             level.level,
             output::bytes(level.file_bytes),
             output::bytes(level.memory)
-        ))?;
-    }
-    for t in &i.tensors {
+        ))
+    })
+}
+
+fn print_tensors(tensors: &[Tensor]) -> anyhow::Result<()> {
+    tensors.iter().try_for_each(|t| {
         output::line(format_args!(
             "  {:<40} {:<8} {:>10}  {:?}",
             t.name,
             t.format,
             output::bytes(t.bytes as u64),
             t.shape
-        ))?;
-    }
-    Ok(())
+        ))
+    })
 }

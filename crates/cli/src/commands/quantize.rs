@@ -7,7 +7,7 @@ use crate::calibration::{Calibrated, CalibrationArgs, Effort};
 use crate::intermediate::Intermediate;
 use crate::interrupt::Interrupted;
 use crate::places::Places;
-use crate::tuning::{self, Tuned, TuningArgs};
+use crate::tuning::{self, Foretold, Tuned, TuningArgs};
 use crate::{args::Global, cautions, forecast, output, progress, training};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::output::{OutputDir, OutputFile};
@@ -83,6 +83,7 @@ pub struct QuantizeArgs {
 pub struct Quantized {
     pub level: String,
     pub method: &'static str,
+    #[serde(serialize_with = "crate::output::path")]
     pub output: PathBuf,
     pub file_bytes: u64,
     pub source_bytes: u64,
@@ -124,8 +125,8 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     if let Some(least) = args.budget.tokens_per_second() {
         calibrated.settings.push(("tokens_per_second".to_owned(), least.to_string()));
     }
-    let record = tuning_text.as_ref().map_or(0, tuning::Text::record);
-    let Formats { mix, chosen, widened } = args.formats(&checkpoint, named, &calibrated, record, output, global)?;
+    let foretold = tuning_text.as_ref().map(|text| text.foretells(&tuning)).unwrap_or_default();
+    let Formats { mix, chosen, widened } = args.formats(&checkpoint, named, &calibrated, foretold, output, global)?;
     if let Some(mut file) = saved {
         file.write_all(mix.to_toml().as_bytes()).context("cannot write the mix")?;
         file.finish()?;
@@ -184,8 +185,9 @@ impl QuantizeArgs {
             "--sensitivity, --save-mix and --tokens-per-second are for formats that are chosen: give --bits, --fit, or --effort best"
         );
         ensure!(
-            self.tune_steps.is_none_or(|steps| steps == 0) || self.calibration.effort == Some(Effort::Best),
-            "--tune-steps is for --effort best; `bantam tune` trains the scales of a file that there is"
+            self.tune_steps.is_none_or(|steps| steps == 0)
+                || self.calibration.effort == Some(Effort::Best) && level.is_none_or(|mix| mix.directory.is_none()),
+            "--tune-steps is for --effort best, of a GGUF file; `bantam tune` trains the scales of a file that there is"
         );
         Ok(())
     }
@@ -215,7 +217,7 @@ impl QuantizeArgs {
         checkpoint: &Checkpoint,
         level: Option<Mix>,
         calibrated: &Calibrated,
-        record: u64,
+        tuning: Foretold,
         output: &Path,
         global: &Global,
     ) -> anyhow::Result<Formats> {
@@ -234,7 +236,7 @@ impl QuantizeArgs {
                 widen: self.widen,
                 kept: self.sensitivity.as_deref(),
                 calibrated,
-                record,
+                tuning,
             };
             let Allocated { mix, chosen, widened } = choosing.allocate(output, global)?;
             return Ok(Formats { mix, chosen: Some(chosen), widened });
@@ -274,8 +276,10 @@ fn train_scales(
     let run = tuning::Run { student: &student, base, text, args, output, global };
     let of_another = |e: &anyhow::Error| matches!(e.downcast_ref(), Some(bantam_shrink::Error::TrainingState { .. }));
     let tuned = run.tune().or_else(|e| match of_another(&e) {
-        // What a stopped run left for another file of this name, which is gone.
-        true => std::fs::remove_file(training::state_of(output)).map_err(Into::into).and_then(|()| run.tune()),
+        true => {
+            output::set_aside(&training::state_of(output));
+            run.tune()
+        }
         false => Err(e),
     });
     match tuned {

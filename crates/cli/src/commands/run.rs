@@ -95,11 +95,11 @@ pub fn run(args: &RunArgs, global: &Global) -> anyhow::Result<()> {
         seed: args.seed,
     })?;
     let mut generator = Generator {
+        model: &model,
         session: model.session(context),
         tokenizer: &tokenizer,
         sampler,
         tokens: Vec::new(),
-        vocab_size: model.config().vocab_size,
     };
     let mut conversation =
         Conversation { template, messages: args.system.iter().map(|s| Message::new("system", s)).collect() };
@@ -189,12 +189,12 @@ impl Conversation {
 }
 
 struct Generator<'m> {
+    model: &'m Model,
     session: Session<'m>,
     tokenizer: &'m Tokenizer,
     sampler: Sampler,
     /// The tokens in the session.
     tokens: Vec<u32>,
-    vocab_size: usize,
 }
 
 impl Generator<'_> {
@@ -210,13 +210,14 @@ impl Generator<'_> {
         let prefill_seconds = start.elapsed().as_secs_f64();
 
         let start = Instant::now();
-        let mut logits = vec![0.0; self.vocab_size];
+        let mut logits = vec![0.0; self.model.config().vocab_size];
         let mut text = String::new();
         let mut stream = self.tokenizer.decode_stream();
         let mut generated = 0;
         while generated < max_tokens && self.session.position() < self.session.context() {
             self.session.logits(&hidden, &mut logits);
-            let token = self.sampler.sample(&logits, &self.tokens)?;
+            // Rows beyond the vocabulary stand for no token.
+            let token = self.sampler.sample(&logits[..self.model.tokens()], &self.tokens)?;
             if self.tokenizer.is_end(token) {
                 break;
             }

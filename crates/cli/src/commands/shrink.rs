@@ -1,12 +1,13 @@
 //! `bantam shrink`: try levels, measure each, keep the best that fits.
 
-use crate::allocation::{Allocated, Choosing, Widen};
+use crate::allocation::{Allocated, Choosing, Widen, measured_of};
 use crate::args::Global;
 use crate::calibration::CalibrationArgs;
 use crate::commands::quantize::{Manner, Quantized, quantize, quantize_by, show_choice};
-use crate::evaluation::{Comparison, EvaluationArgs, PAGE, REPORT, file_name, write_report};
+use crate::evaluation::{Comparison, EvaluationArgs, PAGE, REPORT, earlier_report, file_name, write_report};
 use crate::output;
 use crate::places::Places;
+use crate::tuning::Foretold;
 use anyhow::{Context, bail, ensure};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::output::{ScratchDir, beside, parent};
@@ -14,7 +15,7 @@ use bantam_measure::conclusion::{self, Verdict};
 use bantam_measure::results::{Evaluation, Report};
 use bantam_shrink::Mix;
 use bantam_shrink::allocate::Budget;
-use bantam_shrink::quantize::{Method, Plan};
+use bantam_shrink::quantize::{Method, Plan, unfinished};
 use bantam_shrink::text::SourceSpec;
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -59,7 +60,8 @@ pub struct ShrinkArgs {
 pub fn run(args: &ShrinkArgs, global: &Global) -> anyhow::Result<()> {
     let files = args.calibrate.as_deref();
     let calibrated_on = files.unwrap_or_default().iter().map(|spec| &spec.path);
-    Places::default().reads("the model", [&args.model]).reads("--calibrate", calibrated_on).check()?;
+    let places = Places::default().reads("the model", [&args.model]).reads("--calibrate", calibrated_on);
+    places.writes_model("-o", &args.output).check()?;
     let base = Checkpoint::open(&args.model)?;
     let levels = levels(args, &base)?;
     if files.is_none() {
@@ -104,14 +106,13 @@ pub fn run(args: &ShrinkArgs, global: &Global) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes what was made on the way to this file, and the folder if nothing else is in it.
+/// Removes what was made on the way to this file, and the folder if nothing else is in it: what is another run's stays.
 fn forget(file: &Path) {
-    let (work, name) = (parent(file), file_name(file));
-    let ours = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with(&name);
-    let entries = std::fs::read_dir(work).into_iter().flatten().flatten();
-    // What stays is looked at the next time, and replaced.
-    entries.filter(ours).for_each(|entry| drop(std::fs::remove_file(entry.path())));
-    drop(std::fs::remove_dir(work));
+    // What cannot be removed is looked at the next time, and replaced.
+    for made in [file.to_owned(), unfinished(file), measured_of(file)] {
+        drop(std::fs::remove_file(made));
+    }
+    drop(std::fs::remove_dir(parent(file)));
 }
 
 /// The candidates so far.
@@ -226,7 +227,7 @@ fn fit(
         widen: Widen::Auto,
         kept: None,
         calibrated: &calibrated,
-        record: 0,
+        tuning: Foretold::default(),
     };
     let Allocated { mix, chosen, widened } = choosing.allocate(file, global)?;
     if widened.is_some() {
@@ -242,9 +243,7 @@ fn fit(
 
 /// Refuses to replace files that no earlier run left: one says in its report what it wrote.
 fn refuse_what_is_in_use(args: &ShrinkArgs, levels: &[(&'static Mix, u64)]) -> anyhow::Result<()> {
-    let report = std::fs::read(args.output.join(REPORT)).ok();
-    let report: Option<Report> = report.and_then(|json| serde_json::from_slice(&json).ok());
-    let earlier: Vec<String> = match report.filter(|report| report.fit.is_some()) {
+    let earlier: Vec<String> = match earlier_report(&args.output).filter(|report| report.fit.is_some()) {
         Some(report) => {
             let files = report.evaluations.iter().map(|e| file_name(Path::new(&e.candidate.path)));
             files.chain([REPORT.to_owned(), PAGE.to_owned()]).collect()

@@ -45,6 +45,7 @@ pub struct StudentArgs {
 
 #[derive(Serialize)]
 struct Made {
+    #[serde(serialize_with = "crate::output::path")]
     output: PathBuf,
     file_bytes: u64,
     parameters: u64,

@@ -82,6 +82,7 @@ impl WordArgs {
 
 #[derive(Serialize)]
 struct Taught {
+    #[serde(serialize_with = "crate::output::path")]
     output: PathBuf,
     file_bytes: u64,
     sequences: usize,

@@ -192,8 +192,8 @@ fn draw_series(
     svg.open_group(&line.class);
     let finite = |d: &Divergence| d.kl_divergence.mean.is_finite();
     // What learned in one way is a curve by itself: between a student and its beginning there is none.
-    let mut ways: Vec<&str> = order.iter().map(|&i| way(&report.evaluations[i])).collect();
-    let points = |of: &str| -> Vec<_> {
+    let mut ways: Vec<(bool, &str)> = order.iter().map(|&i| way(&report.evaluations[i])).collect();
+    let points = |of: (bool, &str)| -> Vec<_> {
         let all = centres.iter().zip(&line.divergence).zip(order);
         let those = all.filter(|(_, i)| way(&report.evaluations[**i]) == of);
         those.filter_map(|((&x, d), _)| d.filter(|d| finite(d)).map(|d| (x, y.at(d.kl_divergence.mean)))).collect()
@@ -223,10 +223,11 @@ fn draw_series(
     svg.close_group();
 }
 
-/// How a candidate learned last, if it did. (Training its scales is a part of being quantized.)
-fn way(evaluation: &Evaluation) -> &str {
+/// Whether a candidate began at random, and how it learned last, if it did. (Training its scales is a part of being quantized.)
+fn way(evaluation: &Evaluation) -> (bool, &str) {
+    let at_random = evaluation.made_by.iter().any(|step| step.starts_with("random weights"));
     let mut learned = evaluation.candidate.training.iter().map(|(step, _)| &step[..]);
-    learned.rfind(|step| *step != "tune").unwrap_or("")
+    (at_random, learned.rfind(|step| *step != "tune").unwrap_or(""))
 }
 
 /// The lines' names at their right ends, kept apart.

@@ -6,7 +6,6 @@
 
 use bantam_nn::layers::Linear;
 use bantam_nn::softmax::log_probability;
-use bantam_nn::weights::Weight;
 
 /// The likeliest tokens, taken as they are.
 const LIKELY: usize = 256;
@@ -55,8 +54,7 @@ impl Outcomes {
 
     /// The KL divergence, in nats, to the prediction that `head` makes of `hidden`, `[width]`. Not finite if that is not.
     pub fn divergence(&self, head: &Linear, hidden: &[f32]) -> f64 {
-        let Weight::Blocks(blocks) = &head.weight;
-        let matrix = blocks.matrix();
+        let matrix = head.weight.matrix();
         let mut row = vec![0.0; matrix.cols];
         let moved = |(&token, &before): (&u32, &f32)| {
             matrix.decode_row(token as usize, &mut row);

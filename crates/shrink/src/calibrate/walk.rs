@@ -83,7 +83,7 @@ impl Walk {
     pub fn mean_squares(&mut self, model: &Model) -> Result<Importance, Error> {
         let (mut means, share) = (Importance::new(), 1.0 / self.tokens().max(1) as f32);
         let mut add = |layers: &[&Linear], x: &[f32]| {
-            let cols = layers[0].weight.cols();
+            let cols = layers[0].weight.cols;
             let mut sums = vec![0.0; cols];
             x.chunks_exact(cols).for_each(|x| sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x * x));
             for layer in layers {
@@ -173,7 +173,7 @@ impl Listener for Seen {
     fn input(&mut self, layers: &[&Linear], x: &[f32]) {
         self.take_in(None);
         let paths = layers.iter().map(|layer| layer.path.clone()).collect();
-        self.last = Some(Last { layers: paths, cols: layers[0].weight.cols(), x: x.to_vec() });
+        self.last = Some(Last { layers: paths, cols: layers[0].weight.cols, x: x.to_vec() });
     }
 
     fn attended(&mut self, received: &dyn Fn() -> Vec<f32>) {
@@ -205,7 +205,7 @@ fn check<'p>(model: &Model, inputs: impl Iterator<Item = (&'p String, Vec<f32>)>
     for (path, means) in inputs {
         if let Some(channel) = means.iter().position(|v| !v.is_finite()) {
             let (architecture, tensor) = (model.config().architecture.clone(), path.clone());
-            return Err(Error::Activations { architecture, tensor, channel });
+            return Err(Error::Activations { path: None, architecture, tensor, channel });
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use crate::calibrate::{Inputs, Moments, Walk};
 use crate::{Error, students};
 use bantam_checkpoint::{TensorData, TensorWriter};
 use bantam_nn::Model;
-use bantam_nn::weights::{Blocks, Weight};
+use bantam_nn::weights::Weight;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -190,8 +190,7 @@ impl Plan<'_> {
         let mut encoded = Vec::new();
         rows.convert(target.format, &mut encoded)?;
         let data = TensorData::Owned(encoded.into());
-        let blocks = Blocks { format: target.format, data, rows: tensor.rows(), cols: tensor.cols() };
-        embedding.table = Weight::Blocks(blocks);
+        embedding.table = Weight { format: target.format, data, rows: tensor.rows(), cols: tensor.cols() };
         Ok(())
     }
 
@@ -212,8 +211,7 @@ impl Plan<'_> {
             if let Some(data) = layer.remove(&linear.path) {
                 let (tensor, target) = self.tensor(&linear.path);
                 let data = TensorData::Owned(data.into());
-                let blocks = Blocks { format: target.format, data, rows: tensor.rows(), cols: tensor.cols() };
-                linear.weight = Weight::Blocks(blocks);
+                linear.weight = Weight { format: target.format, data, rows: tensor.rows(), cols: tensor.cols() };
             }
         });
     }

@@ -56,12 +56,15 @@ impl Rows<'_> {
     }
 }
 
-/// The cause of an error: where activations were not finite the first weight that is not, if there is one.
+/// The cause of an error: where activations were not finite the first weight that is not; if there is none, they overflowed, and it is said in
+/// which file.
 pub fn cause(checkpoint: &Checkpoint, error: Error) -> Error {
     let sound = |tensor| check(checkpoint.path(), tensor, Format::f32(), 0, &students::values(checkpoint, tensor)?);
     match error {
-        Error::Activations { .. } => {
-            checkpoint.tensors().iter().find_map(|tensor| sound(tensor).err()).unwrap_or(error)
+        Error::Activations { architecture, tensor, channel, .. } => {
+            let path = Some(checkpoint.path().to_owned());
+            let overflow = Error::Activations { path, architecture, tensor, channel };
+            checkpoint.tensors().iter().find_map(|tensor| sound(tensor).err()).unwrap_or(overflow)
         }
         error => error,
     }

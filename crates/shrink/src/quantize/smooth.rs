@@ -77,7 +77,7 @@ pub fn smooth(
                 inputs.push(Input { layers: paths, ..Input::default() });
                 inputs.len() - 1
             });
-            inputs[at].see(x, layers[0].weight.cols(), every);
+            inputs[at].see(x, layers[0].weight.cols, every);
         })?;
         for input in &inputs {
             if let Some(maker) = Maker::of(model, config, &input.layers[0]) {

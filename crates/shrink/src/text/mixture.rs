@@ -19,18 +19,22 @@ pub struct Mixture {
 }
 
 impl Mixture {
-    /// A mixture of these sources; those without a weight are drawn by their tokens, as if in one file.
+    /// A mixture of these sources; if none has a weight they are drawn by their tokens, as if in one file.
     pub fn new(sources: &[Source], seed: u64) -> Self {
-        let tokens: usize = sources.iter().map(Source::tokens).sum();
-        let weight = |s: &Source| s.spec.weight.unwrap_or(s.tokens() as f64 / tokens as f64);
-        Self::of(sources.iter().map(|s| (s.sequences.len(), weight(s))).collect(), seed)
+        let each = sources.iter().map(|s| (s.sequences.len(), s.spec.weight, s.tokens()));
+        Self::weighed(each.collect(), seed)
     }
 
-    /// A mixture of sentences; files without a weight are drawn by their number of sentences.
+    /// A mixture of sentences; if no file has a weight they are drawn as if they were in one.
     pub fn of_sentences(sources: &[Sentences], seed: u64) -> Self {
-        let all: usize = sources.iter().map(|s| s.texts.len()).sum();
-        let weight = |s: &Sentences| s.spec.weight.unwrap_or(s.texts.len() as f64 / all as f64);
-        Self::of(sources.iter().map(|s| (s.texts.len(), weight(s))).collect(), seed)
+        Self::weighed(sources.iter().map(|s| (s.texts.len(), s.spec.weight, s.texts.len())).collect(), seed)
+    }
+
+    /// Of sequences, weight and size; beside weights, a source without one has 1.
+    fn weighed(sources: Vec<(usize, Option<f64>, usize)>, seed: u64) -> Self {
+        let some_have_one = sources.iter().any(|(_, weight, _)| weight.is_some());
+        let other = |size: usize| if some_have_one { 1.0 } else { size as f64 };
+        Self::of(sources.into_iter().map(|(len, weight, size)| (len, weight.unwrap_or(other(size)))).collect(), seed)
     }
 
     fn of(mut sources: Vec<(usize, f64)>, seed: u64) -> Self {
@@ -122,6 +126,17 @@ mod tests {
         assert_ne!(first[..10], first[10..20], "another order each time");
         let early = draws[..8].iter().filter(|d| d.0 == 1).count();
         assert_eq!(early, 2, "shares hold from the beginning");
+    }
+
+    #[test]
+    fn beside_weights_a_source_without_one_has_1() {
+        let shares = |weights: [Option<f64>; 2]| {
+            let sources = weights.into_iter().zip([30, 10]).map(|(weight, size)| (5, weight, size)).collect();
+            Mixture::weighed(sources, 1).shares().collect::<Vec<_>>()
+        };
+        assert_eq!(shares([None, None]), [0.75, 0.25], "by size");
+        assert_eq!(shares([None, Some(3.0)]), [0.25, 0.75]);
+        assert_eq!(shares([Some(3.0), Some(1.0)]), [0.75, 0.25]);
     }
 
     #[test]
