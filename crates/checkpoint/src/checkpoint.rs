@@ -2,7 +2,6 @@
 
 use crate::{Error, Metadata, Result, gguf, hf, mapped, provenance};
 use bantam_formats::Format;
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
@@ -240,19 +239,23 @@ impl Checkpoint {
 
     /// How this checkpoint's weights were quantized, if they were: for saying so beside every result. For example `Q5_0, Q8_0`, the
     /// formats of the matrices by bytes; for a file of F32, F16 or BF16, what its record says it was made from.
-    pub fn quantized_as(&self) -> Option<Cow<'_, str>> {
+    pub fn quantized_as(&self) -> Option<String> {
+        let from_record = || provenance::of(&self.metadata).into_iter().find_map(|step| step.source_quantized_as);
+        self.packed_as().or_else(from_record)
+    }
+
+    /// The formats of the matrices as they are, by bytes, if they are quantized.
+    fn packed_as(&self) -> Option<String> {
         let names: Vec<_> = self.by_format().iter().filter(|s| s.format.block > 1).map(|s| s.format.name).collect();
-        if !names.is_empty() {
-            return Some(names.join(", ").into());
-        }
-        provenance::of(&self.metadata).into_iter().find_map(|step| step.source_quantized_as).map(Cow::Owned)
+        (!names.is_empty()).then(|| names.join(", "))
     }
 
     /// The record of a step done to this checkpoint, to be completed with its settings.
     pub fn step(&self, step: &str) -> provenance::Step {
         let source =
             self.path.file_name().map_or_else(|| self.path.display().to_string(), |n| n.to_string_lossy().into());
-        provenance::Step::new(step, &source, self.quantized_as().as_deref())
+        // What earlier steps say need not be said again: every file carries it.
+        provenance::Step::new(step, &source, self.packed_as().as_deref())
     }
 
     /// The bytes of the file or files that hold the model.

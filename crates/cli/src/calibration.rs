@@ -260,8 +260,8 @@ impl CalibrationArgs {
         let names = names(files);
         let settings = [
             ("calibration", names.join(", ")),
-            ("calibration_tokens", tokens.to_string()),
-            ("calibration_length", length.to_string()),
+            ("tokens", tokens.to_string()),
+            ("length", length.to_string()),
         ];
         Ok(Text { sequences, names, settings: settings.map(|(key, value)| (key.to_owned(), value)).to_vec() })
     }

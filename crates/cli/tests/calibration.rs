@@ -44,7 +44,7 @@ fn calibrating_needs_no_text_of_the_users() {
     let json = folder.json(&format!("quantize model.gguf --to Q4_0 --calibrate {QUICK} -o out.gguf"));
     assert_eq!(json["method"], "scaling");
     let text = folder.succeeds("inspect out.gguf --json");
-    for part in ["scaling", "the text that comes with bantam", "calibration_tokens"] {
+    for part in ["scaling", "the text that comes with bantam", "tokens "] {
         assert!(text.contains(part), "{part}: {text}");
     }
     let threads = |n: usize| {
@@ -62,7 +62,7 @@ fn the_best_effort_takes_more_text() {
         folder.succeeds(&format!("quantize model.gguf --to Q4_0 {options}"));
         let file = bantam_checkpoint::Checkpoint::open(folder.path(&format!("{effort}.gguf"))).unwrap();
         let step = bantam_checkpoint::provenance::of(file.metadata()).pop().unwrap();
-        step.settings.iter().find(|(key, _)| key == "calibration_tokens").unwrap().1.parse::<usize>().unwrap()
+        step.settings.iter().find(|(key, _)| key == "tokens").unwrap().1.parse::<usize>().unwrap()
     };
     let [balanced, best] = ["balanced", "best"].map(tokens);
     assert!((16_384..17_000).contains(&balanced) && best > 2 * balanced, "{balanced} and {best}");

@@ -21,7 +21,7 @@ pub fn of(checkpoint: &Checkpoint) -> Result<ModelSummary> {
         parameters,
         bits_per_weight: checkpoint.bytes() as f64 * 8.0 / parameters.max(1) as f64,
         bytes_by_format,
-        quantized_as: checkpoint.quantized_as().map(|q| q.into_owned()),
+        quantized_as: checkpoint.quantized_as(),
         training: steps.filter_map(|step| step.training.map(|training| (step.step, training))).collect(),
     })
 }
