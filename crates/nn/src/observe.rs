@@ -134,6 +134,8 @@ const EPS: f32 = 1e-6;
 fn by_share(counts: &mut [f32], rows: &Tensor, eps: f32) {
     for (count, row) in counts.iter_mut().zip(rows.chunks_exact(rows.cols())) {
         let squares: f32 = row.iter().map(|v| v * v).sum();
-        *count /= squares / row.len() as f32 + eps;
+        let mean = squares / row.len() as f32 + eps;
+        // No share of what overflows is known: zero would hide that the model is broken.
+        *count = if mean.is_finite() { *count / mean } else { f32::NAN };
     }
 }
