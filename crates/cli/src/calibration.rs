@@ -258,11 +258,8 @@ impl CalibrationArgs {
         }
         data::warn_of_overlap(sequences.iter().map(|s| &s[..]), &tokenizer, "calibrated on");
         let names = names(files);
-        let settings = [
-            ("calibration", names.join(", ")),
-            ("tokens", tokens.to_string()),
-            ("length", length.to_string()),
-        ];
+        let settings =
+            [("calibration", names.join(", ")), ("tokens", tokens.to_string()), ("length", length.to_string())];
         Ok(Text { sequences, names, settings: settings.map(|(key, value)| (key.to_owned(), value)).to_vec() })
     }
 }

@@ -30,6 +30,11 @@ fn a_run_killed_at_any_moment_goes_on_to_the_same_file() {
     let folder = folder();
     folder.succeeds(&format!("{GENERATE} -o whole.jsonl"));
     folder.killed(&format!("{GENERATE} -o killed.jsonl"), "killed.jsonl.generating", &[20, 35, 50, 30, 40]);
+    // The same weights with other tokens give other answers.
+    let teacher = |model: Model| model.write(&folder.path("teacher.gguf"));
+    teacher(Model { layers: 3, merges: Some(vec!["Ġ c", "h e", "Ġc he"]), ..Model::default() });
+    folder.refuses(&format!("{GENERATE} -o killed.jsonl"), &["killed.jsonl.generating", "another run", "delete"]);
+    teacher(Model { layers: 3, ..Model::default() });
     folder.succeeds(&format!("{GENERATE} -o killed.jsonl"));
     let whole = folder.read("whole.jsonl");
     assert!(whole == folder.read("killed.jsonl"), "the files differ");
