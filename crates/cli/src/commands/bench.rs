@@ -53,7 +53,12 @@ const DEFAULT_PROMPT: usize = 512;
 
 /// Measures a model in a process of its own, so that its peak memory is its own.
 pub fn in_fresh_process(model: &Path, global: &Global) -> anyhow::Result<Speed> {
-    let program = std::env::current_exe().context("cannot find bantam's own program")?;
+    // Where there is such a link it leads to the program also after that was replaced by a newer one.
+    let running = Path::new("/proc/self/exe");
+    let program = match running.exists() {
+        true => running.to_owned(),
+        false => std::env::current_exe().context("cannot find bantam's own program")?,
+    };
     let mut command = Command::new(program);
     command.arg("bench").arg(model).args(["--json", "--threads", &global.thread_count().to_string()]);
     Ok(speed::in_fresh_process(&mut command)?)
