@@ -18,12 +18,14 @@ pub trait Objective: Sync {
 }
 
 /// Logits held at once: 64 MB.
-const LOGITS: usize = 1 << 24;
+pub(super) const LOGITS: usize = 1 << 24;
 
-/// Where the head's parameters are.
+/// Where the head's parameters are, and how much of what it makes there is at a time.
 pub(super) struct Head {
     pub weight: usize,
     pub bias: Option<usize>,
+    /// Logits held at once; at least those of a row are.
+    pub at_once: usize,
 }
 
 impl Head {
@@ -37,26 +39,13 @@ impl Head {
         parameters: &mut Parameters,
         pool: &Pool,
     ) -> (f64, Tensor) {
-        self.loss_by_parts(hidden, objective, scale, parameters, pool, LOGITS)
-    }
-
-    /// The same with up to so many logits at once, but at least those of a row.
-    fn loss_by_parts(
-        &self,
-        hidden: &Tensor,
-        objective: &dyn Objective,
-        scale: f32,
-        parameters: &mut Parameters,
-        pool: &Pool,
-        at_once: usize,
-    ) -> (f64, Tensor) {
         let (vocab, width) = (parameters[self.weight].shape[0], hidden.cols());
         let rows: Vec<usize> = (0..hidden.rows()).filter(|&row| objective.counts(row)).collect();
         let mut gradient = pool.take(hidden.rows(), width);
         gradient.fill(0.0);
         let weight = scale / rows.len().max(1) as f32;
         let mut total = 0.0;
-        for rows in rows.chunks((at_once / vocab).max(1)) {
+        for rows in rows.chunks((self.at_once / vocab).max(1)) {
             let mut chosen = pool.take(rows.len(), width);
             for (chosen, &row) in chosen.chunks_exact_mut(width).zip(rows) {
                 chosen.copy_from_slice(&hidden[row * width..][..width]);
@@ -169,8 +158,8 @@ mod tests {
         hidden.copy_from_slice(&normal(ROWS * WIDTH));
         let targets: Vec<Option<u32>> = (0..ROWS).map(|row| (row % 4 != 3).then_some(row as u32)).collect();
         let objective = Noted { objective: CrossEntropy { targets: &targets }, places: Mutex::default() };
-        let head = Head { weight: 0, bias: Some(1) };
-        let (loss, gradient) = head.loss_by_parts(&hidden, &objective, 0.5, &mut parameters, &pool, at_once);
+        let head = Head { weight: 0, bias: Some(1), at_once };
+        let (loss, gradient) = head.loss(&hidden, &objective, 0.5, &mut parameters, &pool);
         for (row, gradient) in gradient.chunks_exact(WIDTH).enumerate() {
             assert_eq!(gradient.iter().any(|&g| g != 0.0), targets[row].is_some(), "row {row}");
         }

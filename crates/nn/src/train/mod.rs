@@ -95,7 +95,8 @@ impl<'p> Train<'p> {
     /// The objective's mean loss over the rows that count, times `scale`, of the logits that `head` makes of `hidden`.
     /// Their gradients are taken on the way; [`backward`](Self::backward) brings them through the rest.
     pub fn loss(&mut self, head: &layers::Linear, hidden: &Var, objective: &dyn Objective, scale: f32) -> f64 {
-        let head = head::Head { weight: self.parameters.index(&head.path), bias: self.bias_of(head) };
+        let (weight, bias) = (self.parameters.index(&head.path), self.bias_of(head));
+        let head = head::Head { weight, bias, at_once: head::LOGITS };
         let (loss, gradient) = head.loss(hidden, objective, scale, self.parameters, &self.pool);
         self.tape.give(hidden.id, gradient, self.parameters, &self.pool);
         loss
