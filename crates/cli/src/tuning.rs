@@ -276,7 +276,7 @@ impl Run<'_> {
 
     /// What the file says of the run.
     fn record(&self, trainer: &Trainer, rate: f32) -> Step {
-        let products = 6.0 * training::products(self.student) + 2.0 * training::products(self.base);
+        let a_token = training::operations_a_token(self.student) + 2.0 * training::products(self.base);
         let step = self
             .student
             .step("tune")
@@ -287,7 +287,7 @@ impl Run<'_> {
             .setting("length", self.args.length)
             .setting("learning rate", rate)
             .setting("seed", self.args.seed);
-        let training = Training::new(trainer.losses(), trainer.items(), trainer.items() as f64 * products);
+        let training = Training::new(trainer.losses(), trainer.items(), trainer.items() as f64 * a_token);
         Step { training: Some(training), ..step }
     }
 }

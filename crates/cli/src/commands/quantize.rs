@@ -185,8 +185,7 @@ impl QuantizeArgs {
             "--sensitivity, --save-mix and --tokens-per-second are for formats that are chosen: give --bits, --fit, or --effort best"
         );
         ensure!(
-            self.tune_steps.is_none_or(|steps| steps == 0)
-                || self.calibration.effort == Some(Effort::Best) && level.is_none_or(|mix| mix.directory.is_none()),
+            self.tune_steps.is_none_or(|steps| steps == 0) || self.tunes(level),
             "--tune-steps is for --effort best, of a GGUF file; `bantam tune` trains the scales of a file that there is"
         );
         Ok(())
