@@ -314,6 +314,8 @@ impl<'a> Nearest<'a> {
             true if goes_on => judge(&path)?,
             true => {
                 set_aside(&path);
+                // Otherwise it would be delivered as this run's.
+                ensure!(!path.exists(), "{}: another run left it, and it cannot be renamed; remove it", path.display());
                 before
             }
             false => before,
