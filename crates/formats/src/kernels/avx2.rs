@@ -106,6 +106,8 @@ impl Isa for Avx2 {
 
     const CENTERED: bool = true;
     const COLUMNS: usize = 3;
+    // Twelve sums: two products start in each cycle and take four, so that eight sums at least keep the units busy.
+    const FLOAT_COLUMNS: usize = 6;
 
     #[inline(always)]
     fn load(self, p: &[u8; 64]) -> [__m256i; 2] {

@@ -48,6 +48,7 @@ impl Isa for Avx512 {
 
     const CENTERED: bool = false;
     const COLUMNS: usize = 12;
+    const FLOAT_COLUMNS: usize = 12;
 
     #[inline(always)]
     fn load(self, p: &[u8; 64]) -> __m512i {

@@ -42,7 +42,7 @@ impl Kernel for Interleave<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(mut self, s: S) {
-        each_tile(s, self.x.len() / self.len, &mut self);
+        each_tile(s, S::FLOAT_COLUMNS, self.x.len() / self.len, &mut self);
     }
 }
 

@@ -27,8 +27,11 @@ pub(crate) trait Isa: Copy {
     /// Whether products with quants of 8 bits are taken of `quant - 128`, not of the quant: the instruction set has no
     /// product of unsigned and signed bytes that holds them.
     const CENTERED: bool;
-    /// Columns of activations that a tile computes at once, as the registers allow.
+    /// Columns of rounded activations that a tile computes at once, as the registers allow: each takes a sum of integers
+    /// and one of floats.
     const COLUMNS: usize;
+    /// The same for activations in f32, which take one sum each.
+    const FLOAT_COLUMNS: usize;
 
     /// 64 bytes.
     fn load(self, p: &[u8; 64]) -> Self::V;

@@ -81,6 +81,7 @@ impl Isa for Neon {
 
     const CENTERED: bool = true;
     const COLUMNS: usize = 2;
+    const FLOAT_COLUMNS: usize = 2;
 
     #[inline(always)]
     fn load(self, p: &[u8; 64]) -> Self::V {

@@ -14,6 +14,7 @@ impl Isa for Scalar {
 
     const CENTERED: bool = false;
     const COLUMNS: usize = 2;
+    const FLOAT_COLUMNS: usize = 2;
 
     #[inline(always)]
     fn load(self, p: &[u8; 64]) -> [u8; 64] {

@@ -19,15 +19,19 @@ pub(super) trait Tiles {
     fn tile<S: Isa, const N: usize>(&mut self, s: S, column: usize);
 }
 
-/// Shares `n` columns out to tiles of as many as the registers allow, and smaller ones for the rest.
+/// Shares `n` columns out to tiles of `most`, as many as the registers allow, and smaller ones for the rest.
 #[inline(always)]
-pub(super) fn each_tile<S: Isa>(s: S, n: usize, tiles: &mut impl Tiles) {
+pub(super) fn each_tile<S: Isa>(s: S, most: usize, n: usize, tiles: &mut impl Tiles) {
     let mut i = 0;
     while i < n {
-        match (n - i).min(S::COLUMNS) {
+        match (n - i).min(most) {
             12.. => {
                 tiles.tile::<S, 12>(s, i);
                 i += 12;
+            }
+            6.. => {
+                tiles.tile::<S, 6>(s, i);
+                i += 6;
             }
             4.. => {
                 tiles.tile::<S, 4>(s, i);
@@ -143,7 +147,7 @@ impl<const G: usize, const MINS: bool, const WIDE: bool> Kernel for Integer<'_, 
 
     #[inline(always)]
     fn run<S: Isa>(mut self, s: S) {
-        each_tile(s, self.task.quantized.n, &mut self);
+        each_tile(s, S::COLUMNS, self.task.quantized.n, &mut self);
     }
 }
 
@@ -206,7 +210,7 @@ impl Kernel for Float<'_> {
 
     #[inline(always)]
     fn run<S: Isa>(mut self, s: S) {
-        each_tile(s, self.task.x.len() / self.task.len, &mut self);
+        each_tile(s, S::FLOAT_COLUMNS, self.task.x.len() / self.task.len, &mut self);
     }
 }
 
