@@ -1,6 +1,6 @@
 //! Files mapped into memory.
 
-use crate::{Error, Result};
+use crate::{Error, Result, hf};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -41,15 +41,54 @@ pub fn read_text(path: &Path) -> Result<String> {
     }
 }
 
-/// The bytes of a file, or of all files in a directory.
+/// The bytes of a file, or of a model's files in its directory.
+///
+/// # Errors
+/// If one of them, or the directory, cannot be looked at.
 pub fn size(path: &Path) -> Result<u64> {
-    let read = || Error::io(path, "read");
-    let metadata = std::fs::metadata(path).map_err(read())?;
-    if !metadata.is_dir() {
-        return Ok(metadata.len());
+    let of_file = |path: &Path| std::fs::metadata(path).map_err(Error::io(path, "read"));
+    match of_file(path)? {
+        metadata if metadata.is_dir() => hf::files(path)?.iter().map(|file| Ok(of_file(file)?.len())).sum(),
+        metadata => Ok(metadata.len()),
     }
-    std::fs::read_dir(path)
-        .map_err(read())?
-        .map(|entry| entry.and_then(|e| e.metadata()).map_err(read()).map(|m| if m.is_file() { m.len() } else { 0 }))
-        .sum()
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::size;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_directory_is_as_large_as_its_models_files_wherever_they_lie() {
+        let dir = tempfile::tempdir().unwrap();
+        let (blobs, snapshot) = (dir.path().join("blobs"), dir.path().join("snapshot"));
+        for folder in [&blobs, &snapshot] {
+            fs::create_dir(folder).unwrap();
+        }
+        for (name, bytes) in [("config.json", 20), ("model.safetensors", 1000)] {
+            fs::write(blobs.join(name), vec![0; bytes]).unwrap();
+            symlink(blobs.join(name), snapshot.join(name)).unwrap();
+        }
+        assert_eq!(size(&snapshot).unwrap(), 1020, "links count as what they lead to");
+        for name in ["pytorch_model.bin", "q4.gguf", "README.md", "consolidated.safetensors"] {
+            fs::write(snapshot.join(name), [0; 7]).unwrap();
+        }
+        fs::create_dir(snapshot.join("folder.json")).unwrap();
+        symlink("nowhere", snapshot.join("vocab.txt")).unwrap();
+        assert_eq!(size(&snapshot).unwrap(), 1020, "what is not the model's does not count");
+        assert_eq!(size(&snapshot.join("q4.gguf")).unwrap(), 7);
+        assert!(size(&dir.path().join("absent")).is_err());
+    }
+
+    #[test]
+    fn the_shards_that_the_index_names_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = r#"{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}"#;
+        fs::write(dir.path().join("model.safetensors.index.json"), index).unwrap();
+        for name in ["model-1.safetensors", "model-2.safetensors", "model.safetensors"] {
+            fs::write(dir.path().join(name), [0; 100]).unwrap();
+        }
+        assert_eq!(size(dir.path()).unwrap(), 200 + index.len() as u64);
+    }
 }

@@ -104,7 +104,7 @@ impl Chosen {
 /// When rows are made longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Widen {
-    /// With --bits or --fit where it loses less; with --to if a file of formats says so
+    /// Where formats are chosen (--bits, --fit, --effort best) and it loses less; with --to if a file of formats says so
     Auto,
     /// Always
     Always,
@@ -259,7 +259,7 @@ pub fn measured_of(output: &Path) -> PathBuf {
 
 /// Times what a token takes this machine.
 fn timed(checkpoint: &Checkpoint, global: &Global) -> anyhow::Result<Speed> {
-    let bar = progress::bar(global, "time formats", Speed::pieces(), "timings");
+    let bar = progress::bar(global, "time formats", Speed::pieces(checkpoint), "timings");
     let speed = Speed::of(checkpoint, &mut || bar.inc(1))?;
     bar.finish_and_clear();
     Ok(speed)

@@ -5,6 +5,7 @@ use crate::commands::{
     student, teach, train, tune,
 };
 use anyhow::{Context, ensure};
+use bantam_checkpoint::{Checkpoint, Config};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use std::num::ParseFloatError;
@@ -47,6 +48,26 @@ const MAX_THREADS: u64 = 1024;
 /// Reads a number of things of which none would make no sense.
 pub fn at_least_one() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..)
+}
+
+/// Tokens of a sequence: as many as `option` was given, `usual` if it was not, and no more than these models learned on.
+pub fn sequence_length(
+    option: &str,
+    given: Option<usize>,
+    usual: usize,
+    models: &[&Checkpoint],
+) -> anyhow::Result<usize> {
+    let mut length = given.unwrap_or(usual);
+    for model in models {
+        let learned = Config::of(model)?.context_length;
+        ensure!(
+            given.is_none() || length <= learned,
+            "{option} {length}: {} learned on at most {learned} tokens at a time; give that or less",
+            model.path().display()
+        );
+        length = length.min(learned);
+    }
+    Ok(length)
 }
 
 /// Reads a number above 0.

@@ -1,17 +1,17 @@
 //! What quantizing learns about a model beforehand: text that is run through it, or importance from a file.
 
-use crate::args::{Global, at_least_one};
+use crate::args::{Global, at_least_one, sequence_length};
 use crate::places::Places;
 use crate::{data, forecast, output, progress};
 use anyhow::{Context, ensure};
+use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::imatrix::{Entry, Imatrix};
 use bantam_checkpoint::tokenizer::Tokenizer;
-use bantam_checkpoint::{Checkpoint, Config};
 use bantam_nn::Model;
 use bantam_shrink::calibrate::{Walk, default_text};
 use bantam_shrink::estimate::Rates;
 use bantam_shrink::quantize::{Importance, Method, cause, check_importance};
-use bantam_shrink::text::{Mixture, Source, SourceSpec};
+use bantam_shrink::text::{Logprobs, Mixture, Source, SourceSpec};
 use bantam_shrink::widen::Widening;
 use clap::{Args, ValueEnum};
 use std::collections::BTreeMap;
@@ -188,13 +188,7 @@ impl CalibrationArgs {
 
     /// Tokens of a sequence: no more than the model learned on.
     fn length(&self, checkpoint: &Checkpoint) -> anyhow::Result<usize> {
-        let learned = Config::of(checkpoint)?.context_length;
-        let given = self.calibration_length.unwrap_or(LENGTH.min(learned));
-        ensure!(
-            given <= learned,
-            "--calibration-length {given}: the model learned on at most {learned} tokens at a time; give that or less"
-        );
-        Ok(given)
+        sequence_length("--calibration-length", self.calibration_length, LENGTH, &[checkpoint])
     }
 
     /// Refuses options that the method has no use for.
@@ -302,7 +296,7 @@ pub fn sources(
     if files.is_empty() {
         return default_sources(&Tokenizer::of(model)?, length);
     }
-    data::read(files, model, length, global)
+    data::read(files, model, length, Logprobs::Ignored, global)
 }
 
 /// What the text is called in the record.

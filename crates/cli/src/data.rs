@@ -6,7 +6,7 @@ use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::chat_template::ChatTemplate;
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_shrink::calibrate::Overlap;
-use bantam_shrink::text::{Source, SourceSpec};
+use bantam_shrink::text::{Logprobs, Source, SourceSpec};
 
 /// What the files are called in a record: without their folders, since that must not depend on where a user keeps them.
 pub fn names(files: &[SourceSpec]) -> Vec<String> {
@@ -19,10 +19,16 @@ pub fn names(files: &[SourceSpec]) -> Vec<String> {
 }
 
 /// Reads all files into sequences of up to `length` of a model's tokens, and says what of them nothing is learned from.
-pub fn read(files: &[SourceSpec], model: &Checkpoint, length: usize, global: &Global) -> anyhow::Result<Vec<Source>> {
+pub fn read(
+    files: &[SourceSpec],
+    model: &Checkpoint,
+    length: usize,
+    logprobs: Logprobs,
+    global: &Global,
+) -> anyhow::Result<Vec<Source>> {
     let tokenizer = Tokenizer::of(model)?;
     let template = ChatTemplate::of(model)?.map(ChatTemplate::on_a_fixed_day);
-    let read = |spec: &SourceSpec| Source::read(spec.clone(), &tokenizer, template.as_ref(), length);
+    let read = |spec: &SourceSpec| Source::read(spec.clone(), &tokenizer, template.as_ref(), length, logprobs);
     let sources: Vec<Source> = files.iter().map(read).collect::<Result<_, _>>()?;
     for Source { spec, unanswered: (without, all), .. } in &sources {
         if *without > 0 && !global.quiet {

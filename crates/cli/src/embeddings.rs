@@ -105,12 +105,13 @@ impl Distillation<'_> {
         ensure!(args.map.is_none() || matching.of_layers(), MAP_IS_OF_LAYERS);
         let (ours, theirs) = (student.definition().layers(), teacher.definition().layers());
         let layers = args.layers(ours, theirs, self.taken.as_deref())?;
-        let mut length = self.data.length;
-        if matching.of_layers() {
+        let length = if matching.of_layers() {
             // Hidden states are matched token by token: both see the same ones.
             same_tokens(self.teacher, self.student)?;
-            length = length.min(teacher.config().context_length).min(student.config().context_length);
-        }
+            self.data.length(&[self.teacher, self.student])?
+        } else {
+            self.data.length(&[self.teacher])?
+        };
         let sentences = sentences(&self.data.data)?;
         let hidden = matching.of_layers();
         // What is kept was asked for once; hidden states are not kept.
@@ -122,7 +123,8 @@ impl Distillation<'_> {
             .student
             .step("distill")
             .setting("teacher", word.description())
-            .setting("matching", format!("{matching:?}"));
+            .setting("matching", format!("{matching:?}"))
+            .setting("length", length);
         let sizes = (self.steps.batch, length, self.steps.seed);
         let mut task = EmbeddingTask::new(&student, word, &sentences, matching, layers, sizes);
         task.dropout = (self.steps.dropout, self.steps.dropout);
@@ -149,7 +151,7 @@ pub struct Captured {
 pub fn capture(checkpoint: &Checkpoint, data: &DataArgs, cache: &Path, global: &Global) -> anyhow::Result<Captured> {
     let encoder = Encoder::load(checkpoint)?;
     let sentences = sentences(&data.data)?;
-    let mut teacher = teacher(&encoder, checkpoint, data.length, Some(cache))?;
+    let mut teacher = teacher(&encoder, checkpoint, data.length(&[checkpoint])?, Some(cache))?;
     let all: Vec<&str> = sentences.iter().flat_map(|s| &s.texts).map(String::as_str).collect();
     let bar = progress::bar(global, "teach", all.len() as u64, "sentences");
     let mut tokens = 0;

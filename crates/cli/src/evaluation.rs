@@ -9,10 +9,12 @@ use anyhow::{Context, bail};
 use bantam_checkpoint::output::OutputFile;
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_checkpoint::{Checkpoint, calendar, provenance};
+use bantam_measure::evaluate::same_vocabulary;
 use bantam_measure::results::{Evaluation, Report};
 use bantam_measure::{Base, Options, Suite, Text, data, evaluate, machine};
 use bantam_nn::Model;
 use clap::Args;
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -101,24 +103,27 @@ impl<'g> Comparison<'g> {
             evaluations: Vec::new(),
             fit: None,
             chosen: None,
+            kept: BTreeSet::new(),
         };
         Ok(Comparison { base: prepared, report, global, speed: args.speed })
     }
 
-    /// Refuses what cannot be measured: found out before the work on the base, not after it.
-    pub fn check_candidate(candidate: &Path) -> anyhow::Result<()> {
-        let checkpoint = Checkpoint::open(candidate)?;
-        Tokenizer::of(&checkpoint)?;
-        Model::load(&checkpoint)?;
+    /// Refuses what cannot be measured, or not against this base: found out before the work on the base, not after it.
+    pub fn check_candidates(candidates: &[PathBuf], base: &Checkpoint) -> anyhow::Result<()> {
+        let (tokenizer, model) = (Tokenizer::of(base)?, Model::load(base)?);
+        for candidate in candidates {
+            let checkpoint = Checkpoint::open(candidate)?;
+            let ours = (Tokenizer::of(&checkpoint)?, Model::load(&checkpoint)?);
+            same_vocabulary((candidate, &ours.0, &ours.1), (base.path(), &tokenizer, &model))?;
+        }
         Ok(())
     }
 
-    /// Measures one candidate and adds it to the report.
-    pub fn add(&mut self, candidate: &Path, label: Option<&str>, seconds_to_make: Option<f64>) -> anyhow::Result<()> {
+    /// Measures one candidate and adds it to the report under this label.
+    pub fn add(&mut self, candidate: &Path, label: &str, seconds_to_make: Option<f64>) -> anyhow::Result<()> {
         let checkpoint = Checkpoint::open(candidate)?;
-        let shown = label.map_or_else(|| file_name(candidate), str::to_owned);
-        let mut evaluation = evaluate(&checkpoint, &mut self.base, &Bars::new(self.global, &shown))?;
-        evaluation.candidate.label = shown;
+        let mut evaluation = evaluate(&checkpoint, &mut self.base, &Bars::new(self.global, label))?;
+        evaluation.candidate.label = label.to_owned();
         evaluation.seconds_to_make = seconds_to_make;
         evaluation.made_by = provenance::of(checkpoint.metadata()).iter().map(ToString::to_string).collect();
         if self.speed {
@@ -143,6 +148,15 @@ impl<'g> Comparison<'g> {
 /// The last part of a path, for showing.
 pub fn file_name(path: &Path) -> String {
     path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
+}
+
+/// What a candidate is called beside others: its file's name, or where several have that one, its path as it was given.
+pub fn name_among(candidate: &Path, all: &[PathBuf]) -> String {
+    let name = file_name(candidate);
+    match all.iter().filter(|other| file_name(other) == name).count() {
+        0 | 1 => name,
+        _ => candidate.display().to_string(),
+    }
 }
 
 /// The report, for people and for machines.

@@ -1,6 +1,6 @@
 //! What `train` and `distill` have in common: data, steps, progress, saving and resuming.
 
-use crate::args::{Global, at_least_one};
+use crate::args::{Global, at_least_one, sequence_length};
 use crate::{data, interrupt, output, progress};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
@@ -12,7 +12,7 @@ use bantam_nn::Model;
 use bantam_nn::train::{AdamW, Parameters, Sgd};
 use bantam_shrink::distill::TextTask;
 use bantam_shrink::students;
-use bantam_shrink::text::{Source, SourceSpec};
+use bantam_shrink::text::{Logprobs, Source, SourceSpec};
 use bantam_shrink::train::{Decay, Schedule, Settings, Task, Trainer};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -26,9 +26,9 @@ pub struct DataArgs {
     /// code=examples.txt:0.5 (1 for files without one, if any has one; otherwise all are drawn as if in one file)
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]
     pub data: Vec<SourceSpec>,
-    /// Tokens of a sequence
-    #[arg(long, default_value_t = 256, value_name = "TOKENS", value_parser = at_least_one())]
-    pub length: usize,
+    /// Tokens of a sequence [default: 256, or as many as the model learned on]
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one())]
+    length: Option<usize>,
 }
 
 impl DataArgs {
@@ -37,9 +37,20 @@ impl DataArgs {
         self.data.iter().map(|spec| &spec.path)
     }
 
-    /// Reads all files, and says so where they hold what bantam measures on.
-    pub fn read(&self, model: &Checkpoint, global: &Global) -> anyhow::Result<Vec<Source>> {
-        let sources = data::read(&self.data, model, self.length, global)?;
+    /// Tokens of a sequence that all these models go through.
+    pub fn length(&self, models: &[&Checkpoint]) -> anyhow::Result<usize> {
+        sequence_length("--length", self.length, 256, models)
+    }
+
+    /// Reads all files into sequences of up to `length` of a model's tokens, and says so where they hold what bantam measures on.
+    pub fn read(
+        &self,
+        model: &Checkpoint,
+        length: usize,
+        logprobs: Logprobs,
+        global: &Global,
+    ) -> anyhow::Result<Vec<Source>> {
+        let sources = data::read(&self.data, model, length, logprobs, global)?;
         let sequences = sources.iter().flat_map(|source| &source.sequences).map(|sequence| &sequence.tokens[..]);
         data::warn_of_overlap(sequences, &Tokenizer::of(model)?, "learned from");
         Ok(sources)
@@ -198,7 +209,6 @@ pub fn train(
     let flops = items * operations_a_token(student) + others(items);
     let step = step
         .setting("data", data::names(&data.data).join(", "))
-        .setting("length", data.length)
         .setting("steps", args.steps)
         .setting("batch", args.batch)
         .setting("optimizer", format!("{:?}", args.optimizer))

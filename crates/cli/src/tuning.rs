@@ -213,7 +213,8 @@ impl Run<'_> {
             losses: Vec::new(),
         };
         if !tuned.was_hopeless() {
-            self.train(&mut tuning, &mut shares, (rate, a_step), &judge, &mut tuned)?;
+            let trained = self.train(&mut tuning, &mut shares, (rate, a_step), &judge, &mut tuned);
+            trained.map_err(|error| given_up(error, self.output))?;
         }
         tuned.seconds = start.elapsed().as_secs_f64();
         Ok(tuned)
@@ -292,6 +293,39 @@ impl Run<'_> {
     }
 }
 
+/// A run that diverged is over: what it left beside the output, which would only diverge again, is removed. Any other is gone on with.
+fn given_up(error: anyhow::Error, output: &Path) -> anyhow::Error {
+    use bantam_shrink::Error::Diverged;
+    match error.downcast() {
+        Ok(Diverged { step, loss, norm, rate, saved }) => {
+            std::fs::remove_file(nearest_of(output)).ok();
+            // Only what cannot be removed is left to the user.
+            let saved = saved.filter(|_| std::fs::remove_file(training::state_of(output)).is_err());
+            Diverged { step, loss, norm, rate, saved }.into()
+        }
+        Ok(other) => other.into(),
+        Err(error) => error,
+    }
+}
+
+/// Why `quantize --effort best` did not train scales, with what can be done about it: a learning rate is an option of `tune` alone.
+pub fn why_not(error: &anyhow::Error, base: &Path, output: &Path) -> String {
+    match error.downcast_ref() {
+        Some(bantam_shrink::Error::Diverged { step, loss, norm, rate, .. }) => format!(
+            "training diverged at step {step} (loss {loss}, gradient norm {norm}, learning rate {rate}). `bantam tune {} --base {} \
+             --learning-rate 0.0001 -o FILE` trains them in smaller steps; --tune-steps 0 leaves that out",
+            output.display(),
+            base.display()
+        ),
+        _ => format!("{error:#}"),
+    }
+}
+
+/// Where the file nearest to the base lies until the run is over.
+fn nearest_of(output: &Path) -> PathBuf {
+    beside(output, "tuned")
+}
+
 /// The file nearest to the base of those that were looked at. It lies beside the output until the run is over, also while it is stopped, and
 /// becomes the output then.
 struct Nearest<'a> {
@@ -309,7 +343,7 @@ impl<'a> Nearest<'a> {
         before: f64,
         judge: &dyn Fn(&Path) -> anyhow::Result<f64>,
     ) -> anyhow::Result<Self> {
-        let path = beside(output, "tuned");
+        let path = nearest_of(output);
         let divergence = match path.exists() {
             true if goes_on => judge(&path)?,
             true => {
@@ -372,6 +406,12 @@ fn hold_out(sources: &mut Vec<Source>) -> Vec<Sequence> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::args::Cli;
+    use clap::Parser;
+
+    fn diverged(saved: Option<String>) -> bantam_shrink::Error {
+        bantam_shrink::Error::Diverged { step: 30, loss: f64::NAN, norm: 1.0, rate: 1e-3, saved }
+    }
 
     #[test]
     fn the_nearest_of_all_files_becomes_the_output() {
@@ -398,6 +438,36 @@ mod tests {
         // What another run left is not taken for this one's.
         take(&mut Nearest::of(&output, false, 0.5, &never).unwrap(), &[0.1]);
         assert_eq!(Nearest::of(&output, false, 0.5, &never).unwrap().deliver().unwrap(), None);
+    }
+
+    #[test]
+    fn of_a_run_that_diverged_nothing_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.gguf");
+        let left = [training::state_of(&output), nearest_of(&output)];
+        left.iter().for_each(|path| std::fs::write(path, "x").unwrap());
+        let stopped = || bantam_shrink::Error::InUse { path: output.clone() };
+        let said = given_up(stopped().into(), &output).to_string();
+        assert!(said == stopped().to_string() && left.iter().all(|path| path.exists()), "{said}");
+        let saved = || Some(left[0].display().to_string());
+        let said = given_up(diverged(saved()).into(), &output).to_string();
+        assert!(said == diverged(None).to_string() && !left.iter().any(|path| path.exists()), "{said}");
+        // What cannot be removed is named as before.
+        let said = given_up(diverged(saved()).into(), &output).to_string();
+        assert_eq!(said, diverged(saved()).to_string());
+    }
+
+    #[test]
+    fn what_is_advised_where_training_diverged_can_be_done() {
+        let error = diverged(Some("out.gguf.training".to_owned())).into();
+        let why = why_not(&error, Path::new("model.gguf"), Path::new("out.gguf"));
+        assert!(why.contains("step 30") && why.contains("--tune-steps 0") && !why.contains("delete"), "{why}");
+        let command = why.split('`').nth(1).expect("a command is advised");
+        assert!(command.starts_with("bantam tune out.gguf --base model.gguf --learning-rate "), "{why}");
+        let without = "bantam quantize model.gguf --to Q4_0 --effort best --tune-steps 0 -o out.gguf";
+        for command in [command, without] {
+            assert!(Cli::try_parse_from(command.split(' ')).is_ok(), "{command}");
+        }
     }
 
     #[test]

@@ -169,6 +169,37 @@ fn rows_are_made_longer_where_that_is_asked_for() {
     assert_eq!(made("--to own.toml --widen never").1, 64);
 }
 
+#[test]
+fn the_best_of_a_wider_level_is_chosen_within_its_size() {
+    let folder = Folder::new();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures/llama");
+    folder.write("own.toml", "widen = true\ndefault = \"Q3_K\"\nhead = \"Q6_K\"\n");
+    let bytes = |options: &str| {
+        let made = format!("quantize {} --to own.toml {options} {QUICK} -o out.gguf", model.display());
+        folder.json(&made)["file_bytes"].as_u64().unwrap()
+    };
+    let (wide, narrow) = (bytes("--effort balanced"), bytes("--effort balanced --widen never"));
+    // Rows as short as this model's have many zeros behind them, in whose place much more can be kept.
+    let best = bytes("--effort best --tune-steps 0");
+    assert!(narrow < best && best <= wide, "{narrow} {best} {wide}");
+    let best = bytes("--effort best --tune-steps 0 --widen never");
+    assert!(best <= narrow, "{best} {narrow}");
+}
+
+#[test]
+fn rules_that_nothing_comes_of_are_said() {
+    let folder = Folder::with_model();
+    let rules = ["ffn_upp", "ffn_up", "token_embd"].map(|t| format!("{{ tensor = \"{t}\", format = \"Q8_0\" }}"));
+    folder.write("own.toml", format!("default = \"Q4_0\"\nrules = [{}]\n", rules.join(", ")));
+    let said = |level: &str| common::stderr(&folder.run(&format!("quantize model.gguf --to {level} -o out.gguf")));
+    let warned = said("own.toml");
+    assert!(warned.contains("own.toml: nothing comes of its rule for `ffn_upp` and 1 more: "), "{warned}");
+    // A level of ours is for models of all kinds.
+    assert!(!said("IQ2_M").contains("nothing comes of"));
+    let file = Checkpoint::open(folder.path("out.gguf")).unwrap();
+    assert_eq!(file.tensor("token_embd.weight").unwrap().format.name, "Q5_K");
+}
+
 /// `ulimit -f` refuses files as large as the wider model's, in F32, and has room for the quantized one.
 #[cfg(target_os = "linux")]
 #[test]
@@ -209,6 +240,10 @@ fn a_speed_is_predicted_where_one_is_asked_for() {
     };
     let ((none, plain), (speed, fast)) = (made(""), made("--tokens-per-second 0.5"));
     assert!(none.is_none() && speed > Some(0.5) && plain == fast, "{none:?}, {speed:?}");
+    // Formats of other engines are timed where the model has them.
+    folder.succeeds("quantize model.gguf --to W4A16 -o w4");
+    let json = folder.json(&format!("quantize w4 --bits 5 --tokens-per-second 0.5 {QUICK} -o w4.gguf"));
+    assert!(json["chosen"]["predicted_tokens_per_second"].as_f64() > Some(0.5), "{json}");
     // The file says what was asked for.
     let inspected = folder.succeeds("inspect out.gguf --json");
     assert!(inspected.contains("tokens_per_second 0.5"), "{inspected}");
@@ -228,6 +263,7 @@ fn one_thread_and_three_choose_alike() {
 fn impossible_budgets_are_refused() {
     let folder = Folder::with_model();
     folder.write("own.toml", "default = \"Q9_9\"");
+    folder.write("read.toml", "default = \"MXFP4\"");
     for (options, reason) in [
         // Before anything is measured: a file of sensitivities would be left.
         ("--bits 1.5 --sensitivity x.jsonl", "1.5 bits per weight are too few; the fewest are"),
@@ -235,6 +271,12 @@ fn impossible_budgets_are_refused() {
         ("--bits 5 --tokens-per-second 1e12 --sensitivity x.jsonl", "tokens per second are more than any formats"),
         ("--to own.toml", "own.toml: line 1, `default = \"Q9_9\"`: unknown number format `Q9_9`"),
         ("--to none.toml", "none.toml"),
+        ("--to read.toml", "read.toml: blk.0.attn_q.weight would become MXFP4, which bantam can only read"),
+        ("--to read.toml --calibrate none.txt", "which bantam can only read; it can write F32, F16"),
+        (
+            "--bits 5 --save-mix chosen",
+            "--save-mix chosen: --to reads only files that are named .toml: give chosen.toml",
+        ),
         ("--to Q4_0 --save-mix x.toml", "formats that are chosen"),
         ("--to Q4_0 --tokens-per-second 5", "formats that are chosen"),
         ("--to Q4_0 --effort balanced --imatrix own.toml", "needs text"),

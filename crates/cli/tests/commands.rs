@@ -119,6 +119,19 @@ fn compare_writes_a_report() {
 }
 
 #[test]
+fn candidates_of_one_name_are_called_by_their_paths() {
+    let folder = folder();
+    for (output, level) in [("a/model.gguf", "Q8_0"), ("b/model.gguf", "Q2_K"), ("c/q4.gguf", "Q4_0")] {
+        std::fs::create_dir(folder.path(&output[..1])).unwrap();
+        folder.succeeds(&format!("quantize model.gguf --to {level} -o {output}"));
+    }
+    let json = folder.json(&format!("compare model.gguf a/model.gguf b/model.gguf c/q4.gguf {QUICK}"));
+    let evaluations = json["evaluations"].as_array().unwrap();
+    let labels: Vec<_> = evaluations.iter().map(|e| e["candidate"]["label"].as_str().unwrap()).collect();
+    assert_eq!(labels, ["a/model.gguf", "q4.gguf", "b/model.gguf"]);
+}
+
+#[test]
 fn shrink_keeps_the_best_that_fits() {
     let folder = folder();
     folder.write("kept.txt", "something of the user's");
@@ -284,4 +297,22 @@ fn models_in_hugging_faces_form_can_be_shrunk() {
     folder.succeeds("convert two.gguf two-hf");
     folder.succeeds(&format!("shrink two-hf --fit 1MB --levels Q4_0 -o small {QUICK}"));
     assert!(folder.read("small/two-hf-Q4_0.gguf").starts_with(b"GGUF"));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_download_made_of_links_can_be_shrunk() {
+    let folder = folder();
+    folder.succeeds("convert model.gguf blobs");
+    let snapshot = folder.path("Qwen2.5-0.5B");
+    std::fs::create_dir(&snapshot).unwrap();
+    let mut bytes = 0;
+    for file in std::fs::read_dir(folder.path("blobs")).unwrap().map(Result::unwrap) {
+        bytes += file.metadata().unwrap().len();
+        std::os::unix::fs::symlink(file.path(), snapshot.join(file.file_name())).unwrap();
+    }
+    folder.write("Qwen2.5-0.5B/mine.gguf", "not the model's");
+    let json = folder.json(&format!("shrink Qwen2.5-0.5B --fit 1MB --levels Q4_0 -o small {QUICK}"));
+    assert_eq!(json["base"]["file_bytes"], bytes);
+    assert!(folder.read("small/Qwen2.5-0.5B-Q4_0.gguf").starts_with(b"GGUF"));
 }

@@ -262,6 +262,10 @@ fn what_cannot_be_learned_from_is_refused() {
         folder.refuses(&train(table), &[table, ".jsonl", ".txt"]);
     }
     folder.refuses("train teacher.gguf --data text.txt --length 1 -o out.gguf", &["text.txt", "at least 2"]);
+    for command in ["train teacher.gguf", "teach teacher.gguf", "distill --teacher teacher.gguf --layers 0"] {
+        let command = format!("{command} --data text.txt --length 4000 -o out.gguf");
+        folder.refuses(&command, &["--length 4000", "teacher.gguf", "at most 128 tokens"]);
+    }
     folder.refuses(&train("latin.txt"), &["latin.txt", "byte 3", "UTF-8"]);
     folder.refuses(&train("wrong.jsonl"), &["wrong.jsonl", "line 2", "`text`"]);
     folder.refuses(&train("broken.jsonl"), &["broken.jsonl", "line 1: not JSON", "at column"]);

@@ -87,6 +87,18 @@ fn a_student_comes_nearer_to_its_teacher_and_is_measured_beside_it() {
 }
 
 #[test]
+fn two_pairs_have_a_standard_error_of_their_share() {
+    let folder = folder();
+    // Half of the draws have one of them twice, which orders nothing.
+    folder.write("two.tsv", "1\tman plays\tspace\n4\tsoft flute\tsoft\n");
+    let eval = "eval teacher.gguf --base teacher.gguf --pairs two.tsv";
+    let json = folder.json(eval);
+    assert_eq!((&json["share"]["mean"], &json["share"]["se"]), (&1.0.into(), &0.0.into()));
+    let text = folder.succeeds(eval);
+    assert!(text.contains("keeps 100.0 ± 0.0 %"), "{text}");
+}
+
+#[test]
 fn a_run_killed_at_any_moment_goes_on_to_the_same_weights() {
     let folder = folder();
     let data = "--data sentences.txt --match cosine,hidden --cache cache";

@@ -70,11 +70,13 @@ fn prompts_come_in_several_forms_and_wrong_ones_are_refused() {
     folder.write("wrong.jsonl", "{\"prompt\": \"One\"}\n{\"words\": 2}\n");
     folder.write("silent.jsonl", "{\"messages\": [{\"role\": \"system\", \"content\": \"x\"}]}\n");
     folder.write("chat.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}]}\n");
+    folder.write("null.jsonl", "{\"messages\": [{\"role\": \"user\", \"content\": null}], \"prompt\": \"x\"}\n");
     folder.write("long.txt", "x".repeat(500));
     let generate = |prompts: &str| format!("generate teacher.gguf --prompts {prompts} -o out.jsonl");
     folder.refuses(&generate("empty.txt"), &["empty.txt", "no prompts"]);
     folder.refuses(&generate("wrong.jsonl"), &["wrong.jsonl", "line 2", "`prompt`"]);
     folder.refuses(&generate("silent.jsonl"), &["silent.jsonl", "line 1", "user"]);
+    folder.refuses(&generate("null.jsonl"), &["null.jsonl", "line 1", "`messages`", "`content`"]);
     folder.refuses(&generate("absent.txt"), &["absent.txt"]);
     folder.refuses(&format!("{} --temperature nan", generate("prompts.txt")), &["temperature"]);
     folder.refuses(&generate("chat.jsonl"), &["prompt 1", "chat template"]);
@@ -82,6 +84,15 @@ fn prompts_come_in_several_forms_and_wrong_ones_are_refused() {
     // Nothing is answered before the last prompt is known to be answerable.
     folder.write("last.txt", format!("{}{}", "One\n".repeat(20), "x".repeat(500)));
     folder.refuses(&generate("last.txt"), &["prompt 21", "500 tokens", "128"]);
+}
+
+/// By another name its lines would be learned as prose, with their braces.
+#[test]
+fn answers_have_a_name_by_which_they_are_read() {
+    let folder = folder();
+    for wrong in ["answers.txt", "answers", "answers.parquet"] {
+        folder.refuses(&format!("{GENERATE} -o {wrong}"), &[wrong, "name the output answers.jsonl"]);
+    }
 }
 
 /// What a server was sent: the headers, and the body.
@@ -183,6 +194,28 @@ fn a_student_learns_what_a_served_teacher_told() {
         let text = said["messages"][1]["content"].as_str().unwrap();
         assert!(text.starts_with("né ") && text.chars().count() == 4 && said["finish_reason"] == "stop", "{said}");
     }
+}
+
+/// Of tokens that the student does not have, as a server's tell of another model's.
+#[test]
+fn what_a_served_teacher_told_of_other_tokens_is_learned_as_text() {
+    let folder = folder();
+    let line = |i: usize| {
+        let word = json!({"token": "yes and no", "top": [["yes and no", -0.1], ["yes", -2.5]]});
+        let line = json!({"prompt": format!("{i}: "), "completion": "yes and no", "finish_reason": "stop", "logprobs": [word]});
+        format!("{line}\n")
+    };
+    folder.write("told.jsonl", (0..10).map(line).collect::<String>());
+    let steps = "--data told.jsonl --length 32 --steps 2 --batch 2 --threads 1";
+    let distill = format!("distill --student teacher.gguf {steps} -o out.gguf");
+    folder.refuses(&distill, &["told.jsonl", "line 1", "\"yes and no\"", "`bantam train`"]);
+    folder.succeeds(&format!("train teacher.gguf {steps} -o trained.gguf"));
+    folder.succeeds("teach teacher.gguf --data told.jsonl --length 32 --threads 1 -o teacher.cache");
+    // Where nothing was told of a line, it is said of which.
+    let silent = "{\"prompt\": \"1: \", \"completion\": \"yes\"}\n";
+    folder.write("silent.jsonl", silent);
+    let distill = distill.replace("told.jsonl", "silent.jsonl");
+    folder.refuses(&distill, &["silent.jsonl", "line 1", "no probabilities", "--top"]);
 }
 
 #[test]

@@ -143,6 +143,14 @@ fn candidates_that_are_not_the_base_made_smaller() {
     refused("larger.gguf", &["larger.gguf", "model.gguf", "tokenizer", "300 tokens and 260"]);
     refused("other.gguf", &["other.gguf", "model.gguf", "tokenizer"]);
     refused("absent.gguf", &["absent.gguf", "no such file"]);
+    // Found out before the work on the base, of which nothing is kept then.
+    folder.succeeds("quantize model.gguf --to Q8_0 -o q8.gguf");
+    let compare = |candidates: &str| {
+        folder.shell(&format!("BANTAM_CACHE=cache bantam compare model.gguf {candidates} {options}"))
+    };
+    assert_refusal(&compare("q8.gguf other.gguf"), "compare", &["other.gguf", "tokenizer"]);
+    assert!(!folder.path("cache").exists());
+    assert!(compare("q8.gguf").status.success() && folder.path("cache").exists());
 }
 
 #[test]

@@ -63,6 +63,30 @@ fn a_folder_of_the_users_is_no_earlier_run() {
 }
 
 #[test]
+fn what_shrink_only_tried_is_not_its_own() {
+    let folder = Folder::with_model();
+    folder.write("text.txt", "The cat sat on the mat, and then the dog came. ".repeat(40));
+    let options = "--fit 400kB --text text.txt --tasks none --context 64 --chunks 2 -o small";
+    let shrink = |levels: &str| format!("shrink model.gguf {options} --levels {levels}");
+    folder.succeeds(&shrink("Q4_K_M,Q2_K"));
+    assert!(folder.path("small/model-Q4_K_M.gguf").exists() && !folder.path("small/model-Q2_K.gguf").exists());
+    folder.succeeds("quantize model.gguf --to Q2_K -o small/model-Q2_K.gguf");
+    folder.refuses(&shrink("Q4_K_M,Q2_K"), &["-o small", "model-Q2_K.gguf", "no earlier run"]);
+    std::fs::remove_file(folder.path("small/model-Q2_K.gguf")).unwrap();
+    // What it kept is its own, also where a later run kept something else.
+    folder.succeeds(&shrink("Q4_K_M,Q2_K --keep-all"));
+    folder.succeeds(&shrink("Q2_K"));
+    folder.succeeds(&shrink("Q4_K_M,Q2_K"));
+    // Of an older report only the chosen one is known to have been kept.
+    let mut report: serde_json::Value = serde_json::from_slice(&folder.read("small/report.json")).unwrap();
+    let kept = report.as_object_mut().unwrap().remove("kept").unwrap();
+    assert_eq!(kept, serde_json::json!(["model-Q2_K.gguf", "model-Q4_K_M.gguf"]));
+    folder.write("small/report.json", report.to_string());
+    folder.refuses(&shrink("Q4_K_M,Q2_K"), &["-o small", "model-Q2_K.gguf", "no earlier run"]);
+    folder.succeeds(&shrink("Q4_K_M"));
+}
+
+#[test]
 fn a_model_without_a_tokenizer_is_said_to_be_one() {
     let folder = Folder::with_model();
     folder.succeeds("convert model.gguf hf");
@@ -172,6 +196,18 @@ fn a_full_disk_leaves_nothing() {
         assert_refusal(&output, command, said);
         assert_eq!(folder.snapshot(), before, "{command}");
     }
+}
+
+#[test]
+fn where_the_bases_outputs_find_no_room_the_remedy_is_named() {
+    let folder = Folder::with_model();
+    folder.write("text.txt", "The cat sat on the mat, and then the dog came. ".repeat(40));
+    let before = folder.snapshot();
+    // Quiet: a note would say that they are not kept, before the error says that they have no other place either.
+    let command = "eval model.gguf --base model.gguf --text text.txt --tasks none --context 64 --quiet";
+    let output = folder.shell(&format!("trap '' XFSZ; ulimit -f 200; exec bantam {command}"));
+    assert_refusal(&output, command, &["cannot write the base's outputs", "BANTAM_CACHE", "TMPDIR"]);
+    assert_eq!(folder.snapshot(), before);
 }
 
 /// Only a file system can be truly full, and only who may mount one has a small one to fill: others skip this, and say so, since a test has

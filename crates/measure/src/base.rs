@@ -20,14 +20,14 @@
 //! What was measured of a candidate is kept beside, by its base, what it was measured on, all bytes of its files, and a probe of its own: a
 //! comparison that was stopped goes on, and a candidate is measured once, whatever its file is called.
 
-use crate::cache::{Entry, Key, KeyHasher, Lookup, Store};
+use crate::cache::{Entry, Key, KeyHasher, Lookup, Store, Writer};
 use crate::divergence::scored;
 use crate::results::{Evaluation, ModelSummary, TextSource};
 use crate::{Error, Progress, Result, Suite, Task, Text, choice, samples, summary};
 use bantam_checkpoint::tokenizer::{Special, Tokenizer};
-use bantam_checkpoint::{Checkpoint, TensorData, hf};
+use bantam_checkpoint::{Checkpoint, TensorData};
 use bantam_nn::Model;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -77,8 +77,8 @@ impl Base {
     /// Loads the base and has its outputs ready, from the cache where they are there.
     ///
     /// # Errors
-    /// If the base cannot be loaded or run, a text is shorter than a chunk, a question cannot be asked, or the context makes
-    /// no sense. A cache that is damaged or cannot be written is no error but a note.
+    /// If the base cannot be loaded or run, a text is shorter than a chunk, a question cannot be asked, the context makes no sense, or
+    /// there is no room for a temporary file. A cache that is damaged, cannot be written or is full is no error but a note.
     pub fn prepare(checkpoint: &Checkpoint, suite: &Suite, options: &Options, progress: &dyn Progress) -> Result<Base> {
         let path = checkpoint.path().to_owned();
         let tokenizer = Tokenizer::of(checkpoint)?;
@@ -312,13 +312,13 @@ impl Kept {
         Ok(samples::PROMPTS.iter().map(|&prompt| prompt.to_owned()).zip(samples).collect())
     }
 
-    /// The entry from the store, or computed by `write`.
+    /// The entry from the store, or computed by `write`: once more where what it wrote first could not be kept.
     fn entry(
         &self,
         name: &str,
         key: Key,
         progress: &dyn Progress,
-        write: impl FnOnce(&mut crate::cache::Writer) -> Result<()>,
+        write: impl Fn(&mut Writer) -> Result<()>,
     ) -> Result<Entry> {
         let name = format!("{}/{name}", self.folder);
         match self.store.open(&name, key) {
@@ -326,12 +326,25 @@ impl Kept {
             Lookup::Unusable(why) => progress.note(&format!("computing the base's outputs again: {why}")),
             Lookup::Absent => {}
         }
-        let (mut writer, note) = self.store.create(&name, key)?;
-        if let Some(why) = note {
+        let not_kept = |why: &dyn Display| {
             progress.note(&format!("the base's outputs are not kept for the next time: {why}"));
+        };
+        let written = |mut writer: Writer| {
+            write(&mut writer)?;
+            writer.finish()
+        };
+        let (writer, note) = self.store.create(&name, key)?;
+        if let Some(why) = note {
+            not_kept(&why);
         }
-        write(&mut writer)?;
-        writer.finish()
+        match written(writer) {
+            // A disk may fill up while it is written to.
+            Err(why @ Error::Cache { .. }) => {
+                not_kept(&why);
+                written(Writer::unnamed(key)?)
+            }
+            done => done,
+        }
     }
 
     fn key(&self, what: &str, feed: impl FnOnce(&mut KeyHasher)) -> Key {
@@ -355,21 +368,14 @@ fn questions(task: &Task, h: &mut KeyHasher) {
 
 /// A hash of all bytes of a model's file, or of a model's files in its directory.
 fn content(path: &Path) -> Result<Key> {
-    let files = match path.is_dir() {
-        true => summary::files(path)?
-            .into_iter()
-            .map(|file| path.join(file.name))
-            .filter(|file| hf::is_a_models(file))
-            .collect(),
-        false => vec![path.to_owned()],
-    };
+    let files = summary::files(path)?;
     let error = |source| Error::Checkpoint(bantam_checkpoint::Error::io(path, "read")(source));
     let mut failed = None;
     let key = Key::of(|h| {
         let mut part = vec![0; 1 << 20];
         for file in files {
             h.field(&[]); // where one begins
-            let read = File::open(&file).and_then(|mut file| {
+            let read = File::open(&file.path).and_then(|mut file| {
                 loop {
                     match file.read(&mut part)? {
                         0 => return Ok(()),
@@ -418,7 +424,7 @@ fn identity(checkpoint: &Checkpoint, probe: &[f32]) -> Result<Key> {
     }
     Ok(Key::of(|h| {
         for file in files {
-            h.field(file.name.as_bytes());
+            h.field(file.path.file_name().unwrap_or_default().as_encoded_bytes());
             h.field(&file.bytes.to_le_bytes());
             h.field(&file.modified.to_le_bytes());
         }
@@ -437,6 +443,7 @@ fn identity(checkpoint: &Checkpoint, probe: &[f32]) -> Result<Key> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::{Cell, RefCell};
 
     #[test]
     fn names_of_entries_are_safe() {
@@ -444,6 +451,45 @@ mod tests {
         assert_eq!(file_name(&"x".repeat(500)).len(), 64);
         let (a, b) = (folder(Path::new("a/model.gguf")), folder(Path::new("b/model.gguf")));
         assert!(a.starts_with("model.gguf-") && a != b, "two models of one name are kept apart: {a} {b}");
+    }
+
+    #[derive(Default)]
+    struct Notes(RefCell<Vec<String>>);
+
+    impl Progress for Notes {
+        fn update(&self, _: &str, _: usize, _: usize, _: &str) {}
+
+        fn note(&self, note: &str) {
+            self.0.borrow_mut().push(note.to_owned());
+        }
+    }
+
+    #[test]
+    fn what_turns_out_not_to_be_kept_is_written_again_for_the_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = Key::of(|h| h.field(b"k"));
+        let kept = Kept { folder: "base".into(), identity: key, store: Store::at(dir.path()) };
+        let (times, notes) = (Cell::new(0), Notes::default());
+        // The folder goes while the entry is written: noticed as late as a full disk is.
+        let write = |writer: &mut Writer| {
+            times.set(times.get() + 1);
+            let _ = std::fs::remove_dir_all(dir.path().join("base"));
+            writer.write(b"outputs")
+        };
+        let mut entry = kept.entry("e", key, &notes, write).unwrap();
+        let mut outputs = [0; 7];
+        entry.read(0, &mut outputs).unwrap();
+        assert_eq!((&outputs, times.get()), (b"outputs", 2));
+        let notes = notes.0.into_inner();
+        assert!(notes.len() == 1 && notes[0].contains("not kept") && notes[0].contains("base/e"), "{notes:?}");
+        assert!(!dir.path().join("base").exists());
+        // What fails otherwise is not tried again.
+        times.set(0);
+        let fails = |_: &mut Writer| {
+            times.set(times.get() + 1);
+            Err(Error::SpeedProcess("no cache's fault".into()))
+        };
+        assert!(kept.entry("e", key, &(), fails).is_err() && times.get() == 1);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! An entry carries the [`Key`] of everything it was computed from and a checksum of its bytes. An entry that is damaged,
 //! cut short, or of another key is never used; [`Store::open`] says why, and its owner computes it anew. Entries are written
 //! to a temporary file and renamed when complete, so that a process that is killed, or two that race, leave nothing wrong.
-//! Where the cache cannot be written, an entry lives in an unnamed temporary file for as long as it is used.
+//! Where the cache cannot be written, an entry lives in an unnamed temporary file for as long as it is used. That a disk is full may be
+//! noticed only while an entry is written: its owner then writes it again, with [`Writer::unnamed`].
 //!
 //! Layout: 8 bytes `MAGIC`, 16 bytes key, the payload, 8 bytes XXH3 of all before; little endian.
 
@@ -118,15 +119,11 @@ impl Store {
     /// # Errors
     /// If there is no place for a temporary file either.
     pub fn create(&self, name: &str, key: Key) -> Result<(Writer, Option<String>)> {
-        let (target, note) = match self.path(name).map(Target::beside) {
-            Some(Ok(target)) => (target, None),
-            Some(Err(e)) => (Target::unnamed()?, Some(e.to_string())),
-            None => (Target::unnamed()?, Some("there is no cache directory; set BANTAM_CACHE".to_owned())),
-        };
-        let mut writer = Writer { target, hash: Xxh3::new(), payload: 0 };
-        writer.put(&MAGIC)?;
-        writer.put(&key.bytes())?;
-        Ok((writer, note))
+        match self.path(name).map(Target::beside) {
+            Some(Ok(target)) => Ok((Writer::new(target, key)?, None)),
+            Some(Err(e)) => Ok((Writer::unnamed(key)?, Some(e.to_string()))),
+            None => Ok((Writer::unnamed(key)?, Some("there is no cache directory; set BANTAM_CACHE".to_owned()))),
+        }
     }
 
     fn path(&self, name: &str) -> Option<PathBuf> {
@@ -154,29 +151,37 @@ impl Target {
     }
 
     fn unnamed() -> Result<Target> {
-        tempfile::tempfile().map(Target::Unnamed).map_err(cache_error(&std::env::temp_dir(), "write"))
+        tempfile::tempfile().map(Target::Unnamed).map_err(no_room)
     }
 
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn write_all(&mut self, bytes: &[u8]) -> Result<()> {
         match self {
-            Target::Named { file, .. } => file.write_all(bytes),
-            Target::Unnamed(file) => file.write_all(bytes),
-        }
-    }
-
-    fn path(&self) -> PathBuf {
-        match self {
-            Target::Named { path, .. } => path.clone(),
-            Target::Unnamed(_) => std::env::temp_dir(),
+            Target::Named { file, path } => file.write_all(bytes).map_err(cache_error(path, "write")),
+            Target::Unnamed(file) => file.write_all(bytes).map_err(no_room),
         }
     }
 }
 
 impl Writer {
+    /// Starts an entry that is not kept in a store.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`] if there is no place for a temporary file.
+    pub fn unnamed(key: Key) -> Result<Writer> {
+        Self::new(Target::unnamed()?, key)
+    }
+
+    fn new(target: Target, key: Key) -> Result<Writer> {
+        let mut writer = Writer { target, hash: Xxh3::new(), payload: 0 };
+        writer.put(&MAGIC)?;
+        writer.put(&key.bytes())?;
+        Ok(writer)
+    }
+
     /// Appends to the payload.
     ///
     /// # Errors
-    /// If the file cannot be written.
+    /// If the file cannot be written: [`Error::Cache`] if it is in a store, else [`Error::NoRoom`].
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.payload += bytes.len() as u64;
         self.put(bytes)
@@ -184,23 +189,22 @@ impl Writer {
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
         self.hash.update(bytes);
-        self.target.write_all(bytes).map_err(cache_error(&self.target.path(), "write"))
+        self.target.write_all(bytes)
     }
 
     /// Completes the entry, gives it its name, and opens it.
     ///
     /// # Errors
-    /// If the file cannot be written.
+    /// Those of [`write`](Self::write).
     pub fn finish(mut self) -> Result<Entry> {
         let checksum = self.hash.digest();
-        let path = self.target.path();
-        self.target.write_all(&checksum.to_le_bytes()).map_err(cache_error(&path, "write"))?;
-        let file = match self.target {
+        self.target.write_all(&checksum.to_le_bytes())?;
+        let (file, path) = match self.target {
             Target::Named { file, path } => {
-                file.finish()?;
-                File::open(&path).map_err(cache_error(&path, "read"))?
+                file.finish().map_err(of_cache)?;
+                (File::open(&path).map_err(cache_error(&path, "read"))?, path)
             }
-            Target::Unnamed(file) => file,
+            Target::Unnamed(file) => (file, std::env::temp_dir()),
         };
         Ok(Entry { file, path, payload: self.payload })
     }
@@ -271,6 +275,18 @@ impl Entry {
 fn cache_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Cache { path, action, source }
+}
+
+/// What the system refused about completing a file of the store.
+fn of_cache(error: bantam_checkpoint::Error) -> Error {
+    match error {
+        bantam_checkpoint::Error::Io { path, source, .. } => cache_error(&path, "write")(source),
+        other => other.into(),
+    }
+}
+
+fn no_room(source: io::Error) -> Error {
+    Error::NoRoom { folder: std::env::temp_dir(), source }
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Multiple choice: which of the given continuations a model finds most likely.
 //!
-//! As in EleutherAI's lm-evaluation-harness (`acc_norm`): an option's score is the log-likelihood of its tokens after the
-//! question, divided by its length in bytes, since the plain likelihood favours short options; the highest score is the
-//! answer. The tokens are those of question and option spelled together; the option's are those beyond as many tokens as the
+//! Much as in EleutherAI's lm-evaluation-harness (`acc_norm`): an option's score is the log-likelihood of its tokens after the
+//! question, divided by its length, since the plain likelihood favours short options; the highest score is the answer. The length is
+//! that of the option as it is asked, in bytes, with the space before it; the harness counts characters, without that space, so
+//! that the two may answer a close question differently. The tokens are those of question and option spelled together; the option's are those beyond as many tokens as the
 //! question has alone. The tokens that all options begin with are read once and kept in the cache.
 
 use crate::results::Choice;

@@ -96,13 +96,24 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The base's outputs cannot be kept anywhere.
+    /// The base's outputs cannot be kept for the next time, or read.
     #[error("{path}: cannot {action} the base's outputs: {source}")]
     Cache {
         /// The file or directory.
         path: PathBuf,
         /// What was tried: `read`, `write`.
         action: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The base's outputs cannot be kept for as long as they are used either.
+    #[error(
+        "{folder}: cannot write the base's outputs to a temporary file: {source}. Set BANTAM_CACHE to a folder that has room for \
+         them, or TMPDIR"
+    )]
+    NoRoom {
+        /// The system's folder of temporary files.
+        folder: PathBuf,
         /// Why.
         source: std::io::Error,
     },

@@ -22,7 +22,8 @@ pub fn evaluate(candidate: &Checkpoint, base: &mut Base, progress: &dyn Progress
     let path = candidate.path();
     let tokenizer = Tokenizer::of(candidate)?;
     let model = Model::load(candidate)?;
-    same_tokenizer(path, &tokenizer, &model, base)?;
+    same_vocabulary((path, &tokenizer, &model), (&base.path, &base.tokenizer, &base.model))?;
+    same_splits(path, &tokenizer, base)?;
     base.evaluation(candidate, &model, progress, |base| measure(candidate, &tokenizer, &model, base, progress))
 }
 
@@ -136,34 +137,43 @@ impl Pair<'_> {
     }
 }
 
-/// Predictions can be compared only token by token: vocabulary, and the way text is split, must be the same.
-fn same_tokenizer(path: &Path, tokenizer: &Tokenizer, model: &Model, base: &Base) -> Result<()> {
-    match difference(tokenizer, &base.tokenizer, model, base)? {
-        None => Ok(()),
-        Some(difference) => Err(Error::Tokenizers { candidate: path.to_owned(), base: base.path.clone(), difference }),
+/// A model with its tokenizer, and its file for messages.
+pub type Speaker<'a> = (&'a Path, &'a Tokenizer, &'a Model);
+
+/// Refuses a candidate that does not have its base's tokens, or begins texts with another one: predictions can be compared only token by
+/// token.
+///
+/// # Errors
+/// [`Error::Tokenizers`], with the first difference.
+pub fn same_vocabulary(candidate: Speaker<'_>, base: Speaker<'_>) -> Result<()> {
+    let [ours, theirs] = [candidate, base].map(|(_, _, model)| model.config().vocab_size);
+    if ours != theirs {
+        return Err(apart(candidate.0, base.0, format!("{ours} tokens and {theirs}")));
+    }
+    if let Some(id) = (0..ours as u32).find(|&id| candidate.1.token_text(id) != base.1.token_text(id)) {
+        let [ours, theirs] = [candidate, base].map(|(_, tokenizer, _)| tokenizer.token_text(id).unwrap_or(""));
+        return Err(apart(candidate.0, base.0, format!("token {id} is {ours:?} and {theirs:?}")));
+    }
+    let [ours, theirs] = [candidate, base].map(|(_, tokenizer, _)| tokenizer.bos().filter(|_| tokenizer.add_bos()));
+    match ours == theirs {
+        true => Ok(()),
+        false => Err(apart(candidate.0, base.0, "they begin a text with different tokens".to_owned())),
     }
 }
 
-fn difference(candidate: &Tokenizer, base: &Tokenizer, model: &Model, reference: &Base) -> Result<Option<String>> {
-    let (ours, theirs) = (model.config().vocab_size, reference.model.config().vocab_size);
-    if ours != theirs {
-        return Ok(Some(format!("{ours} tokens and {theirs}")));
-    }
-    if let Some(id) = (0..ours as u32).find(|&id| candidate.token_text(id) != base.token_text(id)) {
-        let text = |tokenizer: &Tokenizer| format!("{:?}", tokenizer.token_text(id).unwrap_or(""));
-        return Ok(Some(format!("token {id} is {} and {}", text(candidate), text(base))));
-    }
-    // Equal tokens may still be put together differently; the texts themselves show it.
-    let bos = |tokenizer: &Tokenizer| tokenizer.bos().filter(|_| tokenizer.add_bos());
-    if bos(candidate) != bos(base) {
-        return Ok(Some("they begin a text with different tokens".to_owned()));
-    }
-    for text in &reference.texts {
-        if candidate.encode(&text.text.text, Special::DOCUMENT)? != base.encode(&text.text.text, Special::DOCUMENT)? {
-            return Ok(Some(format!("they split {} differently", text.text.name)));
+/// Equal tokens may still be put together differently; the texts themselves show it.
+fn same_splits(path: &Path, candidate: &Tokenizer, base: &Base) -> Result<()> {
+    for BaseText { text, .. } in &base.texts {
+        let [ours, theirs] = [candidate, &base.tokenizer].map(|t| t.encode(&text.text, Special::DOCUMENT));
+        if ours? != theirs? {
+            return Err(apart(path, &base.path, format!("they split {} differently", text.name)));
         }
     }
-    Ok(None)
+    Ok(())
+}
+
+fn apart(candidate: &Path, base: &Path, difference: String) -> Error {
+    Error::Tokenizers { candidate: candidate.to_owned(), base: base.to_owned(), difference }
 }
 
 #[cfg(test)]

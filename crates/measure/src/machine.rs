@@ -19,9 +19,23 @@ pub fn detect() -> Machine {
 pub fn available_memory() -> u64 {
     let available = meminfo("MemAvailable").unwrap_or(0);
     match (number("/sys/fs/cgroup/memory.max"), number("/sys/fs/cgroup/memory.current")) {
-        (Some(limit), Some(used)) => available.min(limit.saturating_sub(used)),
+        (Some(limit), Some(used)) => {
+            let stat = read_to_string("/sys/fs/cgroup/memory.stat").unwrap_or_default();
+            available.min(limit.saturating_sub(taken(used, &stat)))
+        }
         _ => available,
     }
+}
+
+/// Of the bytes that a control group uses those that are not to be had: the pages of files among them are given up for a process that needs
+/// memory. `stat` is the group's memory.stat, lines of a name and bytes.
+fn taken(used: u64, stat: &str) -> u64 {
+    let bytes = |field: &str| {
+        let line = stat.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(' '));
+        line.and_then(|bytes| bytes.trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    // The counters are not of one moment.
+    used.saturating_sub(bytes("inactive_file")).saturating_sub(bytes("active_file"))
 }
 
 /// The most memory that this process has had resident, bytes, mapped files included; `None` outside Linux.
@@ -66,6 +80,15 @@ mod tests {
         assert_eq!(kilobytes(status, "VmHWM"), Some(1 << 20));
         assert_eq!(kilobytes(status, "Threads"), None);
         assert_eq!(kilobytes(status, "VmSwap"), None);
+    }
+
+    #[test]
+    fn pages_of_files_are_not_taken() {
+        let stat =
+            "anon 300\nfile 650\nshmem 50\ninactive_anon 90\nactive_anon 7\ninactive_file 400\nactive_file 200\n";
+        assert_eq!(taken(1000, stat), 400);
+        assert_eq!(taken(500, stat), 0);
+        assert_eq!(taken(1000, ""), 1000);
     }
 
     #[test]

@@ -40,8 +40,8 @@ pub struct PairEvaluation {
     pub base: Correlations,
     /// The candidate's.
     pub candidate: Correlations,
-    /// The candidate's Spearman correlation as a share of the base's.
-    pub share: Estimate,
+    /// The candidate's Spearman correlation as a share of the base's; `None` where the base's is 0.
+    pub share: Option<Estimate>,
     /// The mean cosine between the candidate's and the base's embedding of a sentence, if they are equally wide.
     pub cosine: Option<f64>,
 }
@@ -134,9 +134,16 @@ pub fn evaluate(candidate: (&Encoder, &Path), base: (&Encoder, &Path), pairs: &P
         pairs: n,
         base: Correlations { spearman: estimate(0), pearson: estimate(2) },
         candidate: Correlations { spearman: estimate(1), pearson: estimate(3) },
-        share: estimate(4),
+        share: share(mean[4], draws.iter().map(|d| d[4])),
         cosine,
     })
+}
+
+/// A share of the base with its standard error. Draws in which the base's correlation is 0, as where all pairs have one score, tell
+/// of none and are left out; `None` if no share is left, or no two of them to differ.
+fn share(mean: f64, draws: impl Iterator<Item = f64> + Clone) -> Option<Estimate> {
+    let draws = draws.filter(|share| share.is_finite());
+    (mean.is_finite() && draws.clone().count() > 1).then(|| Estimate { mean, se: deviation(draws) })
 }
 
 /// Pearson's correlation; 0 where one side does not vary.
@@ -195,6 +202,14 @@ mod tests {
         assert!((pearson(&a, &b) - 0.784_046_983_414_218_9).abs() < 1e-12, "{}", pearson(&a, &b));
         assert_eq!(pearson(&a, &[1.0; 5]), 0.0);
         assert_eq!(ranks(&[3.0, 1.0, 3.0, 0.0]), [2.5, 1.0, 2.5, 0.0]);
+    }
+
+    #[test]
+    fn draws_without_a_share_do_not_count() {
+        let estimate = share(0.5, [0.4, f64::NAN, 0.6, f64::INFINITY].into_iter()).unwrap();
+        assert!(estimate.mean == 0.5 && (estimate.se - 0.02f64.sqrt()).abs() < 1e-12, "{estimate:?}");
+        assert_eq!(share(f64::NAN, [0.4, 0.6].into_iter()), None);
+        assert_eq!(share(0.5, [f64::NAN, 0.6].into_iter()), None);
     }
 
     #[test]

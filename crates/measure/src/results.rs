@@ -2,6 +2,7 @@
 
 use bantam_checkpoint::provenance::Training;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// A kind of text. Compression hurts them differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -206,4 +207,7 @@ pub struct Report {
     pub fit: Option<u64>,
     /// Index into `evaluations` of the chosen candidate, if one was to be chosen.
     pub chosen: Option<usize>,
+    /// Names of the model files in the report's directory that `bantam shrink` left there, in this run or one before.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub kept: BTreeSet<String>,
 }

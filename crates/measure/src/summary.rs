@@ -1,8 +1,9 @@
 //! What a model file is, in a few numbers.
 
-use crate::{Error, Result, results::ModelSummary};
-use bantam_checkpoint::{Checkpoint, provenance};
-use std::path::Path;
+use crate::{Result, results::ModelSummary};
+use bantam_checkpoint::{Checkpoint, hf, provenance};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 /// Sums up a model. Reads no weights.
 ///
@@ -26,47 +27,36 @@ pub fn of(checkpoint: &Checkpoint) -> Result<ModelSummary> {
     })
 }
 
-/// The file's name without its extension, or the directory's name.
-fn label(path: &Path) -> String {
-    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
-    name.map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned())
+/// What a model is called: the file's name without its extension, or the directory's name, which may have dots. Of `.` and the like the name
+/// of the directory it stands for; `model` where there is none.
+pub fn label(path: &Path) -> String {
+    let named = match path.file_name() {
+        Some(_) => path.to_owned(),
+        None => path.canonicalize().unwrap_or_default(),
+    };
+    let name = if named.is_dir() { named.file_name() } else { named.file_stem() };
+    name.map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned())
 }
 
 /// A file of a model.
 pub(crate) struct ModelFile {
-    /// Its name.
-    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
     /// Its length.
     pub bytes: u64,
     /// When it was last written, nanoseconds since 1970 (0 if unknown).
     pub modified: u128,
 }
 
-/// The file of a model, or the files directly in its directory, by name.
+/// The file of a model, or its files in its directory, by name. What else lies there is not the model.
 pub(crate) fn files(path: &Path) -> Result<Vec<ModelFile>> {
-    let error = |source| Error::Checkpoint(bantam_checkpoint::Error::io(path, "read")(source));
-    let describe = |path: &Path, metadata: std::fs::Metadata| ModelFile {
-        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        bytes: metadata.len(),
-        modified: metadata
-            .modified()
-            .ok()
-            .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())
-            .map_or(0, |since| since.as_nanos()),
+    let paths = if path.is_dir() { hf::files(path)? } else { vec![path.to_owned()] };
+    let describe = |path: PathBuf| {
+        let metadata = std::fs::metadata(&path).map_err(bantam_checkpoint::Error::io(&path, "read"))?;
+        let since = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        Ok(ModelFile { path, bytes: metadata.len(), modified: since.map_or(0, |since| since.as_nanos()) })
     };
-    if !path.is_dir() {
-        return Ok(vec![describe(path, std::fs::metadata(path).map_err(error)?)]);
-    }
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(path).map_err(error)? {
-        let path = entry.map_err(error)?.path();
-        let metadata = std::fs::metadata(&path).map_err(error)?;
-        if metadata.is_file() {
-            files.push(describe(&path, metadata));
-        }
-    }
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(files)
+    paths.into_iter().map(describe).collect()
 }
 
 #[cfg(test)]
@@ -78,13 +68,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let model = dir.path().join("model-7b");
         std::fs::create_dir_all(model.join("folder")).unwrap();
-        std::fs::write(model.join("b.safetensors"), [0; 10]).unwrap();
-        std::fs::write(model.join("a.json"), [0; 3]).unwrap();
+        std::fs::write(model.join("model.safetensors"), [0; 10]).unwrap();
+        std::fs::write(model.join("config.json"), [0; 3]).unwrap();
+        std::fs::write(model.join("README.md"), [0; 5]).unwrap();
         let files = files(&model).unwrap();
-        let seen: Vec<_> = files.iter().map(|f| (f.name.as_str(), f.bytes)).collect();
-        assert_eq!(seen, [("a.json", 3), ("b.safetensors", 10)]);
+        let seen: Vec<_> = files.iter().map(|f| (f.path.file_name().unwrap().to_str().unwrap(), f.bytes)).collect();
+        assert_eq!(seen, [("config.json", 3), ("model.safetensors", 10)]);
         assert!(files.iter().all(|f| f.modified > 0));
-        assert_eq!(label(&model), "model-7b");
+    }
+
+    #[test]
+    fn models_are_called_by_all_of_their_directorys_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let model = dir.path().join("Qwen2.5-0.5B");
+        std::fs::create_dir_all(model.join("folder")).unwrap();
+        assert_eq!(label(&model), "Qwen2.5-0.5B");
+        assert_eq!(label(&model.join("folder/..")), "Qwen2.5-0.5B");
         assert_eq!(label(&dir.path().join("tiny.Q4_K.gguf")), "tiny.Q4_K");
+        assert_eq!(label(Path::new("/")), "model");
     }
 }

@@ -347,6 +347,31 @@ fn another_base_at_the_same_path_is_computed_anew() {
 }
 
 #[test]
+fn what_lies_beside_a_model_in_its_directory_changes_nothing() {
+    let mut fixture = Fixture::new();
+    let folder = fixture.dir.path().join("hf");
+    std::fs::create_dir(&folder).unwrap();
+    let llama = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures/llama");
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(llama.join(name), folder.join(name)).unwrap();
+    }
+    fixture.base = Checkpoint::open(&folder).unwrap();
+    let read = || {
+        let heard = Heard::default();
+        fixture.evaluate(&fixture.base, &heard).unwrap();
+        (heard.base_chunks.get(), heard.chunks.get())
+    };
+    let (base, candidate) = read();
+    assert!(base > 2 && candidate > 2);
+    for name in ["q4.gguf", "README.md", "pytorch_model.bin"] {
+        std::fs::write(folder.join(name), "not the model's").unwrap();
+    }
+    assert_eq!(read(), (0, 0), "all that was measured is kept");
+    std::fs::write(folder.join("generation_config.json"), "{}").unwrap();
+    assert_eq!(read(), (base, candidate), "a file of the model's is looked at");
+}
+
+#[test]
 fn tokenizers_must_agree() {
     let fixture = Fixture::new();
     let message = |spec: Spec| fixture.evaluate(&fixture.candidate(spec), &Heard::default()).unwrap_err().to_string();

@@ -67,7 +67,7 @@ pub enum Error {
     },
     /// A model's outputs are NaN or infinite.
     #[error(
-        "{model}: what the model predicts on the text that it is given is not finite: it is broken; fetch or convert it again"
+        "{model}: what the model says of the text that it is given is not finite: it is broken; fetch or convert it again"
     )]
     Predictions {
         /// The model.
@@ -93,7 +93,7 @@ pub enum Error {
     /// A weight is too large for the target format.
     #[error(
         "{path}: tensor `{tensor}`, row {row}, column {col} is {value}, but {format} holds at most {}; choose BF16 or \
-         F32 for it, by `--to` a file of formats if for it alone", .format.largest
+         F32 (when quantizing, by `--to` a file of formats if for it alone)", .format.largest
     )]
     OutOfRange {
         /// The file.

@@ -133,7 +133,7 @@ impl<'a> Rates<'a> {
     /// If the model's hyperparameters make no sense.
     pub fn measuring(&self) -> Result<f64, Error> {
         let mut rates = Rounding::new(self, 0);
-        let widening = Widening::of(self.checkpoint)?;
+        let wider = Widening::of(self.checkpoint)?.map(|widening| widening.planned(self.checkpoint));
         let layers = self.config.block_count;
         let on = measured_on(self.checkpoint);
         let mut seconds = self.looking(self.tokens.min(on.inputs as f64), layers as f64);
@@ -141,10 +141,11 @@ impl<'a> Rates<'a> {
         for tensor in self.checkpoint.tensors().iter().filter(|t| quantizable_role(t).is_some()) {
             let ahead = students::layer_of(&tensor.name).map_or(layers, |(layer, _)| layers - layer);
             seconds += ahead as f64 * on.tokens as f64 * self.sharp_pass;
-            let cols = [Some(tensor.cols()), widening.as_ref().map(|w| w.shape(tensor)[1])];
-            for cols in cols.into_iter().flatten() {
-                let trial = |format| rates.trial(tensor.rows(), cols, format);
-                seconds += allocate::candidates(tensor, cols).into_iter().map(trial).sum::<f64>();
+            let wide = wider.as_ref().and_then(|wider| wider.tensor(&tensor.name));
+            for of in [Some(tensor), wide].into_iter().flatten() {
+                // What stays as it is is not tried.
+                let tried = allocate::candidates(of).into_iter().filter(|format| *format != of.format);
+                seconds += tried.map(|format| rates.trial(tensor.rows(), of.cols(), format)).sum::<f64>();
             }
             // Once as a whole.
             seconds += rates.of(tensor.rows(), tensor.cols(), Format::by_name("Q4_0").expect("it is a format"));
@@ -270,6 +271,30 @@ mod tests {
         assert_eq!(factors.observing(), 0.0);
         let [plain, fed_back] = [Method::Nearest, method].map(|method| none.rounding_to_bits(method, 4.0));
         assert!(plain == 0.0 && fed_back > 0.0, "{plain} and {fed_back}");
+    }
+
+    #[test]
+    fn formats_that_can_only_be_read_are_not_timed() {
+        let of = checkpoint();
+        let format = Format::by_name("MXFP4").unwrap();
+        let packed = |t: &TensorInfo| match quantizable_role(t) {
+            Some(_) => TensorInfo { format, ..t.clone() },
+            None => t.clone(),
+        };
+        let tensors = of.tensors().iter().map(packed).collect();
+        let checkpoint = Checkpoint::planned(of.path(), of.metadata().clone(), tensors);
+        let rates = Rates {
+            checkpoint: &checkpoint,
+            config: Config::of(&of).unwrap(),
+            tokens: 100.0,
+            pass: 0.0,
+            sharp_pass: 0.0,
+            product: 0.0,
+            factors: 0.0,
+            inputs: vec![1.0],
+            sample: vec![1.0; COLS],
+        };
+        assert!(rates.measuring().unwrap() > 0.0);
     }
 
     #[test]

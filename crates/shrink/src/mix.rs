@@ -4,11 +4,11 @@
 use crate::Error;
 use bantam_checkpoint::hf::integers::Packing;
 use bantam_checkpoint::{Config, TensorInfo};
-use bantam_formats::{Activation, Format};
+use bantam_formats::{Activation, FORMATS, Format, INTEGERS};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 /// The head of a mix that names none: what llama.cpp gives the output matrix.
@@ -24,6 +24,9 @@ pub struct Mix {
     /// The mix's name, for example `Q4_K_M`.
     #[serde(skip)]
     pub name: String,
+    /// The user's file that it was read from; ours have none.
+    #[serde(skip)]
+    file: Option<PathBuf>,
     /// What it is for, in a few words.
     #[serde(default)]
     pub about: String,
@@ -67,6 +70,13 @@ enum Layers {
     First(usize),
     FirstShare(usize),
     Outer,
+}
+
+impl Rule {
+    /// Whether it names a tensor of this role and name (without `.weight`), whatever the layers that it is for.
+    fn names(&self, role: &str, name: &str) -> bool {
+        self.tensor == role || self.tensor == name
+    }
 }
 
 impl TryFrom<String> for Layers {
@@ -182,7 +192,8 @@ impl Mix {
             let line = text.lines().nth(number).unwrap_or_default().trim();
             error(format!("line {}, `{line}`: {}", number + 1, e.message()))
         })?;
-        Ok(Mix { name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), ..mix })
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Mix { name, file: Some(path.to_owned()), ..mix })
     }
 
     /// A mix that names the format of each tensor that may be quantized.
@@ -195,15 +206,19 @@ impl Mix {
         let (most, _) = counts.into_iter().max_by_key(|(_, count)| *count).expect("there are tensors");
         let default = Format::by_name(most).expect("it is a format");
         let of = |name: &str| tensors.iter().find(|(tensor, _)| *tensor == name).map(|(_, format)| *format);
-        let head = of("output.weight").or_else(|| of("token_embd.weight")).unwrap_or_else(default_head);
+        let (head, format) = ["output.weight", "token_embd.weight"]
+            .into_iter()
+            .find_map(|name| Some((name, of(name)?)))
+            .unwrap_or_else(|| ("", default_head()));
         let rule = |(tensor, format): &(&str, &'static Format)| Rule {
             tensor: tensor.trim_end_matches(".weight").to_owned(),
             layers: Layers::All,
             min_gqa: 0,
             format,
         };
-        let rules = tensors.iter().map(rule).collect();
-        Mix { name, about, file_type: None, directory: None, widen: false, default, head, rules }
+        // No rule is for the head: what it said would not count.
+        let rules = tensors.iter().filter(|(tensor, _)| *tensor != head).map(rule).collect();
+        Mix { name, file: None, about, file_type: None, directory: None, widen: false, default, head: format, rules }
     }
 
     /// The mix as a file that [`named`](Self::named) reads, if its rules name tensors.
@@ -234,27 +249,56 @@ impl Mix {
     }
 
     /// What each of `tensors`, all those of a model, becomes. Vectors, and tensors that must stay exact, keep their format.
-    pub fn assign(&self, tensors: &[TensorInfo], config: &Config) -> Vec<Target> {
-        let tied = tensors.iter().all(|t| t.name != "output.weight");
+    ///
+    /// # Errors
+    /// If a tensor is to get a format that can only be read. One that has it already keeps it.
+    pub fn assign(&self, tensors: &[TensorInfo], config: &Config) -> Result<Vec<Target>, Error> {
+        let tied = is_tied(tensors);
         let mut targets: Vec<Target> = tensors.iter().map(|tensor| self.target(tensor, config, tied)).collect();
         if self.directory.is_some_and(|packing| packing.uniform) {
             make_uniform(&mut targets);
         }
-        targets
+        let mut changed = tensors.iter().zip(&targets).filter(|(tensor, target)| target.format != tensor.format);
+        match changed.find(|(_, target)| target.format.encode.is_none()) {
+            Some((tensor, target)) => Err(self.only_read(tensor, target.format)),
+            None => Ok(targets),
+        }
+    }
+
+    fn only_read(&self, tensor: &TensorInfo, format: &Format) -> Error {
+        let formats = if self.directory.is_some() { INTEGERS } else { FORMATS };
+        let written: Vec<&str> = formats.iter().filter(|f| f.encode.is_some()).map(|f| f.name).collect();
+        let problem = format!(
+            "{} would become {format}, which bantam can only read; it can write {}",
+            tensor.name,
+            written.join(", ")
+        );
+        Error::MixFile { path: self.file.clone().unwrap_or_else(|| PathBuf::from(&self.name)), problem }
+    }
+
+    /// The rules of a user's file, by what they name, that nothing comes of in a model of these tensors: it has none of that name that may be
+    /// quantized, or that is the head. (Ours are for all models.)
+    pub fn idle(&self, tensors: &[TensorInfo]) -> Vec<&str> {
+        let tied = is_tied(tensors);
+        let named = |tensor: &TensorInfo, rule: &Rule| {
+            let role = quantizable_role(tensor).filter(|role| !is_head(role, tied));
+            role.is_some_and(|role| rule.names(role, tensor.name.trim_end_matches(".weight")))
+        };
+        let rules = self.rules.iter().filter(|_| self.file.is_some());
+        rules.filter(|rule| !tensors.iter().any(|t| named(t, rule))).map(|rule| &rule.tensor[..]).collect()
     }
 
     fn target(&self, tensor: &TensorInfo, config: &Config, tied: bool) -> Target {
         let Some(role) = quantizable_role(tensor) else {
             return Target { format: tensor.format, instead_of: None };
         };
-        let is_head = role == "output" || (tied && role == "token_embd");
-        if is_head {
+        if is_head(role, tied) {
             return fitting(self.head, Format::by_name(HEAD_FALL_BACK), tensor.cols());
         }
         let name = tensor.name.trim_end_matches(".weight");
         let gqa = config.head_count / config.head_count_kv;
         let matches = |rule: &&Rule| {
-            (rule.tensor == role || rule.tensor == name)
+            rule.names(role, name)
                 && gqa >= rule.min_gqa
                 && layer_of(name).is_none_or(|layer| rule.layers.contains(layer, config.block_count))
         };
@@ -269,6 +313,15 @@ pub(crate) fn quantizable_role(tensor: &TensorInfo) -> Option<&str> {
     let role = tensor.name.strip_suffix(".weight")?.rsplit('.').next()?;
     let is_matrix = tensor.shape.len() >= 2 && tensor.rows() > 1;
     (is_matrix && !tensor.stays_f32() && !role.ends_with("_norm") && role != "ffn_gate_inp").then_some(role)
+}
+
+/// Whether the model's head is its embedding.
+fn is_tied(tensors: &[TensorInfo]) -> bool {
+    tensors.iter().all(|t| t.name != "output.weight")
+}
+
+fn is_head(role: &str, tied: bool) -> bool {
+    role == "output" || (tied && role == "token_embd")
 }
 
 fn layer_of(name: &str) -> Option<usize> {

@@ -137,7 +137,7 @@ impl Records {
     }
 
     fn damaged(&self, at: u64) -> Error {
-        self.error(format!("the record at byte {at} is damaged; delete the file and capture again"))
+        self.error(format!("the record at byte {at} is damaged; delete the file and start again"))
     }
 
     /// An error about the file.

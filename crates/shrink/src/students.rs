@@ -1,6 +1,7 @@
 //! Students: small models to begin with.
 
-use crate::Error;
+use crate::quantize::check;
+use crate::{Error, Mix};
 use bantam_checkpoint::metadata::Array;
 use bantam_checkpoint::{Checkpoint, Config, GgufWriter, Metadata, TensorInfo, Value, provenance};
 use bantam_formats::Format;
@@ -114,7 +115,7 @@ fn new_tensors(planned: &Checkpoint, tied: bool, config: &Path, room: u64) -> Re
 /// What must stay F32 (vectors) does.
 ///
 /// # Errors
-/// If the file cannot be written.
+/// If the format cannot hold a value, or the file cannot be written.
 ///
 /// # Panics
 /// If the parameters are not the student's, or the format cannot be written or does not divide the rows.
@@ -133,15 +134,18 @@ pub fn write(
         .map(|t| TensorInfo { format: if t.stays_f32() { f32 } else { format }, ..t.clone() })
         .collect();
     let mut metadata = student.metadata().clone();
-    metadata.set("general.file_type", Value::U32(if format.name == "F32" { 0 } else { 1 }));
+    metadata.set("general.file_type", Value::U32(Mix::by_name(format.name)?.file_type()));
     provenance::append(&mut metadata, step);
+    let variable = |tensor: &TensorInfo| parameters.get(&tensor.name).expect("the student's parameters");
+    for tensor in &infos {
+        check(student.path(), tensor, tensor.format, 0, &variable(tensor).values)?;
+    }
     let mut writer = GgufWriter::create(output, &metadata, &infos)?;
     for tensor in &infos {
-        let variable = parameters.get(&tensor.name).expect("the student's parameters");
         let encode = tensor.format.encode.expect("a format that can be written");
         let mut bytes = vec![0; tensor.bytes()];
         let row_bytes = tensor.bytes() / tensor.rows();
-        for (row, bytes) in variable.values.chunks(tensor.cols()).zip(bytes.chunks_mut(row_bytes)) {
+        for (row, bytes) in variable(tensor).values.chunks(tensor.cols()).zip(bytes.chunks_mut(row_bytes)) {
             encode(row, None, bytes);
         }
         writer.write(&bytes)?;

@@ -2,7 +2,8 @@
 
 mod common;
 
-use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::{Checkpoint, GgufWriter, TensorInfo};
+use bantam_formats::Format;
 use bantam_nn::Model;
 use bantam_nn::random::SplitMix64;
 use bantam_nn::softmax::compare;
@@ -11,6 +12,7 @@ use bantam_shrink::quantize::{Method, Plan};
 use bantam_shrink::widen::Widening;
 use bantam_shrink::{Error, Mix};
 use common::checkpoint;
+use std::path::Path;
 
 fn sequences(checkpoint: &Checkpoint) -> Vec<Vec<u32>> {
     let vocab = Model::load(checkpoint).unwrap().config().vocab_size;
@@ -160,10 +162,73 @@ fn what_is_packed_already_is_not_packed_looser() {
     let allocation =
         Budget::Bits(16.0).allocate(&packed, weights(&packed), &measured(&packed), &file_bytes(&packed)).unwrap();
     let config = bantam_checkpoint::Config::of(&packed).unwrap();
-    for (tensor, target) in packed.tensors().iter().zip(allocation.mix.assign(packed.tensors(), &config)) {
+    for (tensor, target) in packed.tensors().iter().zip(allocation.mix.assign(packed.tensors(), &config).unwrap()) {
         assert_eq!(target.format, tensor.format, "{}", tensor.name);
     }
     assert_eq!(allocation.divergence(), 0.0);
+}
+
+/// A model whose ways up, of feed-forward layers, are in MXFP4, which is only read.
+fn with_read_only(folder: &Path) -> Checkpoint {
+    /// The exponent of blocks whose weights are of the size of the others'.
+    const EXPONENT: u8 = 121;
+    let (model, mxfp4) = (checkpoint("llama"), Format::by_name("MXFP4").unwrap());
+    let packed = |t: &TensorInfo| match t.name.ends_with("ffn_up.weight") {
+        true => TensorInfo { format: mxfp4, ..t.clone() },
+        false => t.clone(),
+    };
+    let tensors: Vec<TensorInfo> = model.tensors().iter().map(packed).collect();
+    let path = folder.join("mxfp4.gguf");
+    let mut writer = GgufWriter::create(&path, model.metadata(), &tensors).unwrap();
+    let mut random = SplitMix64::new(7);
+    for tensor in &tensors {
+        if tensor.format == mxfp4 {
+            let byte = |i: usize| if i.is_multiple_of(mxfp4.bytes) { EXPONENT } else { random.below(256) as u8 };
+            writer.write(&(0..tensor.bytes()).map(byte).collect::<Vec<u8>>()).unwrap();
+        } else {
+            writer.write(&model.data(&tensor.name).unwrap()).unwrap();
+        }
+    }
+    writer.finish().unwrap();
+    Checkpoint::open(&path).unwrap()
+}
+
+#[test]
+fn what_can_only_be_read_is_copied_or_rounded_to_something_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = with_read_only(folder.path());
+    let is_read_only = |format: &Format| format.encode.is_none();
+    let Measured { plain, widened } = measured_of(&model);
+    for tensor in &plain {
+        let kept: Vec<f64> = tensor.choices.iter().filter(|c| is_read_only(c.format)).map(|c| c.divergence).collect();
+        let expected: &[f64] = if tensor.tensor.ends_with("ffn_up.weight") { &[0.0] } else { &[] };
+        assert_eq!(kept, expected, "{}", tensor.tensor);
+    }
+    // In the wider model they are plain numbers, and what stays as it is is that.
+    for tensor in widened.expect("its rows are short") {
+        assert!(tensor.choices.iter().all(|c| !is_read_only(c.format)), "{}", tensor.tensor);
+        let stays = if tensor.tensor.ends_with("ffn_up.weight") { "F32" } else { "BF16" };
+        assert!(tensor.choices.iter().any(|c| c.format.name == stays && c.divergence == 0.0), "{}", tensor.tensor);
+    }
+
+    let at = |bits: f64| Budget::Bits(bits).allocate(&model, weights(&model), &plain, &file_bytes(&model));
+    let Err(Error::Bits { least, .. }) = at(1.0) else { panic!("no format is as narrow") };
+    let text = sequences(&model);
+    for method in [Method::Nearest, Method::Gptq(&text), Method::Scaling(&text)] {
+        // With room for eight bits, others are rounded beside what is kept.
+        for (bits, is_kept) in [(9.0, true), (least + 0.001, false)] {
+            let (path, mix) = (folder.path().join("out.gguf"), at(bits).unwrap().mix);
+            let plan = Plan::new(&model, &mix).unwrap();
+            assert!(plan.rounded().any(|t| !t.name.ends_with("ffn_up.weight")), "{bits} bits");
+            plan.write(&path, method, &mut |_| ()).unwrap();
+            let made = Checkpoint::open(&path).unwrap();
+            for tensor in model.tensors().iter().filter(|t| is_read_only(t.format)) {
+                let same = *model.data(&tensor.name).unwrap() == *made.data(&tensor.name).unwrap();
+                assert_eq!(same, is_kept, "{} by {} at {bits} bits", tensor.name, method.name());
+                assert_eq!(is_read_only(made.tensor(&tensor.name).unwrap().format), is_kept, "{}", tensor.name);
+            }
+        }
+    }
 }
 
 #[test]
@@ -177,7 +242,8 @@ fn a_mix_of_ones_own_is_what_was_written() {
     std::fs::write(&path, allocation.mix.to_toml()).unwrap();
     let own = Mix::named(path.to_str().unwrap()).unwrap();
     let config = bantam_checkpoint::Config::of(&checkpoint).unwrap();
-    assert_eq!(own.assign(checkpoint.tensors(), &config), allocation.mix.assign(checkpoint.tensors(), &config));
+    let assigned = |mix: &Mix| mix.assign(checkpoint.tensors(), &config).unwrap();
+    assert_eq!(assigned(&own), assigned(&allocation.mix));
     assert_eq!((&own.name[..], own.file_type()), ("own", allocation.mix.file_type()));
 
     for (text, reason) in [("default = \"Q9\"", "Q9"), ("rules = 3", "rules"), ("nonsense", "")] {
@@ -204,8 +270,7 @@ fn what_was_measured_is_not_measured_again() {
 
     // A model that was trained further, norms aside, is another.
     let other = folder.path().join("other.gguf");
-    let mut writer =
-        bantam_checkpoint::GgufWriter::create(&other, checkpoint.metadata(), checkpoint.tensors()).unwrap();
+    let mut writer = GgufWriter::create(&other, checkpoint.metadata(), checkpoint.tensors()).unwrap();
     for info in checkpoint.tensors() {
         let mut data = checkpoint.data(&info.name).unwrap().to_vec();
         let middle = data.len() / 2;
@@ -234,7 +299,7 @@ fn a_broken_model_is_named() {
     let path = folder.path().join("broken.gguf");
     let sound = checkpoint("llama");
     let infos = sound.tensors().to_vec();
-    let mut writer = bantam_checkpoint::GgufWriter::create(&path, sound.metadata(), &infos).unwrap();
+    let mut writer = GgufWriter::create(&path, sound.metadata(), &infos).unwrap();
     for info in &infos {
         let mut data = sound.data(&info.name).unwrap().to_vec();
         if info.name == "blk.1.ffn_up.weight" {

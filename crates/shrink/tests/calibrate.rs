@@ -2,7 +2,7 @@
 
 mod common;
 
-use bantam_checkpoint::Checkpoint;
+use bantam_checkpoint::{Checkpoint, GgufWriter};
 use bantam_formats::Format;
 use bantam_nn::Model;
 use bantam_nn::layers::Linear;
@@ -273,6 +273,34 @@ fn layers_are_rounded_for_the_embedding_that_the_file_has() {
     for tensor in at_once.tensors() {
         assert!(*at_once.data(&tensor.name).unwrap() == *after.data(&tensor.name).unwrap(), "{}", tensor.name);
     }
+}
+
+#[test]
+fn of_a_run_that_never_can_be_finished_no_layers_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let [plain, broken, output] = ["plain.gguf", "broken.gguf", "out.gguf"].map(|name| folder.path().join(name));
+    let fixture = checkpoint("llama");
+    let f32 = Mix::by_name("F32").unwrap();
+    Plan::new(&fixture, f32).unwrap().write(&plain, Method::Nearest, &mut |_| ()).unwrap();
+    // The head is rounded last: all layers are by then.
+    let sound = Checkpoint::open(&plain).unwrap();
+    let mut writer = GgufWriter::create(&broken, sound.metadata(), sound.tensors()).unwrap();
+    for tensor in sound.tensors() {
+        let mut data = sound.data(&tensor.name).unwrap().to_vec();
+        if tensor.name == "output.weight" {
+            data[..4].copy_from_slice(&1e6f32.to_le_bytes());
+        }
+        writer.write(&data).unwrap();
+    }
+    writer.finish().unwrap();
+    let model = Checkpoint::open(&broken).unwrap();
+    let sequences = sequences(Model::load(&model).unwrap().config().vocab_size);
+    let plan = Plan::new(&model, Mix::by_name("Q8_0").unwrap()).unwrap();
+    let mut was_there = false;
+    let mut progress = |_| was_there |= unfinished(&output).exists();
+    let error = plan.write(&output, Method::Gptq(&sequences), &mut progress).unwrap_err();
+    assert!(matches!(&error, Error::OutOfRange { tensor, .. } if tensor == "output.weight"), "{error}");
+    assert!(was_there && !unfinished(&output).exists());
 }
 
 #[test]

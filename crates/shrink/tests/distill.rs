@@ -7,12 +7,12 @@ use bantam_nn::random::SplitMix64;
 use bantam_nn::train::{AdamW, Parameters, softmax};
 use bantam_nn::{Model, Sampler, Sampling};
 use bantam_shrink::distill::{
-    Cache, Divergence, HiddenMatching, Kept, Matching, ModelTeacher, OnPolicy, States, Teacher, TextTask,
+    Cache, Divergence, HiddenMatching, Kept, Matching, ModelTeacher, OnPolicy, Said, States, Teacher, TextTask,
 };
 use bantam_shrink::quantize::{Method, Plan};
 use bantam_shrink::text::{Sequence, Source, SourceSpec};
 use bantam_shrink::train::{Decay, Schedule, Settings, Task, Trainer};
-use bantam_shrink::{Mix, students};
+use bantam_shrink::{Error, Mix, students};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -95,6 +95,52 @@ fn a_student_comes_nearer_to_its_teacher_and_a_killed_run_goes_on_exactly() {
     }
 }
 
+#[test]
+fn weights_that_the_format_cannot_hold_are_refused_before_a_file_is_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    let student = Checkpoint::open(fixture("llama")).unwrap();
+    let mut parameters = Parameters::of(&student).unwrap();
+    let query = parameters.get("blk.0.attn_q.weight").unwrap();
+    let (shape, mut values) = (query.shape.clone(), query.values.clone());
+    values[shape[1] + 2] = 7e4;
+    parameters.insert("blk.0.attn_q.weight", &shape, values);
+    let written = |format: &str| {
+        let step = provenance::Step::new("train", "llama", None);
+        let output = folder.path().join(format!("{format}.gguf"));
+        (students::write(&student, &parameters, Format::by_name(format).unwrap(), step, &output), output.exists())
+    };
+    let (refused, begun) = written("F16");
+    let error = refused.unwrap_err().to_string();
+    assert!(error.contains("attn_q.weight`, row 1, column 2 is 70000") && error.contains("F32"), "{error}");
+    assert!(!begun);
+    for format in ["BF16", "F32"] {
+        let (result, there) = written(format);
+        result.unwrap();
+        assert!(there, "{format}");
+    }
+    let types = ["BF16", "F32"].map(|format| {
+        let written = Checkpoint::open(folder.path().join(format!("{format}.gguf"))).unwrap();
+        written.metadata().get("general.file_type").cloned()
+    });
+    assert_eq!(types, [Some(Value::U32(32)), Some(Value::U32(0))]);
+}
+
+/// A teacher that says nothing of the first sequences but their beginnings.
+struct Silent<'m>(ModelTeacher<'m>);
+
+impl Teacher for Silent<'_> {
+    fn says(&mut self, sequence: u64, tokens: &[u32]) -> Result<Said, Error> {
+        let mut said = self.0.says(sequence, tokens)?;
+        let from = if sequence < 2 { 3 * said.k } else { said.tokens.len() };
+        said.tokens[from..].fill(u32::MAX);
+        Ok(said)
+    }
+
+    fn description(&self) -> String {
+        self.0.description()
+    }
+}
+
 /// Sequences of other lengths, of which other parts are learned, gone through in parts.
 #[test]
 fn a_step_in_parts_is_the_same_step() {
@@ -107,12 +153,16 @@ fn a_step_in_parts_is_the_same_step() {
     let sources = [source];
     let other = Checkpoint::open(fixture("llama-biases")).unwrap();
     let teacher = Model::load(&other).unwrap();
-    for taught in [false, true] {
+    // Labels alone; beside a teacher's word; beside that of one who is silent here and there; that alone.
+    for taught in [None, Some((0.7, false)), Some((0.7, true)), Some((1.0, true))] {
         let gradients = |at_once: usize| {
             let mut task = TextTask::new(&model, &sources, 5, 7);
             task.at_once = at_once;
             let word = ModelTeacher::new(&teacher, "other", 24, 16, 1.0);
-            task.teacher = taught.then(|| (Box::new(word) as Box<dyn Teacher>, Matching { soft: 0.7, ..MATCHING }));
+            task.teacher = taught.map(|(soft, silent)| {
+                let word: Box<dyn Teacher> = if silent { Box::new(Silent(word)) } else { Box::new(word) };
+                (word, Matching { soft, ..MATCHING })
+            });
             let mut parameters = Parameters::of(&checkpoint).unwrap();
             let pass = task.pass(0, &mut parameters).unwrap();
             (pass, parameters)
@@ -120,11 +170,11 @@ fn a_step_in_parts_is_the_same_step() {
         let (whole, wholly) = gradients(5);
         let (parts, partly) = gradients(2);
         let same = (whole.loss - parts.loss).abs() < 1e-5 * whole.loss.max(1.0) && whole.items == parts.items;
-        assert!(same, "{taught}: {whole:?} {parts:?}");
+        assert!(same, "{taught:?}: {whole:?} {parts:?}");
         for (a, b) in wholly.variables().iter().zip(partly.variables()) {
             let norm = a.gradient.iter().map(|g| g * g).sum::<f32>().sqrt();
             let difference = a.gradient.iter().zip(&b.gradient).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
-            assert!(difference <= 1e-4 * norm, "{taught}: {}: {difference} of {norm}", a.path);
+            assert!(difference <= 1e-4 * norm, "{taught:?}: {}: {difference} of {norm}", a.path);
         }
     }
 }

@@ -286,6 +286,29 @@ fn a_character_of_several_tokens_is_told_nothing_of() {
     assert!(written.contains(r#"[{"token":"龘","top":[]},{"token":"","top":[["",-0.042]]}]"#), "{written}");
 }
 
+/// Of it servers tell nothing, or of no word.
+#[test]
+fn an_empty_answer_is_kept_without_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out.jsonl");
+    let empty = [
+        r#"{"choices": [{"message": {"content": ""}, "finish_reason": "stop", "logprobs": null}]}"#,
+        r#"{"choices": [{"message": {"content": ""}, "finish_reason": "stop", "logprobs": {"content": null}}]}"#,
+        r#"{"choices": [{"message": {"content": ""}, "finish_reason": "stop", "logprobs": {"content": []}}]}"#,
+        r#"{"choices": [{"text": "", "finish_reason": "length", "logprobs": {"tokens": []}}]}"#,
+    ];
+    let (url, _requests) = serve(empty.into_iter().chain([GOOD_WORDS]).map(Reply::Json).collect());
+    let (error, answers) = ask(&endpoint(&url), 5, 2, &output);
+    assert_eq!((error, answers.len()), (None, 5));
+    answers.finish(&prompts(5), true).unwrap();
+    let written = std::fs::read_to_string(&output).unwrap();
+    let told: Vec<bool> = written.lines().map(|line| line.contains("logprobs")).collect();
+    assert_eq!(told, [false, false, false, false, true], "{written}");
+    let silent =
+        r#"{"choices": [{"message": {"content": "a"}, "finish_reason": "stop", "logprobs": {"content": []}}]}"#;
+    assert!(refused(Reply::Json(silent), 2).contains("no log-probabilities"));
+}
+
 #[test]
 fn a_key_is_sent_and_never_shown() {
     // SAFETY: no other test of this program reads or writes this variable.

@@ -2,9 +2,9 @@
 
 use bantam_checkpoint::TensorInfo;
 use bantam_checkpoint::config::{Config, Rope, RopePairing, RopeScaling};
-use bantam_formats::Format;
-use bantam_shrink::Mix;
-use serde_json::Value;
+use bantam_formats::{FORMATS, Format};
+use bantam_shrink::{Error, Mix};
+use serde_json::{Value, json};
 
 /// A configuration of which a mix reads the numbers of heads and layers.
 fn config(model: &Value) -> Config {
@@ -46,7 +46,7 @@ fn mixes_choose_what_llama_quantize_chooses() {
     for model in &models {
         let (config, tensors) = (config(model), tensors(model));
         for (level, expected) in model["formats"].as_object().unwrap() {
-            let targets = Mix::by_name(level).unwrap().assign(&tensors, &config);
+            let targets = Mix::by_name(level).unwrap().assign(&tensors, &config).unwrap();
             let expected: Vec<&str> = expected.as_str().unwrap().split(' ').collect();
             assert_eq!(targets.len(), expected.len());
             for ((tensor, target), expected) in tensors.iter().zip(&targets).zip(expected) {
@@ -64,4 +64,96 @@ fn an_unknown_mix_is_refused_with_the_known_ones() {
         assert_eq!(message.contains("did you mean"), resembles.is_some(), "{message}");
         assert!(resembles.is_none_or(|said| message.contains(said)), "{message}");
     }
+}
+
+/// A mix of one's own, from a file `own.toml` of this text.
+fn own(text: &str) -> Result<Mix, Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("own.toml");
+    std::fs::write(&path, text).unwrap();
+    Mix::named(path.to_str().unwrap())
+}
+
+/// A model of one layer, whose head is a tensor of its own or its embedding.
+fn small(tied: bool) -> (Config, Vec<TensorInfo>) {
+    let mut shapes = json!({
+        "token_embd.weight": [256, 256],
+        "blk.0.attn_norm.weight": [256],
+        "blk.0.attn_q.weight": [256, 256],
+        "blk.0.ffn_up.weight": [256, 256],
+    });
+    if !tied {
+        shapes["output.weight"] = json!([256, 256]);
+    }
+    let model = json!({ "block_count": 1, "head_count": 4, "head_count_kv": 4, "tensors": shapes });
+    (config(&model), tensors(&model))
+}
+
+#[test]
+fn every_line_of_a_saved_mix_counts() {
+    let q4_k = Format::by_name("Q4_K").unwrap();
+    for tied in [true, false] {
+        let (config, tensors) = small(tied);
+        let matrices: Vec<(&str, &'static Format)> =
+            tensors.iter().filter(|t| t.shape.len() > 1).map(|t| (&t.name[..], q4_k)).collect();
+        let mix = Mix::of_tensors("chosen".into(), "for a test".into(), &matrices);
+        let (saved, expected) = (mix.to_toml(), mix.assign(&tensors, &config).unwrap());
+        let read = own(&saved).unwrap();
+        assert_eq!(read.assign(&tensors, &config).unwrap(), expected, "{saved}");
+        assert!(read.idle(&tensors).is_empty(), "{saved}");
+        let mut edited = 0;
+        for at in 0..saved.lines().count() {
+            let lines = saved.lines().enumerate();
+            let edit = |(i, line): (usize, &str)| if i == at { line.replace("Q4_K", "F16") } else { line.to_owned() };
+            let text = lines.map(edit).collect::<Vec<_>>().join("\n");
+            // The default is of tensors that no line names, and there are none.
+            if text == saved.trim_end() || text.contains("default = \"F16\"") {
+                continue;
+            }
+            let targets = own(&text).unwrap().assign(&tensors, &config).unwrap();
+            let changed = targets.iter().zip(&expected).filter(|(target, before)| target != before).count();
+            assert_eq!(changed, 1, "{text}");
+            edited += 1;
+        }
+        assert_eq!(edited, matrices.len(), "{saved}");
+    }
+}
+
+#[test]
+fn rules_that_nothing_comes_of_are_known() {
+    let rule = |tensor: &str| format!("{{ tensor = \"{tensor}\", format = \"Q6_K\" }}");
+    let named = ["attn_q", "blk.0.ffn_up", "ffn_upp", "blk.1.ffn_up", "attn_norm", "token_embd", "output"];
+    let rules = named.map(rule).join(", ");
+    let mix = own(&format!("default = \"Q4_K\"\nrules = [{rules}]\n")).unwrap();
+    assert_eq!(mix.idle(&small(true).1), ["ffn_upp", "blk.1.ffn_up", "attn_norm", "token_embd", "output"]);
+    assert_eq!(mix.idle(&small(false).1), ["ffn_upp", "blk.1.ffn_up", "attn_norm", "output"]);
+    // One of ours is for models of all kinds.
+    assert!(Mix::by_name("IQ2_M").unwrap().idle(&small(true).1).is_empty());
+}
+
+#[test]
+fn formats_that_can_only_be_read_are_for_tensors_that_have_them() {
+    let (config, tensors) = small(true);
+    let mut read_only = 0;
+    for format in FORMATS.iter().copied().filter(|f| f.encode.is_none()) {
+        read_only += 1;
+        let default = format!("default = \"{format}\"\n");
+        let head = format!("default = \"Q4_K\"\nhead = \"{format}\"\n");
+        let rule = format!("default = \"Q4_K\"\nrules = [{{ tensor = \"attn_q\", format = \"{format}\" }}]\n");
+        for text in [&default, &head, &rule] {
+            let error = own(text).unwrap().assign(&tensors, &config).unwrap_err().to_string();
+            assert!(error.contains("own.toml: ") && error.contains(&format!("become {format},")), "{error}");
+            let written: Vec<&str> = error.split_once("it can write ").unwrap().1.split(", ").collect();
+            assert!(written.contains(&"Q4_K") && !written.contains(&format.name), "{error}");
+        }
+        let has_it = |t: &TensorInfo| match t.name.contains("attn_q") {
+            true => TensorInfo { format, ..t.clone() },
+            false => t.clone(),
+        };
+        let packed: Vec<TensorInfo> = tensors.iter().map(has_it).collect();
+        let targets = own(&rule).unwrap().assign(&packed, &config).unwrap();
+        let kept = packed.iter().zip(&targets).filter(|(_, target)| target.format == format);
+        assert_eq!(kept.map(|(t, _)| &t.name[..]).collect::<Vec<_>>(), ["blk.0.attn_q.weight"]);
+    }
+    assert!(read_only > 0);
 }

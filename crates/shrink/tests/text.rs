@@ -3,8 +3,13 @@
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::chat_template::ChatTemplate;
 use bantam_checkpoint::tokenizer::Tokenizer;
-use bantam_shrink::text::{Sequence, Source};
+use bantam_shrink::text::{Logprobs, Sequence, Source};
+use parquet::data_type::{ByteArray, ByteArrayType};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 const TEXTS: &str = "{\"text\": \"The cat is number 0.\"}\n{\"text\": \"The dog is number 1.\"}\n\n\
                      {\"text\": \"The mouse is number 2.\", \"more\": []}\n";
@@ -22,9 +27,13 @@ fn tokenizer() -> Tokenizer {
 }
 
 fn source(path: &Path, template: &str, length: usize) -> Result<Source, String> {
+    source_of(path, template, length, Logprobs::Ignored)
+}
+
+fn source_of(path: &Path, template: &str, length: usize, logprobs: Logprobs) -> Result<Source, String> {
     let template = ChatTemplate::new(template, "<s>".into(), "</s>".into(), Path::new("template")).unwrap();
     let spec = path.to_str().unwrap().parse().unwrap();
-    Source::read(spec, &tokenizer(), Some(&template), length).map_err(|e| e.to_string())
+    Source::read(spec, &tokenizer(), Some(&template), length, logprobs).map_err(|e| e.to_string())
 }
 
 fn read(path: &Path, length: usize) -> Result<Vec<Sequence>, String> {
@@ -50,6 +59,50 @@ fn parquet_files_say_what_json_lines_say() {
     let chats = read(&path, 200).unwrap();
     assert!(chats.len() == 2 && chats[1].learned.iter().any(|l| *l) && chats[1].learned.iter().any(|l| !l));
     assert_eq!(read(&fixture("chats.parquet"), 200).unwrap(), chats);
+}
+
+/// Writes columns of bytes, with the levels of definition and repetition of their values.
+fn write_parquet(path: &Path, schema: &str, columns: &[&[&[u8]]], levels: Option<[&[i16]; 2]>) {
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let mut file = SerializedFileWriter::new(File::create(path).unwrap(), schema, Arc::default()).unwrap();
+    let mut rows = file.next_row_group().unwrap();
+    let [definition, repetition] = levels.map_or([None, None], |levels| levels.map(Some));
+    for column in columns {
+        let values: Vec<ByteArray> = column.iter().map(|&bytes| ByteArray::from(bytes)).collect();
+        let mut to = rows.next_column().unwrap().unwrap();
+        to.typed::<ByteArrayType>().write_batch(&values, definition, repetition).unwrap();
+        to.close().unwrap();
+    }
+    rows.close().unwrap();
+    file.close().unwrap();
+}
+
+/// As files are written by those who do not say that their bytes are text.
+#[test]
+fn columns_of_bytes_are_read_if_they_are_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = folder.path().join("texts.jsonl");
+    std::fs::write(&lines, TEXTS).unwrap();
+    let path = folder.path().join("bytes.parquet");
+    let picture: &[u8] = &[0xff, 0xd8];
+    let texts: [&[u8]; 3] = [b"The cat is number 0.", b"The dog is number 1.", b"The mouse is number 2."];
+    let schema = "message rows { required binary picture; required binary text; }";
+    write_parquet(&path, schema, &[&[picture; 3], &texts], None);
+    assert_eq!(read(&path, 8).unwrap(), read(&lines, 8).unwrap(), "a column that is not read may hold anything");
+    write_parquet(&path, schema, &[&[picture; 3], &[texts[0], picture, texts[2]]], None);
+    let error = read(&path, 8).unwrap_err();
+    assert!(error.contains("row 2: the column `text` holds bytes"), "{error}");
+    let schema = "message rows { required group messages (LIST) { repeated group list {
+        required group element { required binary role; required binary content; } } } }";
+    let said = |answer| -> [[&[u8]; 2]; 2] { [[b"user", b"assistant"], [b"Who are you?", answer]] };
+    let write = |[roles, contents]: [[&[u8]; 2]; 2]| {
+        write_parquet(&path, schema, &[&roles, &contents], Some([&[1, 1], &[0, 1]]));
+        read(&path, 200)
+    };
+    std::fs::write(&lines, CHATS.lines().next().unwrap()).unwrap();
+    assert_eq!(write(said(b"A cat.")).unwrap(), read(&lines, 200).unwrap());
+    let error = write(said(picture)).unwrap_err();
+    assert!(error.contains("row 1: `messages`") && error.contains("`content`"), "{error}");
 }
 
 #[test]
@@ -164,6 +217,159 @@ fn what_an_answer_is_found_by() {
 }
 
 #[test]
+fn an_answer_that_was_cut_off_ends_where_the_template_put_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("chats.jsonl");
+    let line = |answer: &str, reason: &str| {
+        format!(
+            "{{\"messages\": [{{\"role\": \"user\", \"content\": \"end?\"}}, {{\"role\": \"assistant\", \"content\": \"{answer}\"}}], \
+             \"finish_reason\": {reason}}}\n"
+        )
+    };
+    let template = |shown: &str| {
+        format!(
+            "{{% for m in messages %}}<|{{{{ m.role }}}}|>{{% if m.role == 'assistant' %}}{shown}{{% else %}}{{{{ m.content }}}}\
+             {{% endif %}}<|end|>{{% endfor %}}{{% if add_generation_prompt %}}<|assistant|>{{% endif %}}"
+        )
+    };
+    let read = |lines: &str, shown: &str| {
+        std::fs::write(&path, lines).unwrap();
+        source(&path, &template(shown), 200)
+    };
+    let cut_off = |answer: &str, shown: &str| read(&line(answer, "\"length\""), shown);
+    let without_thoughts = "{{ m.content.split('</think>')[-1] }}";
+    let with_thoughts =
+        "<think>{{ m.content.split('</think>')[0].strip() }}</think>|{{ m.content.split('</think>')[-1].strip() }}";
+    for (answer, shown, said) in [
+        ("d", "{{ m.content }}", "d"),
+        ("  d", "{{ m.content | trim }}", "d"),
+        ("Hm. d.</think> d", without_thoughts, " d"),
+        ("Hm. d. </think> d", with_thoughts, "<think>Hm. d.</think>|d"),
+    ] {
+        let found = cut_off(answer, shown).unwrap();
+        assert_eq!((learned(&found), found.unanswered), (vec![said.to_owned()], (0, 1)), "{shown}");
+    }
+    // Of nothing that was said nothing is learned, the end least.
+    let shouted = "{{ m.content | upper }}";
+    for (answer, shown) in [("Yes.", shouted), ("Hm.</think>", without_thoughts), ("Hm. </think> ", with_thoughts)] {
+        let error = cut_off(answer, shown).unwrap_err();
+        assert!(error.contains("none of its 1 conversations"), "{shown}: {error}");
+    }
+    let both = read(&[line("Yes.", "\"length\""), line("Yes.", "null")].concat(), shouted).unwrap();
+    assert_eq!((learned(&both), both.unanswered), (vec!["YES.<|end|>".to_owned()], (1, 2)));
+    // As servers name ends, and what is none.
+    for (reason, said) in [("end_turn", "d<|end|>"), ("stop", "d<|end|>"), ("tool_calls", "d"), ("content_filter", "d")]
+    {
+        let found = read(&line("d", &format!("\"{reason}\", \"logprobs\": null")), "{{ m.content }}").unwrap();
+        assert_eq!(learned(&found), [said], "{reason}");
+    }
+}
+
+#[test]
+fn an_entry_is_what_it_has_and_its_own_faults_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("entries.jsonl");
+    let read = |line: &str| {
+        std::fs::write(&path, format!("{{\"text\": \"The cat.\"}}\n{line}\n")).unwrap();
+        source(&path, TEMPLATE, 4)
+    };
+    let calls = r#""messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": null, "tool_calls": []}]"#;
+    for (line, said) in [
+        (&format!("{{{calls}, \"text\": \"Because.\"}}")[..], "`messages`: invalid type: null"),
+        (&format!("{{{calls}}}"), "a `role` and a `content`"),
+        (r#"{"messages": [{"role": "user"}]}"#, "missing field `content`"),
+        (r#"{"prompt": ["Why?"], "completion": "So.", "text": "Because."}"#, "`prompt`: invalid type: sequence"),
+        (r#"{"prompt": "Why?", "completion": 3}"#, "`completion`: invalid type: integer"),
+        (r#"{"prompt": "Why?", "completion": "So.", "finish_reason": 3}"#, "`finish_reason`: invalid type: integer"),
+        (r#"{"text": ["Because."]}"#, "`text`: invalid type: sequence"),
+        (r#"{"words": "Because."}"#, "expected a `text`, `messages`"),
+        (r#"{"prompt": "Why?"}"#, "expected a `text`, `messages`"),
+        (r#""Because.""#, "expected an object"),
+    ] {
+        let error = read(line).unwrap_err();
+        assert!(error.contains("entries.jsonl: line 2: ") && error.contains(said), "{line}: {error}");
+    }
+    // What is null is not there, and what is not used may be anything.
+    let plain = read(r#"{"text": "The dog is number 1."}"#).unwrap();
+    for more in [r#""messages": null"#, r#""prompt": 3"#, r#""prompt": "Why?", "completion": null, "logprobs": 3"#] {
+        assert_eq!(read(&format!("{{\"text\": \"The dog is number 1.\", {more}}}")).unwrap(), plain, "{more}");
+    }
+}
+
+/// What a server told of each token that the model of the tests has for this text.
+fn words(text: &str) -> String {
+    let tokenizer = tokenizer();
+    let word = |token: u32| {
+        let piece = serde_json::to_string(&String::from_utf8(tokenizer.token_bytes(token)).unwrap()).unwrap();
+        format!("{{\"token\": {piece}, \"top\": [[{piece}, -0.1]]}}")
+    };
+    let words: Vec<String> = tokenizer.encode_continuation(None, text, false).into_iter().map(word).collect();
+    format!("[{}]", words.join(", "))
+}
+
+#[test]
+fn probabilities_are_read_where_they_are_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("told.jsonl");
+    let read = |more: &str, logprobs: Logprobs| {
+        std::fs::write(&path, format!("{{\"prompt\": \"Who?\", \"completion\": \"The cat\"{more}}}\n")).unwrap();
+        source_of(&path, TEMPLATE, 64, logprobs).map(|source| source.sequences)
+    };
+    let plain = read("", Logprobs::Ignored).unwrap();
+    assert!(plain[0].told.is_empty());
+    let own = format!(", \"logprobs\": {}", words("The cat"));
+    let told = read(&own, Logprobs::Needed).unwrap();
+    assert_eq!(told[0].tokens, plain[0].tokens);
+    assert!(told[0].told.iter().zip(&told[0].learned).all(|(told, learned)| told.is_empty() != *learned), "{told:?}");
+    // Of other tokens, of thoughts that the answer leaves out, of a form of its own, and none.
+    let foreign = r#"[{"token": "The cat!", "top": [["The cat!", -0.1]]}]"#.to_owned();
+    for (logprobs, said) in [
+        (foreign, "the student does not have"),
+        (words("Hm. The cat"), "not the answer"),
+        (r#"{"content": []}"#.to_owned(), "`logprobs`: invalid type: map"),
+        ("[]".to_owned(), "no probabilities"),
+        ("null".to_owned(), "no probabilities"),
+    ] {
+        let more = format!(", \"logprobs\": {logprobs}");
+        assert_eq!(read(&more, Logprobs::Ignored).unwrap(), plain, "{logprobs}");
+        let error = read(&more, Logprobs::Needed).unwrap_err();
+        assert!(error.contains("told.jsonl: line 1: ") && error.contains(said), "{logprobs}: {error}");
+    }
+    std::fs::write(&path, format!("{{\"prompt\": \"Who?\", \"completion\": \"The cat\"{own}}}\n{TEXTS}")).unwrap();
+    let error = source_of(&path, TEMPLATE, 64, Logprobs::Needed).unwrap_err();
+    assert!(error.contains("line 2: no probabilities"), "{error}");
+}
+
+#[test]
+fn an_answer_without_words_is_told_as_its_end_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("told.jsonl");
+    let asked = |answer: &str, reason: &str, more: &str| {
+        format!("{{\"prompt\": \"Who?\", \"completion\": \"{answer}\", \"finish_reason\": \"{reason}\"{more}}}\n")
+    };
+    let chat = r#"{"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": ""}], "finish_reason": "stop"}"#;
+    let lines = [
+        asked("The cat", "stop", &format!(", \"logprobs\": {}", words("The cat"))),
+        asked("", "stop", ""),
+        asked("", "length", ""),
+        // A character of several tokens, of which nothing is told.
+        asked("𓀀", "length", r#", "logprobs": [{"token": "𓀀", "top": []}]"#),
+        chat.to_owned(),
+    ];
+    std::fs::write(&path, lines.concat()).unwrap();
+    let template = TEMPLATE.replace("</s>", "<|end|>");
+    let read = source_of(&path, &template, 64, Logprobs::Needed).unwrap();
+    assert_eq!((read.sequences.len(), read.unanswered), (3, (2, 5)));
+    let end = tokenizer().eos().unwrap();
+    for sequence in &read.sequences {
+        assert_eq!((sequence.tokens.last(), sequence.told.last()), (Some(&end), Some(&vec![(end, 0.0)])));
+    }
+    for sequence in &read.sequences[1..] {
+        assert_eq!(sequence.learned.iter().filter(|learned| **learned).count(), 1, "{sequence:?}");
+    }
+}
+
+#[test]
 fn conversations_without_an_answer_are_counted() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("chats.jsonl");
@@ -233,7 +439,8 @@ fn sequences_begin_as_the_model_begins_a_text() {
         Tokenizer::of(&Checkpoint::open(&model).unwrap()).unwrap()
     };
     let read = |tokenizer: &Tokenizer, length| {
-        Source::read(text.to_str().unwrap().parse().unwrap(), tokenizer, None, length).unwrap().sequences
+        let spec = text.to_str().unwrap().parse().unwrap();
+        Source::read(spec, tokenizer, None, length, Logprobs::Ignored).unwrap().sequences
     };
     let (plain, begins) = (tokenizer(false), tokenizer(true));
     let bos = begins.bos().unwrap();

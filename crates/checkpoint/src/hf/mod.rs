@@ -25,7 +25,7 @@ pub(crate) use integers::Packed;
 use integers::Quantization;
 use serde::Deserialize;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 pub(crate) use translation::Translation;
 
@@ -303,6 +303,27 @@ fn file_type(tensors: &[(TensorInfo, Source)]) -> u32 {
         "BF16" => 32,
         _ => 0,
     }
+}
+
+/// The files that a model in a directory consists of: of those directly in it the ones that [`is_a_models`] says are, and of
+/// safetensors files the ones that [`open`] reads; in the order of their names. A link counts as the file it leads to: a download's
+/// cache is made of links.
+///
+/// # Errors
+/// If the directory, or the index of its weights, cannot be read.
+pub fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let weights = weight_files(dir)?;
+    let read = |path: &Path| weights.iter().any(|name| path.ends_with(name));
+    let is_weights = |path: &Path| path.extension().is_some_and(|extension| extension == "safetensors");
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(Error::io(dir, "read"))? {
+        let path = entry.map_err(Error::io(dir, "read"))?.path();
+        if is_a_models(&path) && (read(&path) || !is_weights(&path)) && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// Whether a file is one of those that a model's directory consists of, by its name: weights, configuration, tokenizer, chat template.

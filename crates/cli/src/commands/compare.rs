@@ -1,7 +1,7 @@
 //! `bantam compare`: several candidates against one base.
 
 use crate::args::Global;
-use crate::evaluation::{Comparison, EvaluationArgs, PAGE, REPORT, earlier_report, write_report};
+use crate::evaluation::{Comparison, EvaluationArgs, PAGE, REPORT, earlier_report, name_among, write_report};
 use crate::output;
 use anyhow::bail;
 use bantam_checkpoint::Checkpoint;
@@ -28,14 +28,12 @@ pub struct CompareArgs {
 
 pub fn run(args: &CompareArgs, global: &Global) -> anyhow::Result<()> {
     let base = Checkpoint::open(&args.base)?;
-    for candidate in &args.candidates {
-        Comparison::check_candidate(candidate)?;
-    }
+    Comparison::check_candidates(&args.candidates, &base)?;
     args.output.as_deref().map(refuse_what_is_in_use).transpose()?;
     let scratch = args.output.as_deref().map(ScratchDir::near).transpose()?;
     let mut comparison = Comparison::start(&base, &args.evaluation, args.output.is_some(), global)?;
     for candidate in &args.candidates {
-        comparison.add(candidate, None, None)?;
+        comparison.add(candidate, &name_among(candidate, &args.candidates), None)?;
     }
     let report = comparison.finish();
     if let (Some(scratch), Some(directory)) = (scratch, &args.output) {

@@ -15,7 +15,7 @@ use bantam_shrink::distill::{
     Divergence, HiddenMatching, Kept, Matching, OnPolicy, States, Teacher, Told, same_tokens,
 };
 use bantam_shrink::students;
-use bantam_shrink::text::Source;
+use bantam_shrink::text::{Logprobs, Source};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -162,10 +162,11 @@ fn from_model(
     let weights = args.embeddings.hidden_alone()?;
     same_tokens(teacher, student)?;
     let (teacher_model, model) = (Model::load(teacher)?, Model::load(student)?);
-    let sources = args.data.read(teacher, global)?;
+    let length = args.data.length(&[teacher, student])?;
+    let sources = args.data.read(teacher, length, Logprobs::Ignored, global)?;
     let hidden = weights.any().then(|| args.hidden(weights, &model, &teacher_model, taken)).transpose()?;
     let teacher_of = || {
-        let word = args.word.teacher(&teacher_model, teacher, args.data.length)?;
+        let word = args.word.teacher(&teacher_model, teacher, length)?;
         anyhow::Ok(match &hidden {
             Some(hidden) => word.with_hidden(&hidden.layers),
             None => word,
@@ -178,10 +179,10 @@ fn from_model(
         .setting("divergence", format!("{divergence:?}"))
         .setting("soft", soft)
         .setting("hidden", format!("{hidden:?}"))
-        .setting("on policy", on_policy);
+        .setting("on policy", on_policy)
+        .setting("length", length);
     let share = on_policy;
-    let judged =
-        |judge| Ok::<_, anyhow::Error>(OnPolicy::new(on_policy, args.data.length, ends(teacher)?, Box::new(judge)));
+    let judged = |judge| Ok::<_, anyhow::Error>(OnPolicy::new(on_policy, length, ends(teacher)?, Box::new(judge)));
     let on_policy = (on_policy > 0.0).then(|| judged(teacher_of()?)).transpose()?;
     let mut task = args.steps.task(&model, &sources);
     let there = sources.iter().map(Source::tokens).sum::<usize>() as f64;
@@ -226,13 +227,15 @@ fn from_told(args: &DistillArgs, Word { divergence, soft, .. }: Word, global: &G
     );
     let student = Checkpoint::open(args.student.as_deref().context("--student or --teacher is needed")?)?;
     let model = Model::load(&student)?;
-    let sources = args.data.read(&student, global)?;
+    let length = args.data.length(&[&student])?;
+    let sources = args.data.read(&student, length, Logprobs::Needed, global)?;
     let word = Told::new(&sources)?;
     let step = student
         .step("distill")
         .setting("teacher", word.description())
         .setting("divergence", format!("{divergence:?}"))
-        .setting("soft", soft);
+        .setting("soft", soft)
+        .setting("length", length);
     let mut task = args.steps.task(&model, &sources);
     task.teacher = Some((Box::new(word), Matching { divergence, temperature: 1.0, soft }));
     let trained =

@@ -44,9 +44,9 @@ pub fn run(args: &EvalArgs, global: &Global) -> anyhow::Result<()> {
         (false, Some(_)) => bail!("{}: --pairs is for sentence encoders", base.path().display()),
         (false, None) => {}
     }
-    Comparison::check_candidate(&args.candidate)?;
+    Comparison::check_candidates(std::slice::from_ref(&args.candidate), &base)?;
     let mut comparison = Comparison::start(&base, &args.evaluation, false, global)?;
-    comparison.add(&args.candidate, None, None)?;
+    comparison.add(&args.candidate, &file_name(&args.candidate), None)?;
     output::report(&comparison.finish(), global)
 }
 
@@ -62,7 +62,6 @@ fn evaluate_pairs(
     if global.json {
         return output::json(&result);
     }
-    let PairEvaluation { share, .. } = result;
     output::line(format_args!("{} scored pairs of {}\n", result.pairs, pairs.path.display()))?;
     output::line(format_args!("{:<32} {:>12} {:>10} {:>17} {:>17}", "", "parameters", "file", "Spearman", "Pearson"))?;
     for (name, model, of) in [(&args.base, base, &result.base), (&args.candidate, candidate, &result.candidate)] {
@@ -76,10 +75,16 @@ fn evaluate_pairs(
             estimate(of.pearson)
         ))?;
     }
-    output::line(format_args!(
-        "\nThe candidate keeps {:.1} ± {:.1} % of the base's Spearman correlation.{} Errors are bootstrap standard errors.",
-        100.0 * share.mean,
-        100.0 * share.se,
-        result.cosine.map_or(String::new(), |c| format!(" Mean cosine of their embeddings: {c:.4}."))
-    ))
+    let cosine = result.cosine.map_or(String::new(), |c| format!(" Mean cosine of their embeddings: {c:.4}."));
+    output::line(format_args!("\n{}{cosine} Errors are bootstrap standard errors.", kept(&result)))
+}
+
+/// What the candidate keeps of the base, in a sentence.
+fn kept(result: &PairEvaluation) -> String {
+    match result.share {
+        Some(Estimate { mean, se }) => {
+            format!("The candidate keeps {:.1} ± {:.1} % of the base's Spearman correlation.", 100.0 * mean, 100.0 * se)
+        }
+        None => "Of the base's Spearman correlation no share can be told: it is 0.".to_owned(),
+    }
 }

@@ -116,6 +116,7 @@ struct Generated {
 pub fn run(args: &GenerateArgs, global: &Global) -> anyhow::Result<()> {
     let places = Places::default().reads("the teacher", &args.teacher).reads("--prompts", [&args.prompts]);
     places.writes("-o", [&args.output]).check()?;
+    Answers::check_name(&args.output)?;
     let prompts = read_prompts(&args.prompts)?;
     let sampling =
         Sampling { temperature: args.temperature, top_p: args.top_p, seed: args.seed, ..Sampling::default() };

@@ -9,7 +9,7 @@ use crate::interrupt::Interrupted;
 use crate::places::Places;
 use crate::tuning::{self, Foretold, Tuned, TuningArgs};
 use crate::{args::Global, cautions, forecast, output, progress, training};
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use bantam_checkpoint::output::{OutputDir, OutputFile};
 use bantam_checkpoint::{Checkpoint, Config};
 use bantam_formats::Format;
@@ -20,6 +20,7 @@ use bantam_shrink::{
     allocate::Budget,
     quantize::{Plan, Smoothed, smooth, unfinished},
     tune,
+    widen::Widening,
 };
 use clap::Args;
 use serde::Serialize;
@@ -111,7 +112,7 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     cautions::of_no_tokenizer(&checkpoint, output);
     // What is named is read before anything takes time.
     let named = args.to.as_deref().map(Mix::named).transpose()?;
-    args.refuse_early(named.as_ref(), output)?;
+    args.refuse_early(named.as_ref(), &checkpoint, output)?;
     let saved = args.save_mix.as_deref().map(OutputFile::create).transpose()?;
     let start = Instant::now();
     let choosing = args.chooses(named.as_ref());
@@ -173,7 +174,7 @@ struct Formats {
 
 impl QuantizeArgs {
     /// Refuses places that cannot be written, before minutes of calibration, and options that nothing would come of.
-    fn refuse_early(&self, level: Option<&Mix>, output: &Path) -> anyhow::Result<()> {
+    fn refuse_early(&self, level: Option<&Mix>, checkpoint: &Checkpoint, output: &Path) -> anyhow::Result<()> {
         match level.filter(|mix| mix.directory.is_some()) {
             Some(mix) => refuse_as_directory(output, mix)?,
             None => drop(OutputFile::create(output)?),
@@ -188,6 +189,28 @@ impl QuantizeArgs {
             self.tune_steps.is_none_or(|steps| steps == 0) || self.tunes(level),
             "--tune-steps is for --effort best, of a GGUF file; `bantam tune` trains the scales of a file that there is"
         );
+        if let Some(path) = self.save_mix.as_ref().filter(|path| path.extension().is_none_or(|e| e != "toml")) {
+            let name = path.with_extension("toml");
+            bail!("--save-mix {}: --to reads only files that are named .toml: give {}", path.display(), name.display());
+        }
+        match level {
+            Some(mix) => self.refuse_formats(mix, checkpoint),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a level whose formats this model's tensors cannot get. Says so where nothing comes of a rule of a file of formats.
+    fn refuse_formats(&self, level: &Mix, checkpoint: &Checkpoint) -> anyhow::Result<()> {
+        let wider = self.wider(level, checkpoint)?;
+        Plan::new(wider.as_ref().unwrap_or(checkpoint), level)?;
+        if let [first, others @ ..] = &level.idle(checkpoint.tensors())[..] {
+            let file = self.to.as_deref().unwrap_or_default();
+            let others = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+            output::say(format_args!(
+                "warning: {file}: nothing comes of its rule for `{first}`{others}: this model has no matrix of that name, or it is the head, whose \
+                 format `head` names"
+            ));
+        }
         Ok(())
     }
 
@@ -221,10 +244,7 @@ impl QuantizeArgs {
         global: &Global,
     ) -> anyhow::Result<Formats> {
         let budget = match (self.budget.budget(), &level) {
-            (None, Some(mix)) if self.chooses_within(Some(mix)) => {
-                let plan = Plan::new(checkpoint, mix)?.with_settings(&calibrated.settings);
-                Some(Budget::File(plan.file_bytes(calibrated.method())))
-            }
+            (None, Some(mix)) if self.chooses_within(Some(mix)) => Some(self.size_of(mix, checkpoint, calibrated)?),
             (budget, _) => budget,
         };
         if let Some(budget) = budget {
@@ -241,10 +261,29 @@ impl QuantizeArgs {
             return Ok(Formats { mix, chosen: Some(chosen), widened });
         }
         let mix = level.context("give --to, --bits or --fit")?;
-        let wanted = self.widen == Widen::Always || self.widen == Widen::Auto && mix.widen;
-        let widening = if wanted { widening(checkpoint, self.widen)? } else { None };
-        let widened = widening.map(|widening| widen(checkpoint, &widening, output, global)).transpose()?;
+        let widened = self
+            .widening(&mix, checkpoint)?
+            .map(|widening| widen(checkpoint, &widening, output, global))
+            .transpose()?;
         Ok(Formats { mix, chosen: None, widened })
+    }
+
+    /// How the model becomes wider for this level, if it does.
+    fn widening(&self, level: &Mix, checkpoint: &Checkpoint) -> anyhow::Result<Option<Widening>> {
+        let wanted = self.widen == Widen::Always || self.widen == Widen::Auto && level.widen;
+        if wanted { widening(checkpoint, self.widen) } else { Ok(None) }
+    }
+
+    /// That wider model, before it is written.
+    fn wider(&self, level: &Mix, checkpoint: &Checkpoint) -> anyhow::Result<Option<Checkpoint>> {
+        Ok(self.widening(level, checkpoint)?.map(|widening| widening.planned(checkpoint)))
+    }
+
+    /// The size that this level's file would have, for formats to be chosen within.
+    fn size_of(&self, level: &Mix, checkpoint: &Checkpoint, calibrated: &Calibrated) -> anyhow::Result<Budget> {
+        let wider = self.wider(level, checkpoint)?;
+        let plan = Plan::new(wider.as_ref().unwrap_or(checkpoint), level)?.with_settings(&calibrated.settings);
+        Ok(Budget::File(plan.file_bytes(calibrated.method())))
     }
 }
 
@@ -285,7 +324,8 @@ fn train_scales(
         Ok(tuned) => Ok(Some(tuned)),
         Err(e) if e.is::<Interrupted>() => Err(e),
         Err(e) => {
-            output::say(format_args!("note: {} is complete, but its scales were not trained: {e:#}", output.display()));
+            let why = tuning::why_not(&e, base.path(), output);
+            output::say(format_args!("note: {} is complete, but its scales were not trained: {why}", output.display()));
             Ok(None)
         }
     }

@@ -13,11 +13,13 @@ use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::output::{ScratchDir, beside, parent};
 use bantam_measure::conclusion::{self, Verdict};
 use bantam_measure::results::{Evaluation, Report};
+use bantam_measure::summary::label;
 use bantam_shrink::Mix;
 use bantam_shrink::allocate::Budget;
 use bantam_shrink::quantize::{Method, Plan, unfinished};
 use bantam_shrink::text::SourceSpec;
 use clap::Args;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -126,7 +128,7 @@ struct Tried<'a> {
 impl Tried<'_> {
     /// Measures a candidate, and removes it or the one that it is better than, unless all are to be kept.
     fn add(&mut self, level: &str, file: &Path, made: &Quantized) -> anyhow::Result<()> {
-        self.comparison.add(file, Some(level), Some(made.seconds))?;
+        self.comparison.add(file, level, Some(made.seconds))?;
         let evaluation = self.comparison.evaluations().last().expect("one was just added");
         let loss = evaluation.overall.kl_divergence.mean;
         let better = made.file_bytes <= self.args.fit && self.best.as_ref().is_none_or(|(_, least)| loss < *least);
@@ -143,14 +145,30 @@ impl Tried<'_> {
 fn report(comparison: Comparison<'_>, chosen: &str, args: &ShrinkArgs) -> Report {
     let mut report = comparison.finish();
     report.fit = Some(args.fit);
+    report.kept = left_earlier(&args.output).unwrap_or_default();
+    report.kept.retain(|name| args.output.join(name).exists());
     for (i, evaluation) in report.evaluations.iter_mut().enumerate() {
         let name = file_name(Path::new(&evaluation.candidate.path));
         if name == chosen {
             report.chosen = Some(i);
         }
+        if name == chosen || args.keep_all {
+            report.kept.insert(name.clone());
+        }
         evaluation.candidate.path = args.output.join(name).display().to_string();
     }
     report
+}
+
+/// The names of the models that earlier runs left in the directory, by the report there; `None` if it is no such run's. What a run tried
+/// and did not keep is not among them: since then it may have become the name of something else.
+fn left_earlier(directory: &Path) -> Option<BTreeSet<String>> {
+    let report = earlier_report(directory).filter(|report| report.fit.is_some())?;
+    let mut left = report.kept;
+    // Older reports say nothing of what was kept, but what was chosen was.
+    let chosen = report.chosen.and_then(|i| report.evaluations.get(i));
+    left.extend(chosen.map(|evaluation| file_name(Path::new(&evaluation.candidate.path))));
+    Some(left)
 }
 
 /// The levels to try with their file sizes, largest first, each once. Those that would not be smaller than the base are left out.
@@ -204,7 +222,7 @@ const FIT: &str = "fit";
 
 /// What a level's file is called.
 fn file_of(args: &ShrinkArgs, level: &str) -> String {
-    format!("{}-{level}.gguf", stem(&args.model))
+    format!("{}-{level}.gguf", label(&args.model))
 }
 
 /// Makes a file of at most the size, its formats chosen and its weights rounded with calibration, as `quantize --fit` does. What was measured and
@@ -243,15 +261,12 @@ fn fit(
 
 /// Refuses to replace files that no earlier run left: one says in its report what it wrote.
 fn refuse_what_is_in_use(args: &ShrinkArgs, levels: &[(&'static Mix, u64)]) -> anyhow::Result<()> {
-    let earlier: Vec<String> = match earlier_report(&args.output).filter(|report| report.fit.is_some()) {
-        Some(report) => {
-            let files = report.evaluations.iter().map(|e| file_name(Path::new(&e.candidate.path)));
-            files.chain([REPORT.to_owned(), PAGE.to_owned()]).collect()
-        }
-        None => Vec::new(),
-    };
+    let earlier = left_earlier(&args.output);
     let names = levels.iter().map(|(mix, _)| &mix.name[..]).chain([FIT]).map(|level| file_of(args, level));
-    let in_use = |name: &String| args.output.join(name).exists() && !earlier.contains(name);
+    let ours = |name: &String| {
+        earlier.as_ref().is_some_and(|left| left.contains(name) || [REPORT, PAGE].contains(&name.as_str()))
+    };
+    let in_use = |name: &String| args.output.join(name).exists() && !ours(name);
     match names.chain([REPORT.to_owned(), PAGE.to_owned()]).find(in_use) {
         Some(name) => bail!(
             "-o {}: there is a {name} that no earlier run of `bantam shrink` left there; give another directory",
@@ -273,10 +288,4 @@ fn conclude(report: &Report, file: &Path, directory: &Path) -> anyhow::Result<()
     output::line(format_args!("model:  {}", file.display()))?;
     output::line(format_args!("report: {}", directory.join(PAGE).display()))?;
     output::line(format_args!("next:   bantam run {}", file.display()))
-}
-
-/// The model's name without `.gguf` or folders.
-fn stem(path: &Path) -> String {
-    let name = path.file_stem().or(path.file_name());
-    name.map_or_else(|| "model".to_owned(), |n| n.to_string_lossy().into_owned())
 }

@@ -10,7 +10,7 @@ use bantam_checkpoint::Checkpoint;
 use bantam_nn::{Encoder, Model};
 use bantam_shrink::distill::{Cache, ModelTeacher, Teacher};
 use bantam_shrink::identity;
-use bantam_shrink::text::Source;
+use bantam_shrink::text::{Logprobs, Source};
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -130,12 +130,13 @@ pub fn run(args: &TeachArgs, global: &Global) -> anyhow::Result<()> {
 /// Keeps what a language model says.
 fn capture(args: &TeachArgs, checkpoint: &Checkpoint, global: &Global) -> anyhow::Result<Captured> {
     let model = Model::load(checkpoint)?;
-    let sources = args.data.read(checkpoint, global)?;
+    let length = args.data.length(&[checkpoint])?;
+    let sources = args.data.read(checkpoint, length, Logprobs::Ignored, global)?;
     let layers = model.config().block_count;
     if let Some(layer) = args.hidden.iter().find(|&&layer| layer >= layers) {
         bail!("--hidden: there is no layer {layer}; the teacher has the layers 0 to {}", layers - 1);
     }
-    let mut teacher = args.word.teacher(&model, checkpoint, args.data.length)?.with_hidden(&args.hidden);
+    let mut teacher = args.word.teacher(&model, checkpoint, length)?.with_hidden(&args.hidden);
     let mut cache = args.word.cache(&args.output, &teacher)?;
     let total: usize = sources.iter().map(Source::tokens).sum();
     let bar = progress::bar(global, "teach", total as u64, "tokens");

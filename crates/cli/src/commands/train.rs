@@ -6,6 +6,7 @@ use crate::training::{self, DataArgs, StepArgs};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::{Checkpoint, provenance};
 use bantam_nn::Model;
+use bantam_shrink::text::Logprobs;
 use clap::Args;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ pub struct TrainArgs {
     data: DataArgs,
     #[command(flatten)]
     steps: StepArgs,
-    /// As many steps as fit into the operations that this file was trained with, its teacher's too: what labels alone give at the same cost [instead of --steps]
+    /// As many steps as fit into the operations that this file's last training took, its teacher's too: what labels alone give at the same cost [instead of --steps]
     #[arg(long, value_name = "FILE", conflicts_with = "steps")]
     operations_of: Option<PathBuf>,
 }
@@ -38,7 +39,8 @@ pub fn run(args: &TrainArgs, global: &Global) -> anyhow::Result<()> {
     places.writes("-o", [&args.output]).check()?;
     let student = Checkpoint::open(&args.model)?;
     let model = Model::load(&student)?;
-    let sources = args.data.read(&student, global)?;
+    let length = args.data.length(&[&student])?;
+    let sources = args.data.read(&student, length, Logprobs::Ignored, global)?;
     let mut steps = args.steps.clone();
     let mut task = steps.task(&model, &sources);
     if let Some(path) = &args.operations_of {
@@ -51,7 +53,7 @@ pub fn run(args: &TrainArgs, global: &Global) -> anyhow::Result<()> {
         &|_| 0.0,
         &mut task,
         (&args.data, &steps),
-        student.step("train"),
+        student.step("train").setting("length", length),
         &args.output,
         global,
     )?;

@@ -157,6 +157,7 @@ pub fn sample() -> Report {
         ],
         fit: Some(110_000_000),
         chosen: Some(3),
+        kept: ["smollm2-135m-Q4_K_M.gguf".into()].into(),
     }
 }
 

@@ -75,7 +75,7 @@ pub struct Measured {
 pub fn possible(checkpoint: &Checkpoint) -> Vec<Sensitivity> {
     let of = |tensor: &TensorInfo| Sensitivity {
         tensor: tensor.name.clone(),
-        choices: candidates(tensor, tensor.cols()).into_iter().map(|f| choice(&tensor.shape, f, 0.0)).collect(),
+        choices: candidates(tensor).into_iter().map(|format| choice(tensor, format, 0.0)).collect(),
     };
     checkpoint.tensors().iter().filter(|t| quantizable_role(t).is_some()).map(of).collect()
 }
@@ -132,8 +132,8 @@ fn measure_missing(
     let [seen, held_out] = parted(sequences);
     let mut probe = Probe::new(checkpoint, &model, held_out)?;
     let (mut walk, mut walk_held_out) = (Walk::new(&model, seen)?, Walk::new(&model, held_out)?);
-    let widening = Widening::of(checkpoint)?;
-    let mut measurement = Measurement { checkpoint, widening, kept, progress };
+    let wider = Widening::of(checkpoint)?.map(|widening| (widening.planned(checkpoint), widening));
+    let mut measurement = Measurement { checkpoint, wider, kept, progress };
     let embedding = model.embedding_mut().path.clone();
     let tied = model.definition().head().path == embedding;
     for layer in 0..model.config().block_count {
@@ -178,7 +178,8 @@ fn parted(sequences: &[Vec<u32>]) -> [&[Vec<u32>]; 2] {
 /// What was measured so far.
 struct Measurement<'a> {
     checkpoint: &'a Checkpoint,
-    widening: Option<Widening>,
+    /// What the model is like when it is widened, and how it is.
+    wider: Option<(Checkpoint, Widening)>,
     kept: &'a mut Kept,
     progress: &'a mut dyn FnMut(),
 }
@@ -214,25 +215,28 @@ impl Measurement<'_> {
         // The tensor takes its place in the model in half precision.
         quantize::check(self.checkpoint.path(), tensor, Format::f16(), 0, &weights)?;
         let sample = quantize::sample(&weights, tensor.cols());
-        let mut errors = errors(tensor, tensor.cols(), rounding, &sample);
-        // What stays as it is costs nothing.
-        errors.iter_mut().filter(|(format, _)| *format == tensor.format).for_each(|(_, error)| *error = 0.0);
+        let errors = errors(tensor, rounding, &sample);
         let unit = match probed(&errors) {
             Some((format, error)) => probe.with(model, name, &rounding.round(&weights, format))? / error,
             None => 0.0,
         };
-        let sensitivity = |shape: &[usize], errors: &[(&'static Format, f64)]| Sensitivity {
+        let sensitivity = |tensor: &TensorInfo, errors: &[(&'static Format, f64)]| Sensitivity {
             tensor: name.to_owned(),
-            choices: errors.iter().map(|&(format, error)| choice(shape, format, unit * error)).collect(),
+            choices: errors.iter().map(|&(format, error)| choice(tensor, format, unit * error)).collect(),
         };
-        let plain = sensitivity(&tensor.shape, &errors);
-        let widened = self.widening.as_ref().map(|widening| {
-            let shape = widening.shape(tensor);
-            let Some(origin) = widening.columns(tensor) else { return sensitivity(&shape, &errors) };
-            let rows = sample.chunks_exact(tensor.cols());
-            let sample: Vec<f32> =
-                rows.flat_map(|row| origin.iter().map(|from| from.map_or(0.0, |i| row[i]))).collect();
-            sensitivity(&shape, &self::errors(tensor, origin.len(), &rounding.spread(&origin), &sample))
+        let plain = sensitivity(tensor, &errors);
+        let widened = self.wider.as_ref().map(|(wider, widening)| {
+            let wide = wider.tensor(name).expect("a wider model has the same tensors");
+            match widening.columns(tensor) {
+                None if wide.format == tensor.format => sensitivity(wide, &errors),
+                None => sensitivity(wide, &self::errors(wide, rounding, &sample)),
+                Some(origin) => {
+                    let rows = sample.chunks_exact(tensor.cols());
+                    let sample: Vec<f32> =
+                        rows.flat_map(|row| origin.iter().map(|from| from.map_or(0.0, |i| row[i]))).collect();
+                    sensitivity(wide, &self::errors(wide, &rounding.spread(&origin), &sample))
+                }
+            }
         });
         self.kept.keep(&plain, widened.as_ref())?;
         (self.progress)();
@@ -240,22 +244,23 @@ impl Measurement<'_> {
     }
 }
 
-fn choice(shape: &[usize], format: &'static Format, divergence: f64) -> Choice {
-    let row_bytes = format.bytes_of(shape[1]).expect("it divides the rows");
-    Choice { format, bytes: (shape[0] * row_bytes) as u64, divergence }
+fn choice(tensor: &TensorInfo, format: &'static Format, divergence: f64) -> Choice {
+    Choice { format, bytes: TensorInfo { format, ..tensor.clone() }.bytes() as u64, divergence }
 }
 
-/// The error that each format makes of the output of these rows of a tensor, `[rows, cols]`. Weights beyond what a format holds make no finite
-/// error, and it is none to choose then.
-fn errors(tensor: &TensorInfo, cols: usize, rounding: &Rounding, rows: &[f32]) -> Vec<(&'static Format, f64)> {
-    let errors = candidates(tensor, cols).into_iter().map(|format| (format, rounding.error(rows, format)));
+/// The error that each format makes of the output of these rows of a tensor, `[rows, cols]`: none where the tensor stays as it is. Weights beyond
+/// what a format holds make no finite error, and it is none to choose then.
+fn errors(tensor: &TensorInfo, rounding: &Rounding, rows: &[f32]) -> Vec<(&'static Format, f64)> {
+    // The tensor's own format may be one that can only be read: its weights are copied, not rounded.
+    let error = |format| if format == tensor.format { 0.0 } else { rounding.error(rows, format) };
+    let errors = candidates(tensor).into_iter().map(|format| (format, error(format)));
     errors.filter(|(_, error)| error.is_finite()).collect()
 }
 
 /// Formats to choose from: grids that divide the rows, half precision, and what the tensor has.
-pub(crate) fn candidates(tensor: &TensorInfo, cols: usize) -> Vec<&'static Format> {
+pub(crate) fn candidates(tensor: &TensorInfo) -> Vec<&'static Format> {
     let wanted = |f: &&Format| *f == tensor.format || f.encode.is_some() && (f.grid.is_some() || f.name == "F16");
-    FORMATS.iter().copied().filter(|f| f.divides(cols)).filter(wanted).collect()
+    FORMATS.iter().copied().filter(|f| f.divides(tensor.cols())).filter(wanted).collect()
 }
 
 /// The format, with its error, in which a tensor's divergence is measured: of about 4½ bits, at which rounding is felt and still a small

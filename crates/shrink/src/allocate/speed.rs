@@ -8,7 +8,7 @@ use crate::Error;
 use crate::mix::quantizable_role;
 use bantam_checkpoint::{Checkpoint, TensorInfo};
 use bantam_formats::kernels::parallel;
-use bantam_formats::{FORMATS, Format, Matrix, Scratch, matmul};
+use bantam_formats::{FORMATS, Format, INTEGERS, Matrix, Scratch, matmul};
 use bantam_nn::Model;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -52,7 +52,8 @@ impl Speed {
         let weights: usize = tensors.iter().map(|t| t.len()).sum();
         // What blocks hold takes no part in the time; none of it is infinite.
         let blocks: Vec<u8> = (0..BYTES).map(|i| ((i * 2_654_435_761) >> 9) as u8 & 0x3f).collect();
-        let mut rates: Vec<(&'static Format, f64)> = FORMATS.iter().map(|&format| (format, f64::MAX)).collect();
+        let mut rates: Vec<(&'static Format, f64)> =
+            timed(checkpoint).into_iter().map(|format| (format, f64::MAX)).collect();
         let mut whole = f64::MAX;
         for _ in 0..ROUNDS {
             for (format, rate) in &mut rates {
@@ -69,9 +70,9 @@ impl Speed {
         Ok(speed)
     }
 
-    /// What is timed, piece by piece.
-    pub fn pieces() -> u64 {
-        (ROUNDS * (FORMATS.len() + 1)) as u64
+    /// What is timed of this model, piece by piece.
+    pub fn pieces(checkpoint: &Checkpoint) -> u64 {
+        (ROUNDS * (timed(checkpoint).len() + 1)) as u64
     }
 
     /// Tokens per second, as predicted, with these choices for the tensors measured.
@@ -159,6 +160,12 @@ impl Speed {
         let (_, rate) = self.rates.iter().find(|(timed, _)| *timed == format).expect("all formats were timed");
         rate * bytes as f64
     }
+}
+
+/// Formats that are timed: all of GGUF's, and those of other engines that this model has.
+fn timed(checkpoint: &Checkpoint) -> Vec<&'static Format> {
+    let theirs = |f: &&Format| checkpoint.tensors().iter().any(|t| t.format == *f);
+    FORMATS.iter().copied().chain(INTEGERS.iter().copied().filter(theirs)).collect()
 }
 
 /// For a byte of these blocks of a format, as matrices of this shape, one after another as layers are.
@@ -288,13 +295,15 @@ mod tests {
     }
 
     #[test]
-    fn all_formats_are_timed_here() {
-        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures/llama");
-        let checkpoint = Checkpoint::open(fixture).unwrap();
-        let mut pieces = 0;
-        let speed = Speed::of(&checkpoint, &mut || pieces += 1).unwrap();
-        assert_eq!(pieces, Speed::pieces());
-        assert_eq!(speed.rates.len(), bantam_formats::FORMATS.len());
-        assert!(speed.rest >= 0.0 && speed.rates.iter().all(|(_, rate)| *rate > 0.0 && *rate < 1e-3));
+    fn all_formats_are_timed_here_and_those_that_a_directory_has() {
+        for (name, theirs) in [("llama", 0), ("w4a16", 1), ("w8a8", 1)] {
+            let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures").join(name);
+            let checkpoint = Checkpoint::open(fixture).unwrap();
+            let mut pieces = 0;
+            let speed = Speed::of(&checkpoint, &mut || pieces += 1).unwrap();
+            assert_eq!(pieces, Speed::pieces(&checkpoint));
+            assert_eq!(speed.rates.len(), bantam_formats::FORMATS.len() + theirs, "{name}");
+            assert!(speed.rest >= 0.0 && speed.rates.iter().all(|(_, rate)| *rate > 0.0 && *rate < 1e-3), "{name}");
+        }
     }
 }

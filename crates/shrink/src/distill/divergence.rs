@@ -14,17 +14,17 @@ pub enum Divergence {
     Reverse,
     /// `KL(p ‖ α p + (1 - α) q)`, whose gradients stay bounded (Ko et al. 2024, DistiLLM).
     Skewed {
-        /// The teacher's share in the mixture, within 0 and 1; DistiLLM has 0.1.
+        /// The teacher's share in the mixture, from 0 to below 1; DistiLLM has 0.1.
         alpha: f32,
     },
     /// `KL(q ‖ (1 - α) p + α q)`, the same the other way.
     SkewedReverse {
-        /// The student's share in the mixture, within 0 and 1.
+        /// The student's share in the mixture, from 0 to below 1.
         alpha: f32,
     },
     /// `β KL(p ‖ m) + (1 - β) KL(q ‖ m)` with `m = β p + (1 - β) q` (Agarwal et al. 2024, GKD); ½ is Jensen and Shannon's.
     JensenShannon {
-        /// The teacher's weight, within 0 and 1.
+        /// The teacher's weight, between 0 and 1: at either nothing diverges. (Divided by them the limits are forward and reverse.)
         beta: f32,
     },
 }
@@ -65,7 +65,7 @@ impl Divergence {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(
     "`{0}` is no divergence; there are forward, reverse, skewed, skewed-reverse and jensen-shannon, the last three with an \
-     optional share within 0 and 1, as in skewed:0.1"
+     optional share, as in skewed:0.1: at least 0 and below 1, jensen-shannon's above 0 too (beyond, every student is as good)"
 )]
 pub struct UnknownDivergence(String);
 
@@ -76,14 +76,17 @@ impl FromStr for Divergence {
     fn from_str(text: &str) -> Result<Self, UnknownDivergence> {
         let unknown = || UnknownDivergence(text.to_owned());
         let (name, share) = text.split_once(':').map_or((text, None), |(name, share)| (name, Some(share)));
-        let share = share.map(|s| s.parse::<f32>().ok().filter(|s| (0.0..=1.0).contains(s)).ok_or_else(unknown));
+        // At 1 a mixture is what it is compared with, whatever the student says.
+        let share = share.map(|s| s.parse::<f32>().ok().filter(|s| (0.0..1.0).contains(s)).ok_or_else(unknown));
         let share = share.transpose()?;
         match (name, share) {
             ("forward", None) => Ok(Divergence::Forward),
             ("reverse", None) => Ok(Divergence::Reverse),
             ("skewed", alpha) => Ok(Divergence::Skewed { alpha: alpha.unwrap_or(0.1) }),
             ("skewed-reverse", alpha) => Ok(Divergence::SkewedReverse { alpha: alpha.unwrap_or(0.1) }),
-            ("jensen-shannon", beta) => Ok(Divergence::JensenShannon { beta: beta.unwrap_or(0.5) }),
+            ("jensen-shannon", beta) if beta != Some(0.0) => {
+                Ok(Divergence::JensenShannon { beta: beta.unwrap_or(0.5) })
+            }
             _ => Err(unknown()),
         }
     }
@@ -133,7 +136,17 @@ mod tests {
         assert_eq!("forward".parse(), Ok(Divergence::Forward));
         assert_eq!("skewed".parse(), Ok(Divergence::Skewed { alpha: 0.1 }));
         assert_eq!("jensen-shannon:0.25".parse(), Ok(Divergence::JensenShannon { beta: 0.25 }));
-        for wrong in ["forwards", "forward:0.5", "skewed:2", "skewed:x", ""] {
+        for wrong in [
+            "forwards",
+            "forward:0.5",
+            "skewed:2",
+            "skewed:x",
+            "",
+            "skewed:1",
+            "skewed-reverse:1",
+            "jensen-shannon:0",
+            "jensen-shannon:1",
+        ] {
             let answer = wrong.parse::<Divergence>().unwrap_err().to_string();
             assert!(answer.contains("jensen-shannon"), "{answer}");
         }

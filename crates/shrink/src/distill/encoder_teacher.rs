@@ -38,6 +38,10 @@ impl EmbeddingCache {
     }
 
     fn keep(&mut self, sentence: &str, embedding: &[f32]) -> Result<(), Error> {
+        if let Some(value) = embedding.iter().find(|v| !f16::from_f32(**v).is_finite()) {
+            let problem = format!("an embedding holds {value}, which half precision cannot; distil without a cache");
+            return Err(self.0.error(problem));
+        }
         self.0.keep(key(sentence), 1, embedding.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()))
     }
 
@@ -108,11 +112,13 @@ impl<'m> EncoderTeacher<'m> {
     /// # Errors
     /// If a sentence cannot be embedded or the cache not be written.
     pub fn capture(&mut self, sentences: &[&str]) -> Result<usize, Error> {
-        let Some(cache) = &mut self.cache else { return Ok(0) };
+        let Some(cache) = &self.cache else { return Ok(0) };
         let missing: Vec<_> = sentences.iter().filter(|text| !cache.has(text)).collect();
         let tokens = |text: &&&str| self.encoder.tokens(text, self.length);
         let sequences = missing.iter().map(tokens).collect::<Result<Vec<_>, _>>()?;
         let embeddings = self.encoder.pooled(&sequences)?;
+        self.check(&embeddings)?;
+        let Some(cache) = &mut self.cache else { return Ok(0) };
         for (text, embedding) in missing.iter().zip(embeddings.chunks_exact(self.encoder.width())) {
             // A sentence may be there twice.
             if !cache.has(text) {
@@ -120,6 +126,14 @@ impl<'m> EncoderTeacher<'m> {
             }
         }
         Ok(sequences.iter().map(Vec::len).sum())
+    }
+
+    /// Refuses embeddings of a broken teacher.
+    fn check(&self, embeddings: &[f32]) -> Result<(), Error> {
+        match embeddings.iter().all(|v| v.is_finite()) {
+            true => Ok(()),
+            false => Err(Error::Predictions { model: self.name.clone() }),
+        }
     }
 
     /// Embeddings, and the hidden states of `layers`.
@@ -136,6 +150,7 @@ impl<'m> EncoderTeacher<'m> {
                 asked.for_each(|(_, kept)| kept.extend_from_slice(x));
             };
             self.encoder.observe(&sequences, &mut layer, &mut |x| embeddings.extend_from_slice(x))?;
+            self.check(&taught.embeddings)?;
         }
         if let Some(cache) = &mut self.cache {
             let mut fresh = std::mem::take(&mut taught.embeddings);
@@ -150,5 +165,29 @@ impl<'m> EncoderTeacher<'m> {
             taught.embeddings = fresh;
         }
         Ok(taught)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_broken_teacher_says_or_halves_cannot_hold_is_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut cache = EmbeddingCache::open(&folder.path().join("cache"), "T", 2).unwrap();
+        let error = cache.keep("a", &[1.0, 7e4]).unwrap_err().to_string();
+        assert!(error.contains("70000") && error.contains("without a cache"), "{error}");
+        cache.keep("a", &[1.0, 6e4]).unwrap();
+        assert_eq!(cache.len(), 1);
+
+        let checkpoint = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures/bert");
+        let checkpoint = Checkpoint::open(checkpoint).unwrap();
+        let encoder = Encoder::load(&checkpoint).unwrap();
+        let teacher = EncoderTeacher::new(&encoder, &checkpoint, 8).unwrap();
+        assert!(teacher.check(&[0.5, -3.0]).is_ok());
+        for broken in [f32::NAN, f32::INFINITY] {
+            assert!(matches!(teacher.check(&[0.5, broken]), Err(Error::Predictions { .. })), "{broken}");
+        }
     }
 }

@@ -19,10 +19,10 @@ pub enum Soft<'a> {
     },
 }
 
-/// `soft T² D(teacher, student at T) + (1 - soft) cross-entropy`, the latter on rows that have a label (Hinton, Vinyals,
-/// Dean 2015; the T² keeps the soft part's gradients as large at every temperature).
+/// `soft T² D(teacher, student at T) + (1 - soft) cross-entropy`, the former on rows of which the teacher said something, the latter on rows that
+/// have a label (Hinton, Vinyals, Dean 2015; the T² keeps the soft part's gradients as large at every temperature).
 pub struct SoftLabels<'a> {
-    /// The teacher's word on each row; rows without do not count.
+    /// The teacher's word on each row; rows with neither that nor a label that weighs anything do not count.
     pub teacher: &'a [Option<Soft<'a>>],
     /// The label of each row, if it has one.
     pub labels: &'a [Option<u32>],
@@ -40,11 +40,14 @@ impl Objective for SoftLabels<'_> {
             Some(label) if self.soft < 1.0 => Some(hard(logits, label as usize)),
             _ => None,
         };
-        let teacher = self.teacher[row].expect("the row counts");
         let scale = self.soft * self.temperature; // T² by the loss, 1 / T by the logits
-        let divergence = match teacher {
-            Soft::Logits(teacher) => full(self.divergence, teacher, self.temperature, logits, scale),
-            Soft::Top { tokens, log_probabilities, log_rest } => {
+        let divergence = match self.teacher[row] {
+            None => {
+                logits.fill(0.0);
+                0.0
+            }
+            Some(Soft::Logits(teacher)) => full(self.divergence, teacher, self.temperature, logits, scale),
+            Some(Soft::Top { tokens, log_probabilities, log_rest }) => {
                 let p: Vec<f32> = log_probabilities.iter().map(|l| l.exp()).collect();
                 top(self.divergence, tokens, (&p, log_rest.exp()), self.temperature, logits, scale)
             }
@@ -58,7 +61,7 @@ impl Objective for SoftLabels<'_> {
     }
 
     fn counts(&self, row: usize) -> bool {
-        self.teacher[row].is_some()
+        self.teacher[row].is_some() || self.soft < 1.0 && self.labels[row].is_some()
     }
 }
 
@@ -182,6 +185,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn where_the_teacher_is_silent_the_label_is_learned_by_its_weight() {
+        let loss = |teacher, soft| {
+            let mut gradient = STUDENT;
+            let teacher = [teacher];
+            let objective = soft_labels(&teacher, Divergence::Forward, 2.0, soft);
+            let loss = objective.counts(0).then(|| objective.loss(0, &mut gradient));
+            (loss, gradient)
+        };
+        // The whole weight on the label is its cross-entropy alone.
+        let (label, of_label) = loss(Some(Soft::Logits(&TEACHER)), 0.0);
+        let (silent, of_silent) = loss(None, 0.25);
+        assert!((silent.unwrap() - 0.75 * label.unwrap()).abs() < 1e-6, "{silent:?} {label:?}");
+        assert!(of_silent.iter().zip(&of_label).all(|(a, b)| (a - 0.75 * b).abs() < 1e-6), "{of_silent:?}");
+        assert_eq!(loss(None, 1.0).0, None, "nothing is said and the label weighs nothing");
     }
 
     #[test]

@@ -93,9 +93,9 @@ impl<'a> TextTask<'a> {
 impl Task for TextTask<'_> {
     fn description(&self) -> String {
         // A file of the same name may have other text by now.
-        let weights: Vec<Option<f64>> = self.sources.iter().map(|s| s.spec.weight).collect();
+        let shares: Vec<f64> = self.mixture.shares().collect();
         let (text, learned) = (fingerprint(self.sources), learned(self.sources));
-        let text = format!("text {text:016x}, learned {learned:016x}, of weights {weights:?}");
+        let text = format!("text {text:016x}, learned {learned:016x}, in shares {shares:?}");
         let teacher =
             self.teacher.as_ref().map(|(teacher, matching)| format!("{}, {matching:?}", teacher.description()));
         let Self { batch, seed, dropout, hidden, .. } = self;
@@ -127,15 +127,20 @@ impl Task for TextTask<'_> {
                 sequences[at] = Example::Written(written);
             }
         }
-        let learned = |sequences: &[Example<'_>]| {
-            sequences.iter().flat_map(|s| next_tokens(s.sequence())).filter(Option::is_some).count() as f32
+        let taught = sequences
+            .into_iter()
+            .map(|example| Ok((self.said(&example)?, example)))
+            .collect::<Result<Vec<(Option<Said>, Example<'_>)>, Error>>()?;
+        let counting = |examples: &[(Option<Said>, Example<'_>)]| {
+            examples.iter().map(|(said, example)| self.counting(said.as_ref(), example.sequence())).sum::<usize>()
+                as f32
         };
-        let all = learned(&sequences).max(1.0);
+        let all = counting(&taught).max(1.0);
         let mut whole = Pass { loss: 0.0, items: 0 };
         let mut random = SplitMix64::child(self.seed, step);
-        for part in sequences.chunks(self.at_once.max(1)) {
+        for part in taught.chunks(self.at_once.max(1)) {
             let dropout = Dropout { input: self.dropout.0, hidden: self.dropout.1, seed: random.next() };
-            let pass = self.part(part, learned(part) / all, dropout, parameters)?;
+            let pass = self.part(part, counting(part) / all, dropout, parameters)?;
             whole = Pass { loss: whole.loss + pass.loss, items: whole.items + pass.items };
         }
         Ok(whole)
@@ -143,19 +148,26 @@ impl Task for TextTask<'_> {
 }
 
 impl TextTask<'_> {
-    /// Adds the gradients of the mean loss of some sequences, times `share`.
+    /// Of how many tokens of a sequence something is learned.
+    fn counting(&self, said: Option<&Said>, sequence: &Sequence) -> usize {
+        let of_labels = self.teacher.as_ref().is_none_or(|(_, matching)| matching.soft < 1.0);
+        let taught = |at: usize| of_labels || said.is_some_and(|said| said.at(at).is_some());
+        next_tokens(sequence).enumerate().filter(|(at, label)| label.is_some() && taught(*at)).count()
+    }
+
+    /// Adds the gradients of the mean loss of some sequences, of which that was said, times `share`.
     fn part(
-        &mut self,
-        sequences: &[Example<'_>],
+        &self,
+        taught: &[(Option<Said>, Example<'_>)],
         share: f32,
         dropout: Dropout,
         parameters: &mut Parameters,
     ) -> Result<Pass, Error> {
-        let all = || sequences.iter().map(Example::sequence);
+        let all = || taught.iter().map(|(_, example)| example.sequence());
+        let said = || taught.iter().filter_map(|(said, _)| said.as_ref());
         let tokens: Vec<u32> = all().flat_map(|s| s.tokens.iter().copied()).collect();
         let lengths: Vec<usize> = all().map(|s| s.tokens.len()).collect();
         let labels: Vec<Option<u32>> = all().flat_map(next_tokens).collect();
-        let said = sequences.iter().map(|s| self.said(s)).collect::<Result<Vec<_>, _>>()?;
         let mut pass = Train::new(parameters, &lengths).with_dropout(dropout);
         let definition = self.student.definition();
         let matched = self.hidden.as_ref().map_or(0, |hidden| hidden.layers.len());
@@ -170,7 +182,7 @@ impl TextTask<'_> {
         let loss = match &self.teacher {
             None => learn(&CrossEntropy { targets: &labels }),
             Some((_, Matching { divergence, temperature, soft })) => {
-                let all = said.iter().flatten().flat_map(|said| (0..said.positions()).map(|at| said.at(at)));
+                let all = said().flat_map(|said| (0..said.positions()).map(|at| said.at(at)));
                 let teacher: Vec<Option<Soft<'_>>> =
                     all.zip(&labels).map(|(said, label)| said.filter(|_| label.is_some())).collect();
                 let (divergence, temperature, soft) = (*divergence, *temperature, *soft);
@@ -179,7 +191,7 @@ impl TextTask<'_> {
         };
         let mut apart = 0.0;
         if let Some(matching) = &self.hidden {
-            apart = matching.set_off(&mut pass, &states, &said, share);
+            apart = matching.set_off(&mut pass, &states, &said().collect::<Vec<_>>(), share);
         }
         pass.backward();
         Ok(Pass { loss: loss + apart, items: tokens.len() })
@@ -188,14 +200,14 @@ impl TextTask<'_> {
 
 impl HiddenMatching {
     /// Sets off the gradients that bring the student's states nearer to the teacher's; returns the loss, times `share`.
-    fn set_off(&self, pass: &mut Train<'_>, states: &[Var], said: &[Option<Said>], share: f32) -> f64 {
+    fn set_off(&self, pass: &mut Train<'_>, states: &[Var], said: &[&Said], share: f32) -> f64 {
         let mut loss = 0.0;
         for (layer, state) in states.iter().enumerate() {
             let of_layer = |said: &Said| {
                 let len = said.positions() * self.width;
                 said.hidden[layer * len..(layer + 1) * len].to_vec()
             };
-            let target: Vec<f32> = said.iter().flatten().flat_map(of_layer).collect();
+            let target: Vec<f32> = said.iter().copied().flat_map(of_layer).collect();
             let x = match state.cols() == self.width {
                 true => state.clone(),
                 false => pass.project(&projection(&format!("layer{layer}")), state),

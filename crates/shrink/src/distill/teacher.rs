@@ -59,6 +59,10 @@ pub trait Teacher {
     fn description(&self) -> String;
 }
 
+/// How exactly probabilities are told: logarithms are written with four decimals. A rest of 0 would be as sure that the student must never say
+/// anything else.
+const TOLD_WITHIN: f64 = 1e-4;
+
 /// The word of a served teacher, as it came with the text that it wrote.
 pub struct Told<'a> {
     sequences: Vec<&'a Sequence>,
@@ -101,7 +105,7 @@ impl Teacher for Told<'_> {
                 said.log_probabilities[at * k + i] = log;
             }
             let sum: f64 = told.iter().map(|(_, log)| f64::from(*log).exp()).sum();
-            said.log_rests[at] = (1.0 - sum).max(0.0).ln() as f32;
+            said.log_rests[at] = (1.0 - sum).max(TOLD_WITHIN).ln() as f32;
         }
         Ok(said)
     }
@@ -309,6 +313,18 @@ mod tests {
         let mut log = [0.0; 3];
         likeliest(&mut [f32::NAN; 100], 1.0, &mut [0; 3], &mut log);
         assert!(log.iter().all(|l| l.is_nan()), "a broken teacher says nothing: {log:?}");
+    }
+
+    #[test]
+    fn what_is_told_is_no_surer_than_it_was_told() {
+        let told = vec![Vec::new(), vec![(3, 0.0)], vec![(4, 0.5f32.ln()), (5, 0.25f32.ln())]];
+        let sequence = Sequence { tokens: vec![1, 3, 4], learned: vec![false, true, true], told };
+        let spec = "told.jsonl".parse().unwrap();
+        let sources = [Source { spec, sequences: vec![sequence], unanswered: (0, 0) }];
+        let said = Told::new(&sources).unwrap().says(0, &[1, 3, 4]).unwrap();
+        let rests: Vec<f32> = said.log_rests.iter().map(|log| log.exp()).collect();
+        // A divergence that asks how much the student says beyond would be without bounds at a rest of 0.
+        assert!((rests[0] - 1e-4).abs() < 1e-8 && (rests[1] - 0.25).abs() < 1e-6, "{rests:?}");
     }
 
     #[test]

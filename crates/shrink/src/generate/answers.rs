@@ -5,6 +5,7 @@ use super::Prompt;
 use super::prompts::keys;
 use crate::Error;
 use crate::lines::{Kind, Lines};
+use crate::text::Layout;
 use bantam_checkpoint::chat_template::Message;
 use bantam_checkpoint::output::OutputFile;
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,16 @@ pub enum Finish {
     Stop,
     /// It was cut off: what follows is not to be learned as an end.
     Length,
+}
+
+impl Finish {
+    /// By the name that a server or a file gives it. A filter, a tool call, a limit: in any case not an end that the author chose.
+    pub(crate) fn named(name: &str) -> Self {
+        match name {
+            "stop" | "eos" | "end_turn" => Finish::Stop,
+            _ => Finish::Length,
+        }
+    }
 }
 
 /// What was written after a prompt.
@@ -110,12 +121,28 @@ enum Line<'a> {
 }
 
 impl Answers {
+    /// Refuses an output that would not be read as the lines that it has: by its name it would be learned as prose, or not at all.
+    ///
+    /// # Errors
+    /// If it has such a name.
+    pub fn check_name(output: &Path) -> Result<(), Error> {
+        let right = output.with_extension("jsonl");
+        let problem =
+            format!("answers are JSON lines, and read as such by their name; name the output {}", right.display());
+        match Layout::of(output) {
+            Layout::Lines => Ok(()),
+            Layout::Rows | Layout::Text => Err(Error::Data { path: output.to_owned(), problem }),
+        }
+    }
+
     /// Begins the answers to `prompts` that are to become `output`, or goes on with those in the file beside it.
     /// `author` describes who writes them, and all that changes what is written.
     ///
     /// # Errors
-    /// If the file cannot be read or written, holds another author's answers or none to these prompts, or is damaged.
+    /// As [`check_name`](Self::check_name), and if the file cannot be read or written, holds another author's answers or none to these
+    /// prompts, or is damaged.
     pub fn open(output: &Path, author: &str, prompts: &[Prompt]) -> Result<Self, Error> {
+        Self::check_name(output)?;
         let mut name = output.as_os_str().to_owned();
         name.push(".generating");
         let (lines, there) = Lines::open::<Kept>(name.as_ref(), &KIND, author)?;
@@ -253,6 +280,19 @@ mod tests {
         let written = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
         let written: Vec<String> = written.map(|line| line["completion"].as_str().unwrap().to_owned()).collect();
         assert_eq!(written, ["3", "0", "new", "2", "new"]);
+    }
+
+    #[test]
+    fn names_by_which_answers_would_not_be_read_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |name: &str| Answers::open(&folder.path().join(name), "A", &[]);
+        for (wrong, right) in [("a.txt", "a.jsonl"), ("a", "a.jsonl"), ("a.parquet", "a.jsonl"), ("a.json", "a.jsonl")]
+        {
+            let error = open(wrong).err().unwrap().to_string();
+            assert!(error.contains(wrong) && error.ends_with(&format!("/{right}")), "{error}");
+        }
+        assert!(["a.jsonl", "a.NDJSON"].into_iter().all(|right| open(right).is_ok()));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

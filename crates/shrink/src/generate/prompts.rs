@@ -1,9 +1,8 @@
 //! What a teacher is asked.
 
 use crate::Error;
-use crate::text::{Layout, lines, objects, parquet};
+use crate::text::{Fields, Layout, field, lines, messages, objects};
 use bantam_checkpoint::chat_template::Message;
-use serde::Deserialize;
 use std::collections::HashMap;
 use std::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
@@ -17,15 +16,6 @@ pub enum Prompt {
     Chat(Vec<Message>),
 }
 
-/// An object that asks.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Entry {
-    Chat { messages: Vec<Message> },
-    Prompt { prompt: String },
-    Text { text: String },
-}
-
 const EXPECTED: &str = "expected a `prompt`, a `text`, or `messages` with `role` and `content`";
 
 /// Reads prompts: a line each, or of `.jsonl` and `.parquet` a `prompt`, a `text`, or `messages`, of which the last turn of
@@ -36,33 +26,37 @@ const EXPECTED: &str = "expected a `prompt`, a `text`, or `messages` with `role`
 pub fn read_prompts(path: &Path) -> Result<Vec<Prompt>, Error> {
     let error = |problem: String| Error::Data { path: path.to_owned(), problem };
     let mut prompts = Vec::new();
-    let mut take = |place: String, entry: Entry| {
-        prompts.push(match entry {
-            Entry::Prompt { prompt: text } | Entry::Text { text } if text.trim().is_empty() => {
-                return Err(error(format!("{place}: the prompt is empty")));
-            }
-            Entry::Prompt { prompt: text } | Entry::Text { text } => Prompt::Text(text),
-            Entry::Chat { mut messages } => {
-                let last = messages.iter().rposition(|m| m.role == "user");
-                let last = last.ok_or_else(|| error(format!("{place}: no message is the user's")))?;
-                messages.truncate(last + 1);
-                Prompt::Chat(messages)
-            }
-        });
+    let mut take = |place: String, prompt: Result<Prompt, String>| -> Result<(), Error> {
+        prompts.push(prompt.map_err(|problem| error(format!("{place}: {problem}")))?);
         Ok(())
     };
     match Layout::of(path) {
-        Layout::Lines => objects(path, EXPECTED, &mut take)?,
-        Layout::Rows => parquet::rows(path, |number, row| {
-            let wrong = |_| error(format!("row {number}: {EXPECTED}"));
-            take(format!("row {number}"), serde_json::from_value(row).map_err(wrong)?)
-        })?,
-        Layout::Text => lines(path, &mut |place, line| take(place, Entry::Text { text: line.to_owned() }))?,
+        Layout::Text => lines(path, &mut |place, line| take(place, of_text(line.to_owned())))?,
+        Layout::Lines | Layout::Rows => objects(path, &mut |place, fields| take(place, of_fields(fields)))?,
     }
     if prompts.is_empty() {
         return Err(error("it has no prompts; give one a line".to_owned()));
     }
     Ok(prompts)
+}
+
+/// What an object asks; otherwise what is wrong with it.
+fn of_fields(fields: Fields) -> Result<Prompt, String> {
+    match (fields.messages, fields.prompt, fields.text) {
+        (Some(of), ..) => {
+            let mut messages = messages(of)?;
+            let last = messages.iter().rposition(|m| m.role == "user").ok_or("no message is the user's")?;
+            messages.truncate(last + 1);
+            Ok(Prompt::Chat(messages))
+        }
+        (None, Some(prompt), _) => of_text(field("prompt", prompt)?),
+        (None, None, Some(text)) => of_text(field("text", text)?),
+        (None, None, None) => Err(EXPECTED.to_owned()),
+    }
+}
+
+fn of_text(text: String) -> Result<Prompt, String> {
+    if text.trim().is_empty() { Err("the prompt is empty".to_owned()) } else { Ok(Prompt::Text(text)) }
 }
 
 /// A hash of each prompt, by which its answer is known; of those that come more than once each has its own.

@@ -13,11 +13,7 @@ pub(super) fn answer(reply: &Value, words: bool) -> Result<Answer, Failure> {
     }
     let choices = reply["choices"].as_array().ok_or_else(|| problem(missing("`choices`", reply)))?;
     let choice = choices.first().ok_or_else(|| problem("its reply has no choice in `choices`".to_owned()))?;
-    let finish_reason = match choice["finish_reason"].as_str() {
-        Some("stop" | "eos" | "end_turn") => Finish::Stop,
-        // A filter, a tool call, a limit: in any case not an end that the model chose.
-        _ => Finish::Length,
-    };
+    let finish_reason = choice["finish_reason"].as_str().map_or(Finish::Length, Finish::named);
     let text = match choice["message"]["content"].as_str().or(choice["text"].as_str()) {
         Some(text) => text.to_owned(),
         // Cut off while it thought.
@@ -31,7 +27,7 @@ pub(super) fn answer(reply: &Value, words: bool) -> Result<Answer, Failure> {
             return Err(if finished { Failure::refused(missing) } else { problem(missing) });
         }
     };
-    let logprobs = if words { self::words(&choice["logprobs"]).map_err(problem)? } else { Vec::new() };
+    let logprobs = if words { self::words(&choice["logprobs"], &text).map_err(problem)? } else { Vec::new() };
     Ok(Answer { text, finish_reason, logprobs })
 }
 
@@ -45,24 +41,32 @@ fn missing(what: &str, of: &Value) -> String {
     format!("its reply has no {what}: {}", excerpt(&of.to_string()))
 }
 
-fn words(logprobs: &Value) -> Result<Vec<Word>, String> {
-    if let Some(content) = logprobs["content"].as_array() {
-        return content.iter().map(of_object).collect();
-    }
-    let Some(tokens) = logprobs["tokens"].as_array() else {
+/// The tokens of a text, as they were told.
+fn words(logprobs: &Value, text: &str) -> Result<Vec<Word>, String> {
+    let words: Vec<Word> = match (logprobs["content"].as_array(), logprobs["tokens"].as_array()) {
+        (Some(content), _) => content.iter().map(of_object).collect::<Result<_, _>>()?,
+        (None, Some(tokens)) => {
+            let numbered = tokens.iter().enumerate();
+            numbered.map(|(i, token)| of_arrays(logprobs, i, token)).collect::<Result<_, _>>()?
+        }
+        (None, None) => Vec::new(),
+    };
+    // Of an empty answer many tell nothing, not even its end.
+    if words.is_empty() && !text.trim().is_empty() {
         return Err("it returns no log-probabilities: without --top it gives text alone".to_owned());
-    };
-    let word = |(i, token): (usize, &Value)| {
-        let token = piece(token, &Value::Null)?;
-        let own = probability(&token, &logprobs["token_logprobs"][i])?;
-        let top = logprobs["top_logprobs"][i].as_object().into_iter().flatten();
-        let top = top.map(|(text, log)| {
-            let piece = Piece::Text(text.clone());
-            probability(&piece, log).map(|log| (piece, log))
-        });
-        whole(token, own, top.collect::<Result<_, _>>()?)
-    };
-    tokens.iter().enumerate().map(word).collect()
+    }
+    Ok(words)
+}
+
+fn of_arrays(logprobs: &Value, i: usize, token: &Value) -> Result<Word, String> {
+    let token = piece(token, &Value::Null)?;
+    let own = probability(&token, &logprobs["token_logprobs"][i])?;
+    let top = logprobs["top_logprobs"][i].as_object().into_iter().flatten();
+    let top = top.map(|(text, log)| {
+        let piece = Piece::Text(text.clone());
+        probability(&piece, log).map(|log| (piece, log))
+    });
+    whole(token, own, top.collect::<Result<_, _>>()?)
 }
 
 fn of_object(object: &Value) -> Result<Word, String> {

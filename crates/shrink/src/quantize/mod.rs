@@ -121,10 +121,10 @@ impl<'a> Plan<'a> {
     /// Decides every tensor's format.
     ///
     /// # Errors
-    /// If the checkpoint's hyperparameters are missing or make no sense.
+    /// If the checkpoint's hyperparameters are missing or make no sense, or the mix wants a format that can only be read.
     pub fn new(checkpoint: &'a Checkpoint, mix: &'a Mix) -> Result<Self, Error> {
         let config = Config::of(checkpoint)?;
-        let targets = mix.assign(checkpoint.tensors(), &config);
+        let targets = mix.assign(checkpoint.tensors(), &config)?;
         Ok(Plan { checkpoint, mix, targets, settings: Vec::new(), keeps_rounded: false })
     }
 
@@ -217,8 +217,8 @@ impl<'a> Plan<'a> {
                 let mut layers = Rounded::open(output, &description, self.checkpoint, sequences)?;
                 let done = self.feed_back(&mut *writer, sequences, method, &mut layers, progress);
                 if let Err(error) = done {
-                    if matches!(error, Error::Activations { .. }) {
-                        layers.remove(); // they never will be finished
+                    if never_will_be_rounded(&error) {
+                        layers.remove();
                     }
                     return Err(cause(self.checkpoint, error));
                 }
@@ -288,6 +288,11 @@ impl<'a> Plan<'a> {
         let at = at.expect("the model's layers are the checkpoint's tensors");
         (&self.checkpoint.tensors()[at], &self.targets[at])
     }
+}
+
+/// Whether it is the model's weights that are in the way: another run would come no farther.
+fn never_will_be_rounded(error: &Error) -> bool {
+    matches!(error, Error::Activations { .. } | Error::NonFinite { .. } | Error::OutOfRange { .. })
 }
 
 /// Refuses importance of another model.

@@ -29,7 +29,7 @@ impl Rounded {
     /// kept beside, with `.other` (or `.other2`) after its name.
     ///
     /// # Errors
-    /// If the file cannot be read or written, or another run is writing it.
+    /// If the file cannot be read or written, another run is writing it, or it is of something else and cannot be renamed.
     pub fn open(
         output: &Path,
         description: &str,
@@ -39,13 +39,11 @@ impl Rounded {
         let path = unfinished(output);
         let inputs = identity::of_model_and_text(checkpoint, sequences)?;
         let description = &format!("{description}, of model and text {inputs:016x}");
-        let records = Records::open(&path, KIND, description).or_else(|e| {
-            if matches!(e, Error::InUse { .. }) {
-                return Err(e);
-            }
-            // What stays in the way says so when it is opened again.
-            put_aside(&path);
-            Records::open(&path, KIND, description)
+        let records = Records::open(&path, KIND, description).or_else(|e| match e {
+            Error::InUse { .. } => Err(e),
+            _ if put_aside(&path).is_some() => Records::open(&path, KIND, description),
+            _ if path.exists() => Err(in_the_way(&path)),
+            e => Err(e),
         })?;
         Ok(Self { path, records })
     }
@@ -93,9 +91,29 @@ impl Rounded {
     }
 }
 
+/// What stays under the name that rounded layers are to have.
+fn in_the_way(path: &Path) -> Error {
+    let problem = "it holds no layers of this run, as far as can be read, and cannot be renamed; remove it, or give the output another name";
+    Error::Data { path: path.to_owned(), problem: problem.to_owned() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_put_aside_is_said_to_be_in_the_way() {
+        /// Bytes of the longest name that file systems take: with `.other` behind it there is none.
+        const LONGEST: usize = 255;
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures/llama");
+        let (checkpoint, folder) = (Checkpoint::open(fixture).unwrap(), tempfile::tempdir().unwrap());
+        let output = folder.path().join("a".repeat(LONGEST - ".rounding".len()));
+        std::fs::write(unfinished(&output), "notes").unwrap();
+        let error = Rounded::open(&output, "layers", &checkpoint, &[]).err().unwrap().to_string();
+        assert!(error.contains("aa.rounding: ") && error.contains("remove it"), "{error}");
+        assert!(!error.contains("teacher") && !error.contains("cache"), "{error}");
+        assert_eq!(std::fs::read_to_string(unfinished(&output)).unwrap(), "notes");
+    }
 
     #[test]
     fn the_file_lies_beside_files_and_directories() {

@@ -19,22 +19,21 @@ pub struct Mixture {
 }
 
 impl Mixture {
-    /// A mixture of these sources; if none has a weight they are drawn by their tokens, as if in one file.
+    /// A mixture of these sources' sequences.
     pub fn new(sources: &[Source], seed: u64) -> Self {
-        let each = sources.iter().map(|s| (s.sequences.len(), s.spec.weight, s.tokens()));
-        Self::weighed(each.collect(), seed)
+        Self::weighed(sources.iter().map(|s| (s.sequences.len(), s.spec.weight)).collect(), seed)
     }
 
-    /// A mixture of sentences; if no file has a weight they are drawn as if they were in one.
+    /// A mixture of sentences.
     pub fn of_sentences(sources: &[Sentences], seed: u64) -> Self {
-        Self::weighed(sources.iter().map(|s| (s.texts.len(), s.spec.weight, s.texts.len())).collect(), seed)
+        Self::weighed(sources.iter().map(|s| (s.texts.len(), s.spec.weight)).collect(), seed)
     }
 
-    /// Of sequences, weight and size; beside weights, a source without one has 1.
-    fn weighed(sources: Vec<(usize, Option<f64>, usize)>, seed: u64) -> Self {
-        let some_have_one = sources.iter().any(|(_, weight, _)| weight.is_some());
-        let other = |size: usize| if some_have_one { 1.0 } else { size as f64 };
-        Self::of(sources.into_iter().map(|(len, weight, size)| (len, weight.unwrap_or(other(size)))).collect(), seed)
+    /// Of sequences and weights. Without weights all are drawn as if from one source, beside weights a source without one has 1.
+    fn weighed(sources: Vec<(usize, Option<f64>)>, seed: u64) -> Self {
+        let some_have_one = sources.iter().any(|(_, weight)| weight.is_some());
+        let other = |len: usize| if some_have_one { 1.0 } else { len as f64 };
+        Self::of(sources.into_iter().map(|(len, weight)| (len, weight.unwrap_or(other(len)))).collect(), seed)
     }
 
     fn of(mut sources: Vec<(usize, f64)>, seed: u64) -> Self {
@@ -131,10 +130,10 @@ mod tests {
     #[test]
     fn beside_weights_a_source_without_one_has_1() {
         let shares = |weights: [Option<f64>; 2]| {
-            let sources = weights.into_iter().zip([30, 10]).map(|(weight, size)| (5, weight, size)).collect();
+            let sources = [30, 10].into_iter().zip(weights).collect();
             Mixture::weighed(sources, 1).shares().collect::<Vec<_>>()
         };
-        assert_eq!(shares([None, None]), [0.75, 0.25], "by size");
+        assert_eq!(shares([None, None]), [0.75, 0.25], "each sequence as often as any other");
         assert_eq!(shares([None, Some(3.0)]), [0.25, 0.75]);
         assert_eq!(shares([Some(3.0), Some(1.0)]), [0.75, 0.25]);
     }

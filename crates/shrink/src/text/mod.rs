@@ -3,14 +3,16 @@
 //! Where to start: [`Source::read`] for one file ([`Sentences::read`] where every line is learned by itself), [`Mixture`] for the
 //! order in which sequences of several are drawn.
 
+mod entries;
 mod mixture;
-pub(crate) mod parquet;
+mod parquet;
 mod read;
 mod sentences;
 mod told;
 
+pub(crate) use entries::{Fields, Layout, field, lines, messages, objects};
 pub use mixture::Mixture;
-pub(crate) use read::{Layout, lines, objects, prompt_tokens};
-pub use read::{Sequence, Source, SourceSpec};
+pub(crate) use read::prompt_tokens;
+pub use read::{Logprobs, Sequence, Source, SourceSpec};
 pub use sentences::Sentences;
 pub use told::Top;

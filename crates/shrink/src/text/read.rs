@@ -1,12 +1,12 @@
 //! From a file to sequences of tokens.
 
-use super::told::{Pieces, Top};
+use super::entries::{Entry, entries, field};
+use super::told::{Pieces, Top, UNTOLD};
 use crate::Error;
-use crate::generate::{Finish, Word};
+use crate::generate::Word;
 use bantam_checkpoint::chat_template::{ChatTemplate, Message};
 use bantam_checkpoint::tokenizer::{Special, Tokenizer};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -72,6 +72,15 @@ pub struct Sequence {
     pub told: Vec<Top>,
 }
 
+/// What is made of the `logprobs` beside an answer: what a served teacher told of each token that it wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logprobs {
+    /// Nothing: an answer is its text.
+    Ignored,
+    /// They are learned, and must be there.
+    Needed,
+}
+
 /// A file's sequences.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
@@ -83,85 +92,31 @@ pub struct Source {
     pub unanswered: (usize, usize),
 }
 
-/// A line of a JSONL file, a row of a Parquet file.
-#[derive(Deserialize)]
-#[serde(untagged)]
-pub(super) enum Entry {
-    Chat {
-        messages: Vec<Message>,
-        /// Of the last message.
-        finish_reason: Option<Finish>,
-        #[serde(default)]
-        logprobs: Vec<Word>,
-    },
-    Continued {
-        prompt: String,
-        completion: String,
-        finish_reason: Option<Finish>,
-        #[serde(default)]
-        logprobs: Vec<Word>,
-    },
-    Text {
-        text: String,
-    },
-}
-
 impl Source {
     /// Reads a file into sequences of up to `length` tokens. A file named `.jsonl` or `.ndjson` holds an object a line, one named
     /// `.parquet` a row of columns, with a `text`, with `messages` (`role` and `content`) or with a `prompt` and its `completion`; any other
     /// file is one text. Texts follow each other, parted by the end of text, and fill sequences wholly, which begin as the model
     /// begins a text; a completion with its prompt has a sequence of its own, cut off at `length`, and so has a conversation (several, where the
-    /// template renders earlier turns otherwise than when they were answered). A `finish_reason` of `length` says that an
-    /// answer was cut off: then its end is not learned.
+    /// template renders earlier turns otherwise than when they were answered). A `finish_reason` other than `stop`, `eos` or `end_turn` says that an
+    /// answer was cut off: then its end is not learned, and where the template shows nothing of what was said, the answer is left out.
     ///
     /// # Errors
     /// If the file cannot be read, is not UTF-8, is named as a table or as JSON, has a line that is no such object, holds conversations for a
-    /// model without a chat template, or not enough for one sequence.
+    /// model without a chat template, or not enough for one sequence; where probabilities are needed, if an entry has none or they are of
+    /// other tokens.
     pub fn read(
         spec: SourceSpec,
         tokenizer: &Tokenizer,
         template: Option<&ChatTemplate>,
         length: usize,
+        logprobs: Logprobs,
     ) -> Result<Self, Error> {
         let error = |problem: String| Error::Data { path: spec.path.clone(), problem };
-        let (mut stream, mut sequences) = (Vec::new(), Vec::new());
-        let (mut pieces, mut answered, mut asked) = (None, 0, 0);
-        let mut take = |place: String, entry: Entry| -> Result<(), Error> {
-            let at = |problem: String| error(format!("{place}: {problem}"));
-            let made = match entry {
-                Entry::Text { text } => return push_document(&text, tokenizer, &mut stream),
-                Entry::Continued { prompt, completion, finish_reason, logprobs } if logprobs.is_empty() => {
-                    vec![completed(&prompt, &completion, finish_reason, tokenizer, length)?]
-                }
-                Entry::Continued { prompt, completion, finish_reason, logprobs } => {
-                    let pieces = pieces.get_or_insert_with(|| Pieces::of(tokenizer));
-                    let finished = finish_reason != Some(Finish::Length);
-                    let answer = pieces.answer(&logprobs, &completion, tokenizer.eos(), finished).map_err(at)?;
-                    vec![told(prompt_tokens(&prompt, tokenizer)?, answer, length)]
-                }
-                Entry::Chat { messages, finish_reason, logprobs } if !logprobs.is_empty() => {
-                    let template = template.ok_or_else(|| at("the model has no chat template".to_owned()))?;
-                    let (answer, before) = messages.split_last().ok_or_else(|| at(EXPECTED.to_owned()))?;
-                    let pieces = pieces.get_or_insert_with(|| Pieces::of(tokenizer));
-                    let end = end_of_turn(&messages, &answer.content, tokenizer, template)?;
-                    let finished = finish_reason != Some(Finish::Length);
-                    let answer = pieces.answer(&logprobs, &answer.content, end, finished).map_err(at)?;
-                    let prompt = tokenizer.encode(&template.render(before, true)?, Special::PROMPT)?;
-                    vec![told(prompt, answer, length)]
-                }
-                Entry::Chat { messages, finish_reason, .. } => {
-                    let template = template.ok_or_else(|| at("the model has no chat template".to_owned()))?;
-                    let made = conversation(&messages, finish_reason, tokenizer, template, length);
-                    made.map_err(|e| at(e.to_string()))?
-                }
-            };
-            asked += 1;
-            let before = sequences.len();
-            sequences.extend(made.into_iter().filter(|s| s.learned.contains(&true)));
-            answered += usize::from(sequences.len() > before);
-            Ok(())
-        };
-        entries(&spec.path, &mut take)?;
+        let mut reader = Reader::new(tokenizer, template, length, logprobs);
+        entries(&spec.path, &mut |place, entry| {
+            reader.take(entry).map_err(|problem| error(format!("{place}: {problem}")))
+        })?;
+        let Reader { stream, mut sequences, answered, asked, .. } = reader;
         sequences.extend(cut(&stream, tokenizer, length).0.into_iter().filter(|s| s.learned.contains(&true)));
         match sequences.is_empty() {
             true => Err(error(nothing_learned(asked, stream.len(), length))),
@@ -193,6 +148,79 @@ impl Source {
     pub fn tokens(&self) -> usize {
         self.sequences.iter().map(|s| s.tokens.len()).sum()
     }
+}
+
+/// Makes tokens of entries.
+struct Reader<'t> {
+    tokenizer: &'t Tokenizer,
+    template: Option<&'t ChatTemplate>,
+    length: usize,
+    /// The tokens of which something was told, where that is needed.
+    pieces: Option<Pieces<'t>>,
+    /// Texts one after the other.
+    stream: Vec<u32>,
+    /// Of conversations and prompts.
+    sequences: Vec<Sequence>,
+    /// Conversations and prompts with something to learn, and all.
+    answered: usize,
+    asked: usize,
+}
+
+/// What is wrong with an entry; its place is said beside.
+type Problem = Box<dyn std::error::Error>;
+
+impl<'t> Reader<'t> {
+    fn new(tokenizer: &'t Tokenizer, template: Option<&'t ChatTemplate>, length: usize, logprobs: Logprobs) -> Self {
+        let pieces = (logprobs == Logprobs::Needed).then(|| Pieces::of(tokenizer));
+        Self { tokenizer, template, length, pieces, stream: Vec::new(), sequences: Vec::new(), answered: 0, asked: 0 }
+    }
+
+    fn take(&mut self, entry: Entry) -> Result<(), Problem> {
+        let made = match entry {
+            Entry::Text { .. } if self.pieces.is_some() => return Err(UNTOLD.into()),
+            Entry::Text { text } => return Ok(push_document(&text, self.tokenizer, &mut self.stream)?),
+            Entry::Chat { messages, cut_off, logprobs } => self.chat(&messages, cut_off, logprobs)?,
+            Entry::Continued { prompt, completion, cut_off, logprobs } => {
+                vec![self.continued(&prompt, &completion, cut_off, logprobs)?]
+            }
+        };
+        let before = self.sequences.len();
+        self.sequences.extend(made.into_iter().filter(|s| s.learned.contains(&true)));
+        self.answered += usize::from(self.sequences.len() > before);
+        self.asked += 1;
+        Ok(())
+    }
+
+    fn chat(&self, messages: &[Message], cut_off: bool, logprobs: Option<Value>) -> Result<Vec<Sequence>, Problem> {
+        let template = self.template.ok_or("the model has no chat template")?;
+        let Some(pieces) = &self.pieces else {
+            return Ok(conversation(messages, cut_off, self.tokenizer, template, self.length)?);
+        };
+        let (answer, before) = messages.split_last().ok_or("it has no messages")?;
+        let prompt = template.render(before, true)?;
+        let end = end_of_turn(messages, &prompt, self.tokenizer, template)?;
+        let answer = pieces.answer(&words(logprobs)?, &answer.content, end, !cut_off)?;
+        Ok(vec![told(self.tokenizer.encode(&prompt, Special::PROMPT)?, answer, self.length)])
+    }
+
+    fn continued(
+        &self,
+        prompt: &str,
+        completion: &str,
+        cut_off: bool,
+        logprobs: Option<Value>,
+    ) -> Result<Sequence, Problem> {
+        let prompt = prompt_tokens(prompt, self.tokenizer)?;
+        let Some(pieces) = &self.pieces else {
+            return Ok(completed(prompt, completion, cut_off, self.tokenizer, self.length));
+        };
+        let answer = pieces.answer(&words(logprobs)?, completion, self.tokenizer.eos(), !cut_off)?;
+        Ok(told(prompt, answer, self.length))
+    }
+}
+
+fn words(logprobs: Option<Value>) -> Result<Vec<Word>, String> {
+    logprobs.map_or(Ok(Vec::new()), |words| field("logprobs", words))
 }
 
 /// Why nothing is learned of a file with this many conversations and prompts and tokens of text.
@@ -234,87 +262,6 @@ fn running(tokens: &[u32], bos: Option<u32>) -> Sequence {
     Sequence { learned: (0..tokens.len()).map(|i| i > 0).collect(), tokens, told: Vec::new() }
 }
 
-const EXPECTED: &str = "expected a `text`, `messages` with `role` and `content`, or a `prompt` and its `completion`";
-
-/// How a file's entries lie in it, by its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Layout {
-    /// `.jsonl`, `.ndjson`: an object a line.
-    Lines,
-    /// `.parquet`: rows of columns.
-    Rows,
-    /// Any other: text.
-    Text,
-}
-
-impl Layout {
-    pub fn of(path: &Path) -> Self {
-        match extension(path).as_deref() {
-            Some("jsonl" | "ndjson") => Layout::Lines,
-            Some("parquet") => Layout::Rows,
-            _ => Layout::Text,
-        }
-    }
-}
-
-fn extension(path: &Path) -> Option<String> {
-    path.extension()?.to_str().map(str::to_ascii_lowercase)
-}
-
-/// Calls `take` with each entry of a file and its place; a text is one as a whole.
-pub(super) fn entries(path: &Path, take: &mut dyn FnMut(String, Entry) -> Result<(), Error>) -> Result<(), Error> {
-    match Layout::of(path) {
-        Layout::Lines => objects(path, EXPECTED, take),
-        Layout::Rows => super::parquet::rows(path, |number, row| {
-            let error = |_| Error::Data { path: path.to_owned(), problem: format!("row {number}: {EXPECTED}") };
-            take(format!("row {number}"), serde_json::from_value(row).map_err(error)?)
-        }),
-        Layout::Text => take("text".to_owned(), Entry::Text { text: read_text(path)? }),
-    }
-}
-
-/// Calls `take` with each line that is not blank.
-pub(crate) fn lines(path: &Path, take: &mut dyn FnMut(String, &str) -> Result<(), Error>) -> Result<(), Error> {
-    let text = read_text(path)?;
-    let mut lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines.try_for_each(|(i, line)| take(format!("line {}", i + 1), line))
-}
-
-/// Calls `take` with the object of each line that is not blank.
-pub(crate) fn objects<T: DeserializeOwned>(
-    path: &Path,
-    expected: &str,
-    take: &mut dyn FnMut(String, T) -> Result<(), Error>,
-) -> Result<(), Error> {
-    lines(path, &mut |place, line| {
-        let error = |problem: String| Error::Data { path: path.to_owned(), problem: format!("{place}: {problem}") };
-        let entry = serde_json::from_str(line);
-        let entry = entry.map_err(|e| error(if e.is_data() { expected.to_owned() } else { not_json(&e) }))?;
-        take(place, entry)
-    })
-}
-
-/// What is wrong with a line; where in it, since its number is said beside.
-fn not_json(error: &serde_json::Error) -> String {
-    let said = error.to_string();
-    let said = said.rsplit_once(" at line ").map_or(&said[..], |(said, _)| said);
-    format!("not JSON: {said} at column {}", error.column())
-}
-
-fn read_text(path: &Path) -> Result<String, Error> {
-    let error = |problem: String| Error::Data { path: path.to_owned(), problem };
-    // Their punctuation would be learned as text.
-    if let Some(kind @ ("json" | "csv" | "tsv")) = extension(path).as_deref() {
-        let problem = format!(
-            "a .{kind} file is not read; give a .jsonl file with an object a line, or a .parquet file, or name it .txt if all of it is text"
-        );
-        return Err(error(problem));
-    }
-    let bytes = std::fs::read(path).map_err(|e| error(e.to_string()))?;
-    String::from_utf8(bytes)
-        .map_err(|e| error(format!("byte {} is not UTF-8; convert the file first", e.utf8_error().valid_up_to())))
-}
-
 /// Appends a text, and the end of text if the model knows one.
 fn push_document(text: &str, tokenizer: &Tokenizer, stream: &mut Vec<u32>) -> Result<(), Error> {
     stream.extend(tokenizer.encode(text, Special::DOCUMENT)?);
@@ -335,25 +282,18 @@ pub(crate) fn prompt_tokens(prompt: &str, tokenizer: &Tokenizer) -> Result<Vec<u
 
 /// A prompt, which is not learned, and what follows it. The two are cut into tokens apart, as they were when the one was
 /// written after the other.
-fn completed(
-    prompt: &str,
-    completion: &str,
-    finish: Option<Finish>,
-    tokenizer: &Tokenizer,
-    length: usize,
-) -> Result<Sequence, Error> {
-    let mut tokens = prompt_tokens(prompt, tokenizer)?;
-    let begins = tokens.len().max(1);
+fn completed(prompt: Vec<u32>, completion: &str, cut_off: bool, tokenizer: &Tokenizer, length: usize) -> Sequence {
+    let begins = prompt.len().max(1);
+    let mut tokens = prompt;
     tokens.extend(tokenizer.encode_continuation(None, completion, false));
-    if finish != Some(Finish::Length) {
+    if !cut_off {
         tokens.extend(tokenizer.eos());
     }
     tokens.truncate(length);
-    let learned = (0..tokens.len()).map(|i| i >= begins).collect();
-    Ok(Sequence { tokens, learned, told: Vec::new() })
+    Sequence { learned: (0..tokens.len()).map(|i| i >= begins).collect(), tokens, told: Vec::new() }
 }
 
-/// A prompt, and an answer with what was told of each of its tokens.
+/// A prompt, and an answer with what was told of each of its tokens. It is learned if anything was, within `length`.
 fn told(prompt: Vec<u32>, answer: Vec<(u32, Top)>, length: usize) -> Sequence {
     let begins = prompt.len().max(1);
     let mut told = vec![Top::new(); prompt.len()];
@@ -364,18 +304,23 @@ fn told(prompt: Vec<u32>, answer: Vec<(u32, Top)>, length: usize) -> Sequence {
     }
     tokens.truncate(length);
     told.truncate(length);
-    Sequence { learned: (0..tokens.len()).map(|i| i >= begins).collect(), tokens, told }
+    let any = told.iter().any(|told| !told.is_empty());
+    Sequence { learned: (0..tokens.len()).map(|i| any && i >= begins).collect(), tokens, told }
 }
 
-/// The token with which the template ends the last of these messages, of this content; otherwise what is known by its name to end turns.
+/// The token with which the template ends the last of these messages, which is said after `prompt`; otherwise what is known by its name to
+/// end turns.
 fn end_of_turn(
     messages: &[Message],
-    content: &str,
+    prompt: &str,
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
 ) -> Result<Option<u32>, Error> {
     let rendered = template.render(messages, false)?;
-    let behind = rendered.rfind(content.trim()).map_or("", |at| &rendered[at + content.trim().len()..]);
+    let behind = match messages.last().map_or("", |message| message.content.trim()) {
+        "" => rendered.strip_prefix(prompt).unwrap_or(""),
+        said => rendered.rfind(said).map_or("", |at| &rendered[at + said.len()..]),
+    };
     let tokens = tokenizer.encode(behind, Special::PROMPT)?;
     let ends = tokens.into_iter().find(|&token| tokenizer.is_end(token));
     Ok(ends.or(tokenizer.eot()).or(tokenizer.eos()))
@@ -385,7 +330,7 @@ fn end_of_turn(
 /// earlier turns otherwise once others follow (they cut thoughts out): what is answered then is another sequence, as it is when the model answers.
 fn conversation(
     messages: &[Message],
-    finish: Option<Finish>,
+    cut_off: bool,
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
     length: usize,
@@ -393,7 +338,7 @@ fn conversation(
     let mut sequences: Vec<Rendered> = Vec::new();
     for i in (0..messages.len()).filter(|&i| messages[i].role == "assistant") {
         let content = messages[i].content.trim_end();
-        let cut_off = finish == Some(Finish::Length) && i + 1 == messages.len();
+        let cut_off = cut_off && i + 1 == messages.len();
         if cut_off && content.is_empty() {
             continue; // not even the end of it was said
         }
@@ -409,8 +354,9 @@ fn conversation(
             let begin = answered[common..].find(content).map_or(common, |at| common + at);
             prompt = answered[..begin].to_owned();
         }
-        if cut_off && let Some(at) = answered[prompt.len()..].find(content) {
-            answered.truncate(prompt.len() + at + content.len());
+        if cut_off {
+            let Some(end) = end_of_content(&answered[prompt.len()..], content) else { continue };
+            answered.truncate(prompt.len() + end);
         }
         if !sequences.last().is_some_and(|last| prompt.starts_with(&last.text)) {
             sequences.push(Rendered::default());
@@ -420,6 +366,18 @@ fn conversation(
         rendered.push(&answered, true, tokenizer)?;
     }
     Ok(sequences.into_iter().map(|rendered| rendered.sequence(length)).collect())
+}
+
+/// Where a template put the end of what was said, which it may have trimmed, or parted from its thoughts; `None` if it is not to be found.
+fn end_of_content(rendered: &str, content: &str) -> Option<usize> {
+    const THOUGHT: &str = "</think>";
+    let end = |from: usize, said: &str| Some(from + rendered[from..].find(said)? + said.len());
+    end(0, content).or_else(|| end(0, content.trim())).or_else(|| {
+        let (_, spoken) = content.rsplit_once(THOUGHT)?;
+        // Not in a thought that is shown.
+        let from = rendered.rfind(THOUGHT).map_or(0, |at| at + THOUGHT.len());
+        Some(spoken.trim()).filter(|spoken| !spoken.is_empty()).and_then(|spoken| end(from, spoken))
+    })
 }
 
 /// Bytes of what two texts begin with, whole characters.

@@ -1,7 +1,7 @@
 //! From a file to sentences, each of which is learned by itself.
 
 use super::SourceSpec;
-use super::read::{Entry, Layout, entries};
+use super::entries::{Entry, Layout, entries};
 use crate::Error;
 use xxhash_rust::xxh3::Xxh3;
 

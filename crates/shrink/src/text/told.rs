@@ -35,10 +35,11 @@ impl<'t> Pieces<'t> {
     }
 
     /// The tokens of an answer, and what was told at each. Tokens among the likeliest that the student does not have are left
-    /// out: what remains to 1 counts as one outcome. An answer that is `finished` ends with the token `end`, whether or not the server told of it.
+    /// out: what remains to 1 counts as one outcome. An answer that is `finished` ends with the token `end`, whether or not the server told of it:
+    /// an empty one is that alone.
     ///
     /// # Errors
-    /// If a token that was written is none of the student's, or they do not spell the answer: then the two have other tokens,
+    /// If nothing was told of an answer, a token that was written is none of the student's, or they do not spell the answer: then the two have other tokens,
     /// and what is said of one means nothing for the other.
     pub fn answer(
         &self,
@@ -47,6 +48,11 @@ impl<'t> Pieces<'t> {
         end: Option<u32>,
         finished: bool,
     ) -> Result<Vec<(u32, Top)>, String> {
+        match (answer.trim().is_empty(), finished) {
+            (true, false) => return Ok(Vec::new()), // not even the end of it was said
+            (false, _) if words.is_empty() => return Err(UNTOLD.to_owned()),
+            _ => {}
+        }
         let mut spelled = Vec::new();
         let mut tokens = Vec::new();
         for word in words {
@@ -89,6 +95,10 @@ impl<'t> Pieces<'t> {
         Ok(tokens)
     }
 }
+
+/// What is wrong with text of which a student cannot learn what was told.
+pub(super) const UNTOLD: &str = "no probabilities were told of it: give a --teacher, or have one served write answers with them (bantam \
+                                 generate --endpoint URL --top 20)";
 
 const INSTEAD: &str = "train on the answers' text (`bantam train`)";
 
@@ -139,6 +149,10 @@ mod tests {
         let finished = |words: &[Word]| pieces.answer(words, text, eos, true).unwrap();
         assert_eq!(finished(&words), [&found[..], &[(eos.unwrap(), vec![(eos.unwrap(), 0.0)])]].concat());
         assert_eq!(finished(&ended), answer(&ended, text).unwrap());
+        // Nothing was said but that it ended, or not even that.
+        assert_eq!(pieces.answer(&[], " ", eos, true).unwrap(), [(eos.unwrap(), vec![(eos.unwrap(), 0.0)])]);
+        assert_eq!(pieces.answer(&[], "", eos, false).unwrap(), []);
+        assert_eq!(pieces.answer(&[], text, eos, true).unwrap_err(), UNTOLD);
         let twice = [&words[..], &[word("", &[("", 0.5f32.ln()), ("", 0.25f32.ln())])]].concat();
         let end = answer(&twice, text).unwrap().pop().unwrap();
         assert!(matches!(end.1[..], [(_, log)] if (log.exp() - 0.75).abs() < 1e-6), "{end:?}");
