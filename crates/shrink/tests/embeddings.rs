@@ -6,9 +6,9 @@ use bantam_nn::Encoder;
 use bantam_nn::random::SplitMix64;
 use bantam_nn::train::{AdamW, Parameters};
 use bantam_shrink::distill::{EmbeddingMatching, EmbeddingTask, EncoderTeacher};
-use bantam_shrink::students;
 use bantam_shrink::text::{Sentences, SourceSpec};
 use bantam_shrink::train::{Decay, Schedule, Settings, Trainer};
+use bantam_shrink::{Error, students};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -117,6 +117,32 @@ fn a_narrow_student_learns_through_a_projection_that_is_not_written() {
     let format = |name: &str| written.tensor(name).unwrap().format.name;
     assert_eq!((format("position_embd.weight"), format("token_embd.weight")), ("F32", "F16"));
     assert_eq!(Encoder::load(&written).unwrap().embed_texts(&["a man"]).unwrap().len(), 16);
+}
+
+/// A teacher whose layers overflow, though its weights are finite.
+#[test]
+fn what_a_broken_teacher_says_is_neither_kept_nor_learned() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut parameters = Parameters::of(&teacher()).unwrap();
+    let norm = parameters.get("token_embd_norm.weight").unwrap();
+    let (shape, values) = (norm.shape.clone(), norm.values.iter().map(|_| 3e38).collect());
+    parameters.insert("token_embd_norm.weight", &shape, values);
+    let path = folder.path().join("broken.gguf");
+    let step = provenance::Step::new("train", "bert", None);
+    students::write(&teacher(), &parameters, Format::f32(), step, &path).unwrap();
+    let broken = Checkpoint::open(&path).unwrap();
+    let encoder = Encoder::load(&broken).unwrap();
+    let word = || EncoderTeacher::new(&encoder, &broken, 16).unwrap();
+    let mut keeping = word().with_cache(&folder.path().join("cache")).unwrap();
+    assert!(matches!(keeping.capture(&["a man"]), Err(Error::Predictions { .. })));
+    assert!(keeping.cache().unwrap().is_empty());
+
+    let (student, sentences) = (Encoder::load(&teacher()).unwrap(), sentences());
+    let mut parameters = Parameters::of(&teacher()).unwrap();
+    let mut task = EmbeddingTask::new(&student, word(), &sentences, "cosine".parse().unwrap(), Vec::new(), (8, 16, 7));
+    let mut trainer = Trainer::new(settings(None), &task, &mut parameters).unwrap();
+    let learned = trainer.run(&mut task, &mut parameters, &mut |_, _| true);
+    assert!(matches!(learned, Err(Error::Predictions { .. })));
 }
 
 #[test]
