@@ -2,7 +2,7 @@
 
 use super::Soft;
 use crate::Error;
-use crate::text::{Sequence, Source};
+use crate::text::{Sequence, Source, UNTOLD};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_nn::train::softmax;
@@ -77,9 +77,7 @@ impl<'a> Told<'a> {
     pub fn new(sources: &'a [Source]) -> Result<Self, Error> {
         let silent = sources.iter().find(|s| s.sequences.iter().any(|s| s.told.iter().all(Vec::is_empty)));
         if let Some(source) = silent {
-            let problem = "it has text of which no probabilities were told: give a --teacher, or have one served write answers with \
-                           them (bantam generate --endpoint URL --top 20)";
-            return Err(Error::Data { path: source.spec.path.clone(), problem: problem.to_owned() });
+            return Err(Error::Data { path: source.spec.path.clone(), problem: UNTOLD.to_owned() });
         }
         let sequences: Vec<&Sequence> = sources.iter().flat_map(|s| &s.sequences).collect();
         let k = sequences.iter().flat_map(|s| &s.told).map(Vec::len).max().unwrap_or(0);

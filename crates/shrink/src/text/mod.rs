@@ -16,3 +16,4 @@ pub(crate) use read::prompt_tokens;
 pub use read::{Logprobs, Sequence, Source, SourceSpec};
 pub use sentences::Sentences;
 pub use told::Top;
+pub(crate) use told::UNTOLD;

@@ -97,7 +97,7 @@ impl<'t> Pieces<'t> {
 }
 
 /// What is wrong with text of which a student cannot learn what was told.
-pub(super) const UNTOLD: &str = "no probabilities were told of it: give a --teacher, or have one served write answers with them (bantam \
+pub(crate) const UNTOLD: &str = "no probabilities were told of it: give a --teacher, or have one served write answers with them (bantam \
                                  generate --endpoint URL --top 20)";
 
 const INSTEAD: &str = "train on the answers' text (`bantam train`)";
