@@ -176,13 +176,18 @@ impl Mix {
         })
     }
 
+    /// Whether this names a file of formats, and not a level.
+    pub fn is_file(path: &Path) -> bool {
+        path.extension().is_some_and(|extension| extension == "toml")
+    }
+
     /// The mix that `--to` names: one of ours, or that of a file `*.toml`, which has the form of an entry in `mixes.toml`.
     ///
     /// # Errors
     /// If there is none of this name, or the file cannot be read.
     pub fn named(name: &str) -> Result<Mix, Error> {
         let path = Path::new(name);
-        if path.extension().is_none_or(|extension| extension != "toml") {
+        if !Self::is_file(path) {
             return Mix::by_name(name).cloned();
         }
         let error = |problem: String| Error::MixFile { path: path.to_owned(), problem };

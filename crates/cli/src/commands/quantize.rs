@@ -189,7 +189,7 @@ impl QuantizeArgs {
             self.tune_steps.is_none_or(|steps| steps == 0) || self.tunes(level),
             "--tune-steps is for --effort best, of a GGUF file; `bantam tune` trains the scales of a file that there is"
         );
-        if let Some(path) = self.save_mix.as_ref().filter(|path| path.extension().is_none_or(|e| e != "toml")) {
+        if let Some(path) = self.save_mix.as_ref().filter(|path| !Mix::is_file(path)) {
             let name = path.with_extension("toml");
             bail!("--save-mix {}: --to reads only files that are named .toml: give {}", path.display(), name.display());
         }
