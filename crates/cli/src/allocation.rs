@@ -10,7 +10,9 @@ use bantam_checkpoint::output::beside;
 use bantam_checkpoint::{Checkpoint, Config};
 use bantam_formats::Format;
 use bantam_shrink::Mix;
-use bantam_shrink::allocate::{Allocation, Budget, Kept, Measured, Sensitivity, Speed, measure, possible, tensors};
+use bantam_shrink::allocate::{
+    Allocation, Budget, Coherence, Dearer, Kept, Measured, Sensitivity, Speed, measure, possible, tensors,
+};
 use bantam_shrink::estimate::Rates;
 use bantam_shrink::quantize::Plan;
 use bantam_shrink::widen::Widening;
@@ -59,6 +61,9 @@ pub struct Chosen {
     pub widened: Option<Widened>,
     /// KL divergence in nats per token, the sum of the tensors'.
     pub predicted_kl_divergence: f64,
+    /// Formats that cost this model more than tensors do one by one; counted so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dearer: Vec<Dearer>,
     /// On this machine, if a speed was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub predicted_tokens_per_second: Option<f64>,
@@ -95,6 +100,7 @@ impl Chosen {
         Self {
             widened: None,
             predicted_kl_divergence: allocation.divergence(),
+            dearer: Vec::new(),
             predicted_tokens_per_second: speed.map(|speed| speed.predicted(measured, &allocation.choices)),
             tensors: tensors.collect(),
         }
@@ -120,6 +126,13 @@ pub struct Allocated {
     pub widened: Option<Intermediate>,
 }
 
+/// A choice for the model as it is or for the wider one, as its mix says.
+struct Best {
+    allocation: Allocation,
+    /// Of the wider model: what is predicted of the best choice for the model as it is, if there is one.
+    instead_of: Option<f64>,
+}
+
 /// A choice to be made.
 pub struct Choosing<'a> {
     pub checkpoint: &'a Checkpoint,
@@ -143,34 +156,74 @@ impl Choosing<'_> {
             Some(least) => Some((least, timed(checkpoint, global)?)),
             None => None,
         };
-        let within = |of: &Checkpoint, choices: &[Sensitivity]| self.within(of, choices, speed.as_ref());
         // What no choice of formats fits is refused before anything is measured.
         let planned = widening.as_ref().map(|widening| widening.planned(checkpoint));
-        let fits = |of: &Checkpoint| within(of, &possible(of));
+        let fits = |of: &Checkpoint| self.within(of, &possible(of), speed.as_ref());
         match &planned {
             Some(wider) if self.widen == Widen::Always => fits(wider)?,
             Some(wider) => fits(checkpoint).or_else(|plain| fits(wider).map_err(|_| plain))?,
             None => fits(checkpoint)?,
         };
-        let measured = self.measured(output, global)?;
-        let plain = within(checkpoint, &measured.plain);
-        let wider = measured.widened.as_ref().zip(planned.as_ref()).map(|(of_wider, wider)| within(wider, of_wider));
-        let chosen = |allocation, of| Chosen::of(allocation, of, speed.as_ref().map(|(_, speed)| speed));
-        match (self.better(&plain, wider)?, &measured.widened, widening) {
-            (Some(mut allocation), Some(of_wider), Some(widening)) => {
+        let mut measured = self.measured(output, global)?;
+        let choose = |measured: &Measured| self.best(measured, planned.as_ref(), speed.as_ref());
+        let (Best { allocation, instead_of }, dearer) = self.checked(&mut measured, &choose, global)?;
+        let of = measured.of(&allocation.mix);
+        let chosen = Chosen { dearer, ..Chosen::of(&allocation, of, speed.as_ref().map(|(_, speed)| speed)) };
+        match widening.filter(|_| allocation.mix.widen) {
+            Some(widening) => {
                 let wider = widen(checkpoint, &widening, output, global)?;
                 let width = |of: &Checkpoint| anyhow::Ok(Config::of(of)?.embedding_length);
-                let instead_of = plain.ok().map(|plain| plain.divergence());
                 let widened = Some(Widened { from: width(checkpoint)?, to: width(&wider.checkpoint)?, instead_of });
-                let chosen = Chosen { widened, ..chosen(&allocation, of_wider) };
+                Ok(Allocated { mix: allocation.mix, chosen: Chosen { widened, ..chosen }, widened: Some(wider) })
+            }
+            None => Ok(Allocated { mix: allocation.mix, chosen, widened: None }),
+        }
+    }
+
+    /// The best choice by what was measured of tensors one by one, corrected until it holds of the model as a whole, and the formats that are
+    /// dearer than they seemed.
+    fn checked(
+        &self,
+        measured: &mut Measured,
+        choose: &dyn Fn(&Measured) -> anyhow::Result<Best>,
+        global: &Global,
+    ) -> anyhow::Result<(Best, Vec<Dearer>)> {
+        let mut coherence = Coherence::of(self.checkpoint, &self.calibrated.text)?;
+        let mut dearer: Vec<Dearer> = Vec::new();
+        loop {
+            let best = choose(measured)?;
+            let bar = progress::bar(global, "check the choice", 1, "layers");
+            let (of, choices) = (measured.of(&best.allocation.mix), &best.allocation.choices);
+            let found = coherence.dearer(of, choices, &mut |done, all| {
+                bar.set_length(all as u64);
+                bar.set_position(done as u64);
+            });
+            bar.finish_and_clear();
+            let mut found = found?;
+            found.retain(|new| dearer.iter().all(|known| known.format != new.format));
+            if found.is_empty() {
+                return Ok((best, dearer));
+            }
+            measured.raise(&found);
+            dearer.extend(found);
+        }
+    }
+
+    /// The best choice, for the model as it is or for the wider one.
+    fn best(
+        &self,
+        measured: &Measured,
+        planned: Option<&Checkpoint>,
+        speed: Option<&(f64, Speed)>,
+    ) -> anyhow::Result<Best> {
+        let plain = self.within(self.checkpoint, &measured.plain, speed);
+        let wider = measured.widened.as_ref().zip(planned).map(|(of_wider, wider)| self.within(wider, of_wider, speed));
+        match self.better(&plain, wider)? {
+            Some(mut allocation) => {
                 allocation.mix.widen = true;
-                Ok(Allocated { mix: allocation.mix, chosen, widened: Some(wider) })
+                Ok(Best { allocation, instead_of: plain.ok().map(|plain| plain.divergence()) })
             }
-            _ => {
-                let allocation = plain?;
-                let chosen = chosen(&allocation, &measured.plain);
-                Ok(Allocated { mix: allocation.mix, chosen, widened: None })
-            }
+            None => Ok(Best { allocation: plain?, instead_of: None }),
         }
     }
 
@@ -363,6 +416,7 @@ mod tests {
         let picture = picture(&Chosen {
             widened: None,
             predicted_kl_divergence: 0.0,
+            dearer: Vec::new(),
             predicted_tokens_per_second: None,
             tensors,
         });

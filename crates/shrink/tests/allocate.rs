@@ -7,12 +7,16 @@ use bantam_formats::Format;
 use bantam_nn::Model;
 use bantam_nn::random::SplitMix64;
 use bantam_nn::softmax::compare;
-use bantam_shrink::allocate::{Budget, Kept, Measured, Sensitivity, measure, tensors};
+use bantam_nn::train::Parameters;
+use bantam_shrink::allocate::{Budget, Choice, Coherence, Kept, Measured, Sensitivity, measure, possible, tensors};
+use bantam_shrink::distill::TextTask;
 use bantam_shrink::quantize::{Method, Plan};
+use bantam_shrink::text::{Sequence, Source, SourceSpec};
+use bantam_shrink::train::Task;
 use bantam_shrink::widen::Widening;
-use bantam_shrink::{Error, Mix};
+use bantam_shrink::{Error, Mix, students};
 use common::checkpoint;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 fn sequences(checkpoint: &Checkpoint) -> Vec<Vec<u32>> {
     let vocab = Model::load(checkpoint).unwrap().config().vocab_size;
@@ -121,6 +125,57 @@ fn a_wider_model_is_measured_as_it_will_be() {
     for format in ["Q3_K", "IQ2_XS"] {
         let ratio = total(&foreseen, format) / total(&measured.plain, format);
         assert!((0.5..2.0).contains(&ratio), "{format}: {ratio}");
+    }
+}
+
+/// Text of which there is something to learn: each token is the one after the token before.
+fn counting(checkpoint: &Checkpoint) -> Vec<Vec<u32>> {
+    let vocab = Model::load(checkpoint).unwrap().config().vocab_size as u32;
+    sequences(checkpoint).iter().map(|s| (0..s.len() as u32).map(|i| (s[0] + i) % vocab).collect()).collect()
+}
+
+/// The model on a format's grid, and from there a little along the gradients of the loss on such text.
+fn trained_away_from(format: &str, checkpoint: &Checkpoint, folder: &Path) -> Checkpoint {
+    let [toml, packed, path] = ["mix.toml", "packed.gguf", "trained.gguf"].map(|name| folder.join(name));
+    std::fs::write(&toml, format!("default = \"{format}\"\nhead = \"{format}\"\n")).unwrap();
+    let mix = Mix::named(toml.to_str().unwrap()).unwrap();
+    Plan::new(checkpoint, &mix).unwrap().write(&packed, Method::Nearest, &mut |_| ()).unwrap();
+    let packed = Checkpoint::open(&packed).unwrap();
+    let model = Model::load(&packed).unwrap();
+    let sequence = |tokens: Vec<u32>| Sequence { learned: vec![true; tokens.len()], tokens, told: Vec::new() };
+    let sequences = counting(checkpoint).into_iter().map(sequence).collect();
+    let spec = SourceSpec { category: "random".into(), path: PathBuf::new(), weight: None };
+    let sources = [Source { spec, sequences, unanswered: (0, 0) }];
+    let mut weights = Parameters::of(&packed).unwrap();
+    TextTask::new(&model, &sources, 8, 1).pass(0, &mut weights).unwrap();
+    for variable in weights.variables_mut() {
+        let size = variable.values.iter().map(|v| v.abs()).sum::<f32>() / variable.values.len() as f32;
+        // Less than half a step of four bits.
+        let learned = variable.gradient.iter().map(|g| -0.03 * size * g.signum());
+        variable.values.iter_mut().zip(learned).for_each(|(v, learned)| *v += learned);
+    }
+    students::write(&packed, &weights, Format::f32(), packed.step("train"), &path).unwrap();
+    Checkpoint::open(&path).unwrap()
+}
+
+#[test]
+fn a_grid_that_a_model_was_trained_away_from_is_dearer() {
+    let (folder, random) = (tempfile::tempdir().unwrap(), checkpoint("llama"));
+    let trained = trained_away_from("Q4_1", &random, folder.path());
+    let dearer = |checkpoint: &Checkpoint, formats: [&str; 2]| -> Vec<&'static str> {
+        let tensors = possible(checkpoint);
+        let format = |at: usize| Format::by_name(formats[at % 2]).unwrap();
+        let of = |(at, tensor): (usize, &Sensitivity)| tensor.choices.iter().find(|c| c.format == format(at)).copied();
+        let choices: Vec<Choice> = tensors.iter().enumerate().map(|choice| of(choice).unwrap()).collect();
+        let sequences = counting(checkpoint);
+        let mut coherence = Coherence::of(checkpoint, &sequences).unwrap();
+        let dearer = coherence.dearer(&tensors, &choices, &mut |_, _| ());
+        dearer.unwrap().iter().map(|dearer| dearer.format.name).collect()
+    };
+    assert_eq!(dearer(&trained, ["Q4_1", "Q4_1"]), ["Q4_1"]);
+    assert_eq!(dearer(&trained, ["Q4_1", "Q4_0"]), ["Q4_1"]);
+    for (model, formats) in [(&trained, ["Q4_0", "Q8_0"]), (&random, ["Q4_1", "Q4_0"])] {
+        assert_eq!(dearer(model, formats), [""; 0], "{formats:?}");
     }
 }
 

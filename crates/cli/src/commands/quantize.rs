@@ -382,6 +382,13 @@ pub fn show_choice(chosen: &Chosen) -> anyhow::Result<()> {
         let without = instead_of.map_or("too few bytes without".to_owned(), |kl| format!("{kl:.2} nats without"));
         output::line(format_args!("rows made longer, from {from} to {to} channels ({without})"))?;
     }
+    if !chosen.dearer.is_empty() {
+        let times = chosen.dearer.iter().map(|dearer| format!("{} (counted {:.0} times)", dearer.format, dearer.times));
+        output::line(format_args!(
+            "costs more as a whole than tensor by tensor, as where a model was trained a little after it had been rounded to such a grid: {}",
+            times.collect::<Vec<_>>().join(", ")
+        ))?;
+    }
     let predicted = chosen.predicted_kl_divergence;
     output::line(format_args!("predicted KL divergence: about {predicted:.2} nats per token"))?;
     if let Some(speed) = chosen.predicted_tokens_per_second {

@@ -3,14 +3,16 @@
 //! Where to start: [`measure`] says how far the model's predictions move with each tensor in each format, [`Budget::allocate`] makes of
 //! that the best mix that a user allows. `probe.rs` is the model with one tensor replaced, `outcomes.rs` how far its predictions are
 //! from the model's, `rounding.rs` the error that a format makes of a layer's output, `kept.rs` a file of what was measured, `choose.rs`
-//! the allocation, `speed.rs` how fast its model will be.
+//! the allocation, `speed.rs` how fast its model will be, `coherence.rs` whether tensors' divergences add up.
 //!
 //! The divergence is measured with each tensor rounded, by error feedback, to about 4½ bits; for other formats it is scaled by the
 //! squared error of the layer's output, to which a small divergence is proportional (its second-order term). Both are taken on other text
-//! than errors were fed back by. That errors of different tensors add up is the one thing assumed.
+//! than errors were fed back by. That errors have nothing in common, so that divergences of different tensors add up, is assumed;
+//! [`Coherence`] tells the formats of which it is not true.
 
 mod budget;
 mod choose;
+mod coherence;
 mod kept;
 mod outcomes;
 mod probe;
@@ -18,11 +20,12 @@ mod rounding;
 mod speed;
 
 pub use budget::{Allocation, Budget};
+pub use coherence::{Coherence, Dearer};
 pub use kept::Kept;
 pub use speed::Speed;
 
 use crate::calibrate::{Inputs, Moments, Walk};
-use crate::mix::{self, quantizable_role};
+use crate::mix::{self, Mix, quantizable_role};
 use crate::quantize::{self, by_input};
 use crate::widen::Widening;
 use crate::{Error, students};
@@ -69,6 +72,20 @@ pub struct Measured {
     pub plain: Vec<Sensitivity>,
     /// Those of the wider model that [`Widening`] makes of it, if it makes one.
     pub widened: Option<Vec<Sensitivity>>,
+}
+
+impl Measured {
+    /// The tensors that this mix is for, which was chosen for the wider model or for the model as it is.
+    pub fn of(&self, mix: &Mix) -> &[Sensitivity] {
+        self.widened.as_deref().filter(|_| mix.widen).unwrap_or(&self.plain)
+    }
+
+    /// Counts formats as so many times as dear.
+    pub fn raise(&mut self, dearer: &[Dearer]) {
+        let times = |format| dearer.iter().find(|dearer| dearer.format == format).map_or(1.0, |dearer| dearer.times);
+        let tensors = self.plain.iter_mut().chain(self.widened.iter_mut().flatten());
+        tensors.flat_map(|tensor| &mut tensor.choices).for_each(|choice| choice.divergence *= times(choice.format));
+    }
 }
 
 /// What tensors could be, before anything is measured: at no cost yet.

@@ -2,7 +2,7 @@
 
 use super::outcomes::Outcomes;
 use crate::Error;
-use bantam_checkpoint::{Checkpoint, TensorData};
+use bantam_checkpoint::{Checkpoint, TensorData, TensorInfo};
 use bantam_formats::{Activation, Format};
 use bantam_nn::layers::Linear;
 use bantam_nn::observe::Observe;
@@ -28,6 +28,9 @@ pub(super) fn tokens(checkpoint: &Checkpoint) -> usize {
     let weights: usize = checkpoint.tensors().iter().map(|t| t.len()).sum();
     (WORK / weights.max(1)).clamp(TOKENS[1], TOKENS[0])
 }
+
+/// Weights for two models, where a tensor is to be replaced in them.
+pub(super) type Moved<'a> = dyn Fn(&TensorInfo) -> Result<Option<[Vec<f32>; 2]>, Error> + 'a;
 
 /// The residual stream of a few sequences before a layer, and what the unchanged model predicts of them.
 pub(super) struct Probe<'a> {
@@ -62,13 +65,16 @@ impl<'a> Probe<'a> {
     /// # Errors
     /// If the model cannot be run.
     pub fn go_on(&mut self, model: &Model) -> Result<(), Error> {
-        let mut nobody = |_: &[&Linear], _: &[f32]| ();
-        let mut observe = Observe::new(model.config(), &self.lengths, &mut nobody)?;
-        let x = observe.input(&self.stream, model.config().embedding_length);
-        let x = model.definition().layer(&mut observe, self.layer, x);
-        self.stream.copy_from_slice(&x);
+        self.stream = self.through(model, self.layer, &self.stream)?;
         self.layer += 1;
         Ok(())
+    }
+
+    fn through(&self, model: &Model, layer: usize, stream: &[f32]) -> Result<Vec<f32>, Error> {
+        let mut nobody = |_: &[&Linear], _: &[f32]| ();
+        let mut observe = Observe::new(model.config(), &self.lengths, &mut nobody)?;
+        let x = observe.input(stream, model.config().embedding_length);
+        Ok(model.definition().layer(&mut observe, layer, x).to_vec())
     }
 
     /// Goes back before the embedding.
@@ -84,18 +90,70 @@ impl<'a> Probe<'a> {
     /// If the model cannot be run, or predicts what is not finite.
     pub fn with(&self, model: &mut Model, tensor: &str, weights: &[f32]) -> Result<f64, Error> {
         let info = self.checkpoint.tensor(tensor).expect("the model's layers are the checkpoint's tensors");
-        let data = TensorData::Owned(half(weights).into());
-        // The embedding's table and the head's, where they are one tensor.
-        let mut replaced = [data.clone(), data].map(|data| in_half(data, info.rows(), info.cols()));
+        let mut replaced = replacement(info, weights);
         swap(model, tensor, &mut replaced);
         let moved = self.moved(model);
         swap(model, tensor, &mut replaced);
         moved
     }
 
+    /// The same to two models in which all tensors are replaced that `moved` gives weights for, one for each. A layer's are there at a time.
+    /// Calls `progress` with the number of layers that are done.
+    ///
+    /// # Errors
+    /// As `moved`, if the model cannot be run, or predicts what is not finite.
+    pub fn with_all(
+        &self,
+        model: &mut Model,
+        moved: &Moved<'_>,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<[f64; 2], Error> {
+        let (embedding, head) = (model.embedding_mut().path.clone(), model.definition().head().path.clone());
+        let in_layer = |tensor: &TensorInfo, layer| tensor.name.starts_with(&format!("blk.{layer}."));
+        let mut streams = self.with_part(model, moved, &|t| t.name == embedding, &|model, _| self.embed(model))?;
+        for layer in 0..model.config().block_count {
+            let part = |t: &TensorInfo| in_layer(t, layer);
+            streams = self.with_part(model, moved, &part, &|model, at| self.through(model, layer, &streams[at]))?;
+            progress(layer + 1);
+        }
+        let divergence = |model: &Model, at: usize| {
+            let hidden = self.compared(model, &streams[at])?;
+            self.divergence(model, &hidden)
+        };
+        self.with_part(model, moved, &|t| t.name == head, &divergence)
+    }
+
+    /// What `go` makes of each of two models in which the tensors of a part are replaced.
+    fn with_part<T>(
+        &self,
+        model: &mut Model,
+        moved: &Moved<'_>,
+        part: &dyn Fn(&TensorInfo) -> bool,
+        go: &dyn Fn(&Model, usize) -> Result<T, Error>,
+    ) -> Result<[T; 2], Error> {
+        let tensors = self.checkpoint.tensors().iter().filter(|tensor| part(tensor));
+        let moved = tensors.map(|tensor| Ok(moved(tensor)?.map(|weights| (tensor, weights))));
+        let moved: Vec<(&TensorInfo, [Vec<f32>; 2])> =
+            moved.filter_map(Result::transpose).collect::<Result<_, Error>>()?;
+        let mut with = |at: usize| {
+            let weights = moved.iter().map(|(tensor, weights)| (*tensor, replacement(tensor, &weights[at])));
+            let mut replaced: Vec<_> = weights.collect();
+            replaced.iter_mut().for_each(|(tensor, weights)| swap(model, &tensor.name, weights));
+            let made = go(model, at);
+            replaced.iter_mut().for_each(|(tensor, weights)| swap(model, &tensor.name, weights));
+            made
+        };
+        Ok([with(0)?, with(1)?])
+    }
+
     fn moved(&self, model: &Model) -> Result<f64, Error> {
         let stream = if self.stream.is_empty() { self.embed(model)? } else { self.stream.clone() };
-        let (hidden, head) = (self.hidden(model, &stream)?, model.definition().head());
+        self.divergence(model, &self.hidden(model, &stream)?)
+    }
+
+    /// From what the unchanged model predicts to what is predicted of `hidden`, `[predictions, width]`.
+    fn divergence(&self, model: &Model, hidden: &[f32]) -> Result<f64, Error> {
+        let head = model.definition().head();
         let predictions = hidden.par_chunks_exact(model.config().embedding_length).zip(&self.base);
         let divergences: Vec<f64> = predictions.map(|(hidden, base)| base.divergence(head, hidden)).collect();
         let mean = divergences.iter().sum::<f64>() / divergences.len() as f64;
@@ -129,13 +187,19 @@ impl<'a> Probe<'a> {
 
     /// What the head makes the compared predictions of, `[predictions, width]`, of the residual stream before the layer ahead.
     fn hidden(&self, model: &Model, stream: &[f32]) -> Result<Vec<f32>, Error> {
+        let mut stream = stream.to_vec();
+        for layer in self.layer..model.config().block_count {
+            stream = self.through(model, layer, &stream)?;
+        }
+        self.compared(model, &stream)
+    }
+
+    /// The same of the stream behind the last layer.
+    fn compared(&self, model: &Model, stream: &[f32]) -> Result<Vec<f32>, Error> {
         let (config, definition) = (model.config(), model.definition());
         let mut nobody = |_: &[&Linear], _: &[f32]| ();
         let mut observe = Observe::new(config, &self.lengths, &mut nobody)?;
-        let mut x = observe.input(stream, config.embedding_length);
-        for layer in self.layer..config.block_count {
-            x = definition.layer(&mut observe, layer, x);
-        }
+        let x = observe.input(stream, config.embedding_length);
         let hidden = definition.norm(&mut observe, &x);
         let mut compared = Vec::new();
         let mut rows = &hidden[..];
@@ -178,6 +242,12 @@ fn half(weights: &[f32]) -> Vec<u8> {
 
 fn in_half(data: TensorData, rows: usize, cols: usize) -> Weight {
     Weight { format: Format::f16(), data, rows, cols }
+}
+
+/// These weights in half precision in the places of a tensor: the embedding's and the head's, where they are one.
+fn replacement(tensor: &TensorInfo, weights: &[f32]) -> [Weight; 2] {
+    let data = TensorData::Owned(half(weights).into());
+    [data.clone(), data].map(|data| in_half(data, tensor.rows(), tensor.cols()))
 }
 
 /// Puts the weights into the places of this path, the embedding's first, and what was there into `weights`.
