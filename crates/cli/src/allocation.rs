@@ -3,7 +3,7 @@
 use crate::args::{Global, above_zero};
 use crate::calibration::Calibrated;
 use crate::intermediate::Intermediate;
-use crate::tuning::Foretold;
+use crate::tuning::{Foretold, Judge};
 use crate::{forecast, output, progress, training};
 use anyhow::{bail, ensure};
 use bantam_checkpoint::output::beside;
@@ -61,6 +61,9 @@ pub struct Chosen {
     pub widened: Option<Widened>,
     /// KL divergence in nats per token, the sum of the tensors'.
     pub predicted_kl_divergence: f64,
+    /// That of the file, on text that was held out, if there was enough of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured_kl_divergence: Option<f64>,
     /// Formats that cost this model more than tensors do one by one; counted so.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dearer: Vec<Dearer>,
@@ -100,6 +103,7 @@ impl Chosen {
         Self {
             widened: None,
             predicted_kl_divergence: allocation.divergence(),
+            measured_kl_divergence: None,
             dearer: Vec::new(),
             predicted_tokens_per_second: speed.map(|speed| speed.predicted(measured, &allocation.choices)),
             tensors: tensors.collect(),
@@ -269,8 +273,15 @@ impl Choosing<'_> {
             let rates = Rates::of(checkpoint, text)?;
             let left = 1.0 - kept.count() as f64 / tensors(checkpoint).max(1) as f64;
             let rounding = rates.rounding_to_bits(self.calibrated.method(), self.budget.bits(checkpoint));
-            let training = rates.tuning(self.tuning.tokens, training::products(checkpoint));
-            forecast::say(&[(left * rates.measuring()?, "measure"), (rounding, "round"), (training, "train scales")]);
+            let products = training::products(checkpoint);
+            let training = rates.tuning(self.tuning.tokens, products);
+            // What is trained is judged on the way; other files at the end.
+            let judging = match self.tuning.tokens {
+                0 => rates.tuning(Judge::tokens(&self.calibrated.held_out) / 2, products),
+                _ => 0.0,
+            };
+            let measuring = left * rates.measuring()? + judging;
+            forecast::say(&[(measuring, "measure"), (rounding, "round"), (training, "train scales")]);
         }
         let bar = progress::bar(global, "measure tensors", tensors(checkpoint), "tensors");
         let measured = measure(checkpoint, text, kept, &mut || bar.inc(1));
@@ -416,6 +427,7 @@ mod tests {
         let picture = picture(&Chosen {
             widened: None,
             predicted_kl_divergence: 0.0,
+            measured_kl_divergence: None,
             dearer: Vec::new(),
             predicted_tokens_per_second: None,
             tensors,

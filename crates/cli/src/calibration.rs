@@ -2,6 +2,7 @@
 
 use crate::args::{Global, at_least_one, sequence_length};
 use crate::places::Places;
+use crate::tuning::{self, TuningArgs};
 use crate::{data, forecast, output, progress};
 use anyhow::{Context, ensure};
 use bantam_checkpoint::Checkpoint;
@@ -11,15 +12,19 @@ use bantam_nn::Model;
 use bantam_shrink::calibrate::{Walk, default_text};
 use bantam_shrink::estimate::Rates;
 use bantam_shrink::quantize::{Importance, Method, cause, check_importance};
-use bantam_shrink::text::{Logprobs, Mixture, Source, SourceSpec};
+use bantam_shrink::text::{Logprobs, Mixture, Sequence, Source, SourceSpec};
 use bantam_shrink::widen::Widening;
 use clap::{Args, ValueEnum};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// Tokens that are run through the model if nobody says how many, and with the best effort, if there are as many.
 const TOKENS: usize = 16_384;
 const MANY_TOKENS: usize = 65_536;
+
+/// Tokens that a choice of formats is judged by, if that leaves most of the text: no more than one in so many.
+const HELD_OUT: usize = 4096;
+const ONE_IN: usize = 8;
 
 /// Tokens of a sequence if nobody says how many.
 const LENGTH: usize = 512;
@@ -83,13 +88,23 @@ pub struct Calibrated {
     importance: Importance,
     /// Sequences of tokens, where the method or the choice of formats needs text.
     pub text: Vec<Vec<u32>>,
+    /// Where formats are chosen: all text that there is, but for what is held out to judge by.
+    pub sources: Vec<Source>,
+    pub held_out: Vec<Sequence>,
     /// For the record.
     pub settings: Vec<(String, String)>,
 }
 
 impl Default for Calibrated {
     fn default() -> Self {
-        Self { method: MethodName::Nearest, importance: Importance::new(), text: Vec::new(), settings: Vec::new() }
+        Self {
+            method: MethodName::Nearest,
+            importance: Importance::new(),
+            text: Vec::new(),
+            sources: Vec::new(),
+            held_out: Vec::new(),
+            settings: Vec::new(),
+        }
     }
 }
 
@@ -103,6 +118,11 @@ impl Calibrated {
             MethodName::Descent => Method::Descent(&self.text),
             MethodName::Scaling => Method::Scaling(&self.text),
         }
+    }
+
+    /// The text that it was learned from, to train scales on and judge them by.
+    pub fn for_tuning(&mut self, files: &[SourceSpec], args: &TuningArgs) -> anyhow::Result<tuning::Text> {
+        tuning::Text::of(names(files), std::mem::take(&mut self.sources), self.held_out.clone(), args)
     }
 
     /// What was learned, for the wider model that this one becomes.
@@ -147,8 +167,15 @@ impl CalibrationArgs {
             let ours = choosing || self.effort.is_some_and(|effort| effort != Effort::Fast);
             let files = self.calibrate.as_deref().or(ours.then_some(&[]));
             let files = files.context("this method needs text to calibrate on: give --calibrate")?;
-            let text = self.text(files, checkpoint, global)?;
-            (calibrated.text, names, calibrated.settings) = (text.sequences, text.names, text.settings);
+            let mut sources = sources(files, checkpoint, self.length(checkpoint)?, global)?;
+            names = self::names(files);
+            (calibrated.text, calibrated.held_out) = self.draw(&mut sources, choosing, global);
+            let (text, tokenizer) = (calibrated.text.iter().map(|s| &s[..]), Tokenizer::of(checkpoint)?);
+            data::warn_of_overlap(text, &tokenizer, "calibrated on");
+            calibrated.settings = self.settings(&calibrated.text, &names, checkpoint)?;
+            // From one that has none left nothing could be drawn, whatever its weight.
+            sources.retain(|source| choosing && !source.sequences.is_empty());
+            calibrated.sources = sources;
         }
         if method == MethodName::Importance {
             let imatrix = match &self.imatrix {
@@ -187,7 +214,7 @@ impl CalibrationArgs {
     }
 
     /// Tokens of a sequence: no more than the model learned on.
-    fn length(&self, checkpoint: &Checkpoint) -> anyhow::Result<usize> {
+    pub fn length(&self, checkpoint: &Checkpoint) -> anyhow::Result<usize> {
         sequence_length("--calibration-length", self.calibration_length, LENGTH, &[checkpoint])
     }
 
@@ -222,48 +249,59 @@ impl CalibrationArgs {
         Ok(())
     }
 
-    /// Sequences drawn from all files by their weights, none of them twice.
-    fn text(&self, files: &[SourceSpec], checkpoint: &Checkpoint, global: &Global) -> anyhow::Result<Text> {
-        let tokenizer = Tokenizer::of(checkpoint)?;
-        let length = self.length(checkpoint)?;
-        let sources = sources(files, checkpoint, length, global)?;
+    /// Draws sequences from all files by their weights, none of them twice. Where formats are chosen, some of those that come next are taken out of
+    /// their sources, to judge the result by.
+    fn draw(&self, sources: &mut [Source], choosing: bool, global: &Global) -> (Vec<Vec<u32>>, Vec<Sequence>) {
         let enough = self.calibration_tokens.unwrap_or(TOKENS);
         let wanted = match (self.calibration_tokens, self.effort) {
             (None, Some(Effort::Best)) => MANY_TOKENS,
             _ => enough,
         };
-        let (mut sequences, mut tokens, mut taken) = (Vec::new(), 0, vec![0; sources.len()]);
-        for (source, at) in Mixture::new(&sources, 0).each_once() {
-            if tokens >= wanted {
+        let all: usize = sources.iter().flat_map(|s| &s.sequences).map(|s| s.tokens.len()).sum();
+        let reserve = if choosing { HELD_OUT.min(all / ONE_IN) } else { 0 };
+        let (mut drawn, mut tokens, mut taken) = (Vec::new(), 0, vec![0; sources.len()]);
+        let (mut next, mut judged) = (BTreeSet::new(), 0);
+        for (source, at) in Mixture::new(sources, 0).each_once() {
+            let sequence = &sources[source].sequences[at].tokens;
+            if tokens < wanted && (drawn.is_empty() || tokens + sequence.len() <= all - reserve) {
+                tokens += sequence.len();
+                taken[source] += 1;
+                drawn.push(sequence.clone());
+            } else if judged < reserve {
+                judged += sequence.len();
+                next.insert((source, at));
+            } else {
                 break;
             }
-            let sequence = &sources[source].sequences[at].tokens;
-            tokens += sequence.len();
-            taken[source] += 1;
-            sequences.push(sequence.clone());
+        }
+        let mut held_out = Vec::new();
+        for (source, Source { sequences, .. }) in sources.iter_mut().enumerate() {
+            let mut places = 0..;
+            held_out.extend(sequences.extract_if(.., |_| next.contains(&(source, places.next().expect("endless")))));
         }
         if !global.quiet {
-            say_what_ran_out(&sources, &taken);
+            say_what_ran_out(sources, &taken);
         }
         if tokens < enough && !global.quiet {
             output::say(format_args!(
                 "note: the calibration text has {tokens} tokens, fewer than {enough}: more text, and less would be lost"
             ));
         }
-        data::warn_of_overlap(sequences.iter().map(|s| &s[..]), &tokenizer, "calibrated on");
-        let names = names(files);
-        let settings =
-            [("calibration", names.join(", ")), ("tokens", tokens.to_string()), ("length", length.to_string())];
-        Ok(Text { sequences, names, settings: settings.map(|(key, value)| (key.to_owned(), value)).to_vec() })
+        (drawn, held_out)
     }
-}
 
-/// Text to calibrate on.
-struct Text {
-    sequences: Vec<Vec<u32>>,
-    /// What it is called.
-    names: Vec<String>,
-    settings: Vec<(String, String)>,
+    /// What a record says of the text.
+    fn settings(
+        &self,
+        text: &[Vec<u32>],
+        names: &[String],
+        checkpoint: &Checkpoint,
+    ) -> anyhow::Result<Vec<(String, String)>> {
+        let tokens: usize = text.iter().map(Vec::len).sum();
+        let length = self.length(checkpoint)?.to_string();
+        let settings = [("calibration", names.join(", ")), ("tokens", tokens.to_string()), ("length", length)];
+        Ok(settings.map(|(key, value)| (key.to_owned(), value)).to_vec())
+    }
 }
 
 /// Says so where a file has fewer sequences than its weight asks for, and others filled up.

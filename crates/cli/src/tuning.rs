@@ -51,9 +51,10 @@ impl TuningArgs {
     /// How many steps unless something else is asked for.
     pub const DEFAULT_STEPS: usize = Self::DEFAULT.steps;
 
-    /// So many steps, all else as by default.
-    pub fn of_steps(steps: usize) -> Self {
-        Self { steps, ..Self::DEFAULT }
+    /// So many steps, each of as many tokens as by default in sequences of this length.
+    pub fn of_steps(steps: usize, length: usize) -> Self {
+        let batch = (Self::DEFAULT.batch * Self::DEFAULT.length / length.max(1)).max(1);
+        Self { steps, batch, length, ..Self::DEFAULT }
     }
 
     /// Refuses rates that are none.
@@ -140,17 +141,27 @@ impl Text {
     pub fn read(files: &[SourceSpec], base: &Checkpoint, args: &TuningArgs, global: &Global) -> anyhow::Result<Self> {
         let mut sources = calibration::sources(files, base, args.length, global)?;
         let held_out = hold_out(&mut sources);
+        Self::of(calibration::names(files), sources, held_out, args)
+    }
+
+    /// Of text that was read, a part of it held out.
+    pub fn of(
+        names: Vec<String>,
+        sources: Vec<Source>,
+        held_out: Vec<Sequence>,
+        args: &TuningArgs,
+    ) -> anyhow::Result<Self> {
         ensure!(
             !held_out.is_empty() && !sources.is_empty(),
             "the text has too few sequences of {} tokens to train scales on and hold some out: give more",
             args.length
         );
-        Ok(Self { names: calibration::names(files), sources, held_out })
+        Ok(Self { names, sources, held_out })
     }
 
     /// What a run on it will be like.
     pub fn foretells(&self, args: &TuningArgs) -> Foretold {
-        let judged: usize = self.held_out.iter().map(|s| s.tokens.len()).sum();
+        let judged = Judge::tokens(&self.held_out);
         // Judging is going forth, twice; learning is that and back, which is as much again.
         let judging = judged * (1 + looks(args.steps as u64).len()) / 2;
         Foretold {
@@ -164,6 +175,40 @@ impl Text {
         let sequences = self.sources.iter().flat_map(|s| &s.sequences).map(|s| &s.tokens[..]);
         data::warn_of_overlap(sequences, &Tokenizer::of(base)?, "learned from");
         Ok(())
+    }
+}
+
+/// Tells how far models are from their base, in nats a token, on text that nothing was learned from.
+pub struct Judge<'a> {
+    base: Model,
+    name: String,
+    held_out: &'a [Sequence],
+    global: &'a Global,
+}
+
+impl<'a> Judge<'a> {
+    /// By what this base says of this text.
+    pub fn by(base: &Checkpoint, held_out: &'a [Sequence], global: &'a Global) -> anyhow::Result<Self> {
+        Ok(Self { base: Model::load(base)?, name: identity::name(base)?, held_out, global })
+    }
+
+    /// Tokens that it takes in.
+    pub fn tokens(held_out: &[Sequence]) -> usize {
+        held_out.iter().map(|sequence| sequence.tokens.len()).sum()
+    }
+
+    fn teacher(&self, length: usize) -> ModelTeacher<'_> {
+        ModelTeacher::new(&self.base, &self.name, length, KEPT, 1.0)
+    }
+
+    /// The divergence of a model, run as its users run it.
+    pub fn divergence(&self, model: &Checkpoint) -> anyhow::Result<f64> {
+        let longest = self.held_out.iter().map(|sequence| sequence.tokens.len()).max().unwrap_or(1);
+        let held_out: Vec<(u64, &Sequence)> = self.held_out.iter().map(|sequence| (0, sequence)).collect();
+        let bar = progress::bar(self.global, "measure", Self::tokens(self.held_out) as u64, "tokens");
+        let found = divergence(model, &mut self.teacher(longest), &held_out, &mut |tokens| bar.inc(tokens));
+        bar.finish_and_clear();
+        Ok(found?)
     }
 }
 
@@ -184,18 +229,14 @@ impl Run<'_> {
         let Run { student, base, args, .. } = *self;
         same_tokens(base, student)?;
         let start = Instant::now();
-        let (base_model, student_model) = (Model::load(base)?, Model::load(student)?);
-        let name = identity::name(base)?;
-        let teacher = || ModelTeacher::new(&base_model, &name, args.length, KEPT, 1.0);
-        let held_out: Vec<(u64, &Sequence)> = self.text.held_out.iter().map(|s| (0, s)).collect();
-        let judge = |model: &Checkpoint| divergence(model, &mut teacher(), &held_out);
+        let (judge, student_model) = (Judge::by(base, &self.text.held_out, self.global)?, Model::load(student)?);
         let mut task = TextTask::new(&student_model, &self.text.sources, args.batch, args.seed);
         let matching = Matching { divergence: Divergence::Forward, temperature: 1.0, soft: 1.0 };
-        task.teacher = Some((Box::new(teacher()), matching));
+        task.teacher = Some((Box::new(judge.teacher(args.length)), matching));
         let mut tuning = Tuning::new(student, task)?;
         let mut shares = tuning.parameters();
 
-        let before = judge(student)?;
+        let before = judge.divergence(student)?;
         let start_of_looks = Instant::now();
         let (agreement, rate) = self.rate(&mut tuning, &mut shares)?;
         // Where no gradients were compared nothing is known of a step's time.
@@ -237,7 +278,7 @@ impl Run<'_> {
         tuning: &mut Tuning,
         shares: &mut Parameters,
         (rate, a_step): (f32, Option<f64>),
-        judge: &dyn Fn(&Checkpoint) -> Result<f64, bantam_shrink::Error>,
+        judge: &Judge<'_>,
         tuned: &mut Tuned,
     ) -> anyhow::Result<()> {
         let (steps, state) = (self.args.steps as u64, training::state_of(self.output));
@@ -253,7 +294,7 @@ impl Run<'_> {
         if let Some(seconds) = a_step.filter(|_| forecast::is_wanted(self.global)) {
             forecast::say(&[(seconds * (steps - made) as f64, "train scales")]);
         }
-        let judge_file = |path: &Path| Ok(judge(&Checkpoint::open(path)?)?);
+        let judge_file = |path: &Path| judge.divergence(&Checkpoint::open(path)?);
         let mut nearest = Nearest::of(self.output, made > 0, tuned.divergence_before, &judge_file)?;
         let folder = ScratchDir::near(parent(self.output))?;
         let path = folder.path().join("tuned.gguf");

@@ -321,11 +321,16 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 const ROWS: usize = 64;
 
 /// The mean divergence of a student, run as its users run it, from what its base says of these sequences, in nats a token: of those that are learned,
-/// over the tokens that the base tells and all others as one.
+/// over the tokens that the base tells and all others as one. Calls `progress` with the tokens of each sequence.
 ///
 /// # Errors
 /// If one of the two cannot be run.
-pub fn divergence(student: &Checkpoint, base: &mut dyn Teacher, sequences: &[(u64, &Sequence)]) -> Result<f64, Error> {
+pub fn divergence(
+    student: &Checkpoint,
+    base: &mut dyn Teacher,
+    sequences: &[(u64, &Sequence)],
+    progress: &mut dyn FnMut(u64),
+) -> Result<f64, Error> {
     let model = Model::load(student)?;
     let (width, vocab) = (model.config().embedding_length, model.config().vocab_size);
     let longest = sequences.iter().map(|(_, s)| s.tokens.len()).max().unwrap_or(1);
@@ -357,6 +362,7 @@ pub fn divergence(student: &Checkpoint, base: &mut dyn Teacher, sequences: &[(u6
             total += losses.iter().sum::<f64>();
             positions += losses.len();
         }
+        progress(sequence.tokens.len() as u64);
     }
     Ok(total / positions.max(1) as f64)
 }

@@ -119,7 +119,7 @@ fn a_tuned_file_is_as_large_and_nearer_to_its_base() {
         let sequences: Vec<(u64, &Sequence)> =
             sources[0].sequences.iter().enumerate().map(|(i, s)| (i as u64, s)).collect();
         let mut asked = ModelTeacher::new(&teacher, "base", 24, K, 1.0);
-        let [before, after] = [&student, &tuned].map(|c| divergence(c, &mut asked, &sequences).unwrap());
+        let [before, after] = [&student, &tuned].map(|c| divergence(c, &mut asked, &sequences, &mut |_| ()).unwrap());
         println!("{name} {level}: {before} to {after}");
         assert!(after < 0.8 * before, "{name} {level}: {before} to {after}");
         // What was written is what was trained: the last loss, on a batch of the same text.
@@ -147,7 +147,7 @@ fn what_is_not_learned_is_not_judged() {
     let mut case = case("llama", "Q4_0");
     let teacher = Model::load(&case.base).unwrap();
     let mut asked = ModelTeacher::new(&teacher, "base", 24, K, 1.0);
-    let mut of = |sequence: &Sequence| divergence(&case.student, &mut asked, &[(0, sequence)]).unwrap();
+    let mut of = |sequence: &Sequence| divergence(&case.student, &mut asked, &[(0, sequence)], &mut |_| ()).unwrap();
     let sequence = &mut case.source.sequences[0];
     let all = of(sequence);
     sequence.learned = (0..24).map(|i| i < 12).collect();

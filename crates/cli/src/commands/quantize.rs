@@ -7,7 +7,7 @@ use crate::calibration::{Calibrated, CalibrationArgs, Effort};
 use crate::intermediate::Intermediate;
 use crate::interrupt::Interrupted;
 use crate::places::Places;
-use crate::tuning::{self, Foretold, Tuned, TuningArgs};
+use crate::tuning::{self, Foretold, Judge, Tuned, TuningArgs};
 use crate::{args::Global, cautions, forecast, output, progress, training};
 use anyhow::{Context, bail, ensure};
 use bantam_checkpoint::output::{OutputDir, OutputFile};
@@ -116,13 +116,13 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     let saved = args.save_mix.as_deref().map(OutputFile::create).transpose()?;
     let start = Instant::now();
     let choosing = args.chooses(named.as_ref());
-    let tuning = TuningArgs::of_steps(args.steps_of_tuning());
+    let mut calibrated = args.calibration.calibrate(&checkpoint, choosing, global)?;
+    let tuning = TuningArgs::of_steps(args.steps_of_tuning(), args.calibration.length(&checkpoint)?);
     let tuning_text = args
         .tunes(named.as_ref())
-        .then(|| tuning::Text::read(args.calibration.files(), &checkpoint, &tuning, global))
+        .then(|| calibrated.for_tuning(args.calibration.files(), &tuning))
         .transpose()
         .context("--effort best trains scales at the end; --tune-steps 0 leaves that out")?;
-    let mut calibrated = args.calibration.calibrate(&checkpoint, choosing, global)?;
     if let Some(least) = args.budget.tokens_per_second() {
         calibrated.settings.push(("tokens_per_second".to_owned(), least.to_string()));
     }
@@ -146,6 +146,16 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     if let Some(text) = tuning_text {
         quantized.tuned = train_scales(&checkpoint, &text, &tuning, output, global)?;
         quantized.file_bytes = Checkpoint::open(output)?.file_bytes()?;
+    }
+    if let Some(chosen) = &mut quantized.chosen {
+        chosen.measured_kl_divergence = match &quantized.tuned {
+            Some(tuned) => Some(tuned.divergence_before),
+            None if calibrated.held_out.is_empty() => None,
+            None => {
+                let judge = Judge::by(&checkpoint, &calibrated.held_out, global)?;
+                Some(judge.divergence(&Checkpoint::open(output)?)?)
+            }
+        };
     }
     if manner.keep {
         forget(&unfinished(output));
@@ -375,6 +385,11 @@ fn show(quantized: &Quantized, model: &Path) -> anyhow::Result<()> {
     output::line(format_args!("next: bantam eval {output} --base {}", model.display()))
 }
 
+/// A file that loses so many times what was predicted has formats that were chosen by wrong numbers; unless it loses less than this, in nats
+/// per token, of which the rounding of activations is most.
+const WRONG: f64 = 3.0;
+const FELT: f64 = 0.005;
+
 /// Tells the user which formats were chosen, and what that is predicted to cost.
 pub fn show_choice(chosen: &Chosen) -> anyhow::Result<()> {
     output::line(format_args!("{}", picture(chosen)))?;
@@ -390,7 +405,18 @@ pub fn show_choice(chosen: &Chosen) -> anyhow::Result<()> {
         ))?;
     }
     let predicted = chosen.predicted_kl_divergence;
-    output::line(format_args!("predicted KL divergence: about {predicted:.2} nats per token"))?;
+    match chosen.measured_kl_divergence {
+        Some(measured) => output::line(format_args!(
+            "KL divergence on text held out: {measured:.4} nats per token (about {predicted:.4} was predicted)"
+        ))?,
+        None => output::line(format_args!("predicted KL divergence: about {predicted:.4} nats per token"))?,
+    }
+    if let Some(measured) = chosen.measured_kl_divergence.filter(|measured| *measured > WRONG * predicted.max(FELT)) {
+        output::say(format_args!(
+            "warning: that is {:.0} times what was predicted tensor by tensor, so other formats may be better here; compare with a level of about this              size (--to, --calibrate)",
+            measured / predicted
+        ));
+    }
     if let Some(speed) = chosen.predicted_tokens_per_second {
         output::line(format_args!("predicted speed on this machine: about {speed:.0} tokens per second"))?;
     }
