@@ -2,13 +2,14 @@
 
 use crate::args::{Global, above_zero};
 use crate::calibration::Calibrated;
+use crate::choice::{Chosen, Widened};
 use crate::intermediate::Intermediate;
-use crate::tuning::{Foretold, Judge};
+use crate::judge::Judge;
+use crate::tuning::Foretold;
 use crate::{forecast, output, progress, training};
 use anyhow::{bail, ensure};
 use bantam_checkpoint::output::beside;
 use bantam_checkpoint::{Checkpoint, Config};
-use bantam_formats::Format;
 use bantam_shrink::Mix;
 use bantam_shrink::allocate::{
     Allocation, Budget, Coherence, Dearer, Kept, Measured, Sensitivity, Speed, measure, possible, tensors,
@@ -17,7 +18,6 @@ use bantam_shrink::estimate::Rates;
 use bantam_shrink::quantize::Plan;
 use bantam_shrink::widen::Widening;
 use clap::{Args, ValueEnum};
-use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// What a user allows.
@@ -50,64 +50,6 @@ impl BudgetArgs {
     /// How fast it has to be, if that was asked for.
     pub fn tokens_per_second(&self) -> Option<f64> {
         self.tokens_per_second
-    }
-}
-
-/// What was chosen, and what it will cost as far as is known before it is done.
-#[derive(Serialize)]
-pub struct Chosen {
-    /// The width of the model's rows before and after it was widened, and what would be lost without.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub widened: Option<Widened>,
-    /// KL divergence in nats per token, the sum of the tensors'.
-    pub predicted_kl_divergence: f64,
-    /// That of the file, on text that was held out, if there was enough of it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub measured_kl_divergence: Option<f64>,
-    /// Formats that cost this model more than tensors do one by one; counted so.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub dearer: Vec<Dearer>,
-    /// On this machine, if a speed was asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub predicted_tokens_per_second: Option<f64>,
-    pub tensors: Vec<ChosenTensor>,
-}
-
-/// A model whose rows were made longer for better formats.
-#[derive(Serialize)]
-pub struct Widened {
-    pub from: usize,
-    pub to: usize,
-    /// KL divergence in nats per token of the best choice in the model as it is.
-    pub instead_of: Option<f64>,
-}
-
-/// What was chosen for one tensor.
-#[derive(Serialize)]
-pub struct ChosenTensor {
-    pub tensor: String,
-    pub format: &'static str,
-    pub bytes: u64,
-    pub predicted_kl_divergence: f64,
-}
-
-impl Chosen {
-    /// What this allocation chose for the tensors measured, and how fast that is.
-    pub fn of(allocation: &Allocation, measured: &[Sensitivity], speed: Option<&Speed>) -> Self {
-        let tensors = measured.iter().zip(&allocation.choices).map(|(tensor, choice)| ChosenTensor {
-            tensor: tensor.tensor.clone(),
-            format: choice.format.name,
-            bytes: choice.bytes,
-            predicted_kl_divergence: choice.divergence,
-        });
-        Self {
-            widened: None,
-            predicted_kl_divergence: allocation.divergence(),
-            measured_kl_divergence: None,
-            dearer: Vec::new(),
-            predicted_tokens_per_second: speed.map(|speed| speed.predicted(measured, &allocation.choices)),
-            tensors: tensors.collect(),
-        }
     }
 }
 
@@ -361,82 +303,9 @@ pub fn widen(
     Ok(made)
 }
 
-/// A picture of the formats chosen: a row for each layer, or for several that are alike, and a column for each role.
-pub fn picture(chosen: &Chosen) -> String {
-    let layers = chosen.tensors.iter().filter_map(|t| {
-        let (layer, role) = t.tensor.strip_prefix("blk.")?.trim_end_matches(".weight").split_once('.')?;
-        Some((layer.parse().ok()?, role, t.format))
-    });
-    let layers: Vec<(usize, &str, &str)> = layers.collect();
-    let mut roles: Vec<&str> = Vec::new();
-    layers.iter().for_each(|(_, role, _)| {
-        if !roles.contains(role) {
-            roles.push(role)
-        }
-    });
-    let count = layers.iter().map(|(layer, ..)| layer + 1).max().unwrap_or(0);
-    let format = |layer: usize, role: &str| layers.iter().find(|l| l.0 == layer && l.1 == role).map_or("", |l| l.2);
-    let rows: Vec<Vec<&str>> = (0..count).map(|layer| roles.iter().map(|r| format(layer, r)).collect()).collect();
-    let width = |role: &str| role.len().max(7) + 2;
-    let mut text = format!("{:<12}", "layer");
-    roles.iter().for_each(|role| text += &format!("{role:<width$}", width = width(role)));
-    let mut first = 0;
-    for alike in rows.chunk_by(|a, b| a == b) {
-        let last = first + alike.len() - 1;
-        let name = if first == last { first.to_string() } else { format!("{first}–{last}") };
-        text += &format!("\n{name:<12}");
-        roles.iter().zip(&alike[0]).for_each(|(role, format)| text += &painted(format, width(role)));
-        first = last + 1;
-    }
-    for t in chosen.tensors.iter().filter(|t| !t.tensor.starts_with("blk.")) {
-        text += &format!("\n{:<12}{}", t.tensor.trim_end_matches(".weight"), painted(t.format, 0));
-    }
-    text
-}
-
-/// A format's name in a colour that goes from red to blue with its bits, where the terminal has colours.
-fn painted(name: &str, width: usize) -> String {
-    /// Of the 256 colours of terminals, from two bits to eight.
-    const COLOURS: [u8; 7] = [196, 208, 220, 112, 42, 38, 33];
-    let bits = Format::by_name(name).map_or(0.0, Format::bits);
-    let colour = COLOURS[(bits as usize).saturating_sub(2).min(COLOURS.len() - 1)];
-    console::style(format!("{name:<width$}")).color256(colour).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn layers_that_are_alike_share_a_row() {
-        let tensor = |name: &str, format| ChosenTensor {
-            tensor: format!("{name}.weight"),
-            format,
-            bytes: 1,
-            predicted_kl_divergence: 0.0,
-        };
-        let tensors = vec![
-            tensor("blk.0.attn_q", "Q8_0"),
-            tensor("blk.0.ffn_down", "Q4_0"),
-            tensor("blk.1.attn_q", "Q4_0"),
-            tensor("blk.1.ffn_down", "Q4_0"),
-            tensor("blk.2.attn_q", "Q4_0"),
-            tensor("blk.2.ffn_down", "Q4_0"),
-            tensor("token_embd", "Q6_K"),
-        ];
-        let picture = picture(&Chosen {
-            widened: None,
-            predicted_kl_divergence: 0.0,
-            measured_kl_divergence: None,
-            dearer: Vec::new(),
-            predicted_tokens_per_second: None,
-            tensors,
-        });
-        let picture = console::strip_ansi_codes(&picture);
-        let rows: Vec<Vec<&str>> = picture.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(rows[0], ["layer", "attn_q", "ffn_down"]);
-        assert_eq!(rows[1..], [vec!["0", "Q8_0", "Q4_0"], vec!["1–2", "Q4_0", "Q4_0"], vec!["token_embd", "Q6_K"]]);
-    }
 
     #[test]
     fn bits_are_a_number_of_bits() {

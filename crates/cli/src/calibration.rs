@@ -82,15 +82,29 @@ enum MethodName {
     Scaling,
 }
 
+/// What text is for, beside rounding; each holds for the ones before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub enum Use {
+    /// Nothing.
+    Rounding,
+    /// Choosing formats.
+    Choosing,
+    /// Measuring what became of the choice.
+    Judging,
+    /// Training scales.
+    Tuning,
+}
+
 /// What was learned.
 pub struct Calibrated {
     method: MethodName,
     importance: Importance,
     /// Sequences of tokens, where the method or the choice of formats needs text.
     pub text: Vec<Vec<u32>>,
-    /// Where formats are chosen: all text that there is, but for what is held out to judge by.
-    pub sources: Vec<Source>,
+    /// What is held out of the text to judge by.
     pub held_out: Vec<Sequence>,
+    /// All else of it, to train scales on.
+    sources: Vec<Source>,
     /// For the record.
     pub settings: Vec<(String, String)>,
 }
@@ -101,8 +115,8 @@ impl Default for Calibrated {
             method: MethodName::Nearest,
             importance: Importance::new(),
             text: Vec::new(),
-            sources: Vec::new(),
             held_out: Vec::new(),
+            sources: Vec::new(),
             settings: Vec::new(),
         }
     }
@@ -120,9 +134,16 @@ impl Calibrated {
         }
     }
 
-    /// The text that it was learned from, to train scales on and judge them by.
-    pub fn for_tuning(&mut self, files: &[SourceSpec], args: &TuningArgs) -> anyhow::Result<tuning::Text> {
-        tuning::Text::of(names(files), std::mem::take(&mut self.sources), self.held_out.clone(), args)
+    /// The text that it was learned from, to train scales on and judge them by, and how to train them in so many steps.
+    pub fn for_tuning(
+        &mut self,
+        args: &CalibrationArgs,
+        checkpoint: &Checkpoint,
+        steps: usize,
+    ) -> anyhow::Result<(tuning::Text, TuningArgs)> {
+        let sources = std::mem::take(&mut self.sources);
+        let tuning = TuningArgs::of_steps(steps, &sources, args.length(checkpoint)?);
+        Ok((tuning::Text::of(names(args.files()), sources, self.held_out.clone(), &tuning)?, tuning))
     }
 
     /// What was learned, for the wider model that this one becomes.
@@ -140,9 +161,9 @@ impl CalibrationArgs {
         Self { calibrate: Some(files.to_vec()), ..Self::default() }
     }
 
-    /// Learns what the method needs to know; `choosing` says that text is needed to choose formats too, and then the text that comes with
-    /// bantam is taken if none is given.
-    pub fn calibrate(&self, checkpoint: &Checkpoint, choosing: bool, global: &Global) -> anyhow::Result<Calibrated> {
+    /// Learns what the method needs to know. Where text is needed for more than that, the text that comes with bantam is taken if none is given.
+    pub fn calibrate(&self, checkpoint: &Checkpoint, use_of: Use, global: &Global) -> anyhow::Result<Calibrated> {
+        let choosing = use_of >= Use::Choosing;
         let method = self.method.unwrap_or(match (self.effort, &self.imatrix) {
             (Some(Effort::Balanced | Effort::Best), _) => MethodName::Scaling,
             (_, Some(_)) => MethodName::Importance,
@@ -169,12 +190,12 @@ impl CalibrationArgs {
             let files = files.context("this method needs text to calibrate on: give --calibrate")?;
             let mut sources = sources(files, checkpoint, self.length(checkpoint)?, global)?;
             names = self::names(files);
-            (calibrated.text, calibrated.held_out) = self.draw(&mut sources, choosing, global);
+            (calibrated.text, calibrated.held_out) = self.draw(&mut sources, use_of, global);
             let (text, tokenizer) = (calibrated.text.iter().map(|s| &s[..]), Tokenizer::of(checkpoint)?);
             data::warn_of_overlap(text, &tokenizer, "calibrated on");
             calibrated.settings = self.settings(&calibrated.text, &names, checkpoint)?;
             // From one that has none left nothing could be drawn, whatever its weight.
-            sources.retain(|source| choosing && !source.sequences.is_empty());
+            sources.retain(|source| use_of == Use::Tuning && !source.sequences.is_empty());
             calibrated.sources = sources;
         }
         if method == MethodName::Importance {
@@ -249,16 +270,18 @@ impl CalibrationArgs {
         Ok(())
     }
 
-    /// Draws sequences from all files by their weights, none of them twice. Where formats are chosen, some of those that come next are taken out of
-    /// their sources, to judge the result by.
-    fn draw(&self, sources: &mut [Source], choosing: bool, global: &Global) -> (Vec<Vec<u32>>, Vec<Sequence>) {
+    /// Draws sequences from all files by their weights, none of them twice. Where the result is judged, some of those that come next are taken out
+    /// of their sources for it, as far as most of the text is left.
+    fn draw(&self, sources: &mut [Source], use_of: Use, global: &Global) -> (Vec<Vec<u32>>, Vec<Sequence>) {
         let enough = self.calibration_tokens.unwrap_or(TOKENS);
         let wanted = match (self.calibration_tokens, self.effort) {
             (None, Some(Effort::Best)) => MANY_TOKENS,
             _ => enough,
         };
-        let all: usize = sources.iter().flat_map(|s| &s.sequences).map(|s| s.tokens.len()).sum();
-        let reserve = if choosing { HELD_OUT.min(all / ONE_IN) } else { 0 };
+        let lengths = || sources.iter().flat_map(|source| &source.sequences).map(|sequence| sequence.tokens.len());
+        let (all, longest) = (lengths().sum::<usize>(), lengths().max().unwrap_or(0));
+        let reserve = HELD_OUT.min(all / ONE_IN).min(wanted);
+        let reserve = if use_of >= Use::Judging && longest <= reserve { reserve } else { 0 };
         let (mut drawn, mut tokens, mut taken) = (Vec::new(), 0, vec![0; sources.len()]);
         let (mut next, mut judged) = (BTreeSet::new(), 0);
         for (source, at) in Mixture::new(sources, 0).each_once() {
@@ -267,7 +290,7 @@ impl CalibrationArgs {
                 tokens += sequence.len();
                 taken[source] += 1;
                 drawn.push(sequence.clone());
-            } else if judged < reserve {
+            } else if judged + sequence.len() <= reserve {
                 judged += sequence.len();
                 next.insert((source, at));
             } else {
@@ -282,9 +305,9 @@ impl CalibrationArgs {
         if !global.quiet {
             say_what_ran_out(sources, &taken);
         }
-        if tokens < enough && !global.quiet {
+        if all < enough && !global.quiet {
             output::say(format_args!(
-                "note: the calibration text has {tokens} tokens, fewer than {enough}: more text, and less would be lost"
+                "note: the calibration text has {all} tokens, fewer than {enough}: more text, and less would be lost"
             ));
         }
         (drawn, held_out)
@@ -386,4 +409,53 @@ fn observe(
     }
     bar.finish_and_clear();
     Ok(Imatrix { datasets, chunk_tokens: Some(length), chunks: text.len(), entries })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::Cli;
+    use clap::Parser;
+
+    /// Files of so many sequences of 100 tokens, each known by its token.
+    fn files(sequences: &[u32]) -> Vec<Source> {
+        let mut token = 0;
+        let mut sequence = || {
+            token += 1;
+            Sequence { tokens: vec![token; 100], learned: vec![true; 100], told: Vec::new() }
+        };
+        let spec = || SourceSpec { category: "text".into(), path: PathBuf::new(), weight: Some(1.0) };
+        let mut source =
+            |n: &u32| Source { spec: spec(), sequences: (0..*n).map(|_| sequence()).collect(), unanswered: (0, 0) };
+        sequences.iter().map(&mut source).collect()
+    }
+
+    #[test]
+    fn what_is_judged_by_is_calibrated_on_and_learned_from_nowhere() {
+        let global = Cli::try_parse_from(["bantam", "inspect", "model.gguf", "--quiet"]).unwrap().global;
+        let draw = |sequences: &[u32], tokens: usize, use_of: Use| {
+            let args = CalibrationArgs { calibration_tokens: Some(tokens), ..CalibrationArgs::default() };
+            let mut sources = files(sequences);
+            let (drawn, held_out) = args.draw(&mut sources, use_of, &global);
+            let drawn: BTreeSet<u32> = drawn.iter().map(|tokens| tokens[0]).collect();
+            let held_out: BTreeSet<u32> = held_out.iter().map(|sequence| sequence.tokens[0]).collect();
+            let left: BTreeSet<u32> = sources.iter().flat_map(|s| &s.sequences).map(|s| s.tokens[0]).collect();
+            assert!(drawn.is_subset(&left) && held_out.is_disjoint(&left), "{drawn:?} {held_out:?}");
+            assert_eq!((left.len() + held_out.len()) as u32, sequences.iter().sum::<u32>());
+            (drawn, held_out.len())
+        };
+        // There is enough: what is drawn does not depend on what is done with the rest.
+        let (drawn, held_out) = draw(&[40, 60], 2000, Use::Judging);
+        assert_eq!((drawn.len(), held_out), (20, 12));
+        assert_eq!(draw(&[40, 60], 2000, Use::Choosing), (drawn, 0));
+        // All of it is wanted: an eighth stays.
+        assert_eq!(draw(&[24, 16], 9000, Use::Tuning).1, 5);
+        assert_eq!(draw(&[24, 16], 9000, Use::Rounding).0.len(), 40);
+        // Judging takes no more than calibrating, and an eighth of little is nothing.
+        assert_eq!(draw(&[400], 300, Use::Judging).1, 3);
+        for few in [1, 7] {
+            let (drawn, held_out) = draw(&[few], 9000, Use::Judging);
+            assert_eq!((drawn.len() as u32, held_out), (few, 0));
+        }
+    }
 }

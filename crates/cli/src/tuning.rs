@@ -1,6 +1,7 @@
 //! Training a quantized model's scales: `tune`, and the last step of `quantize --effort best`.
 
 use crate::args::{Global, at_least_one};
+use crate::judge::Judge;
 use crate::output::set_aside;
 use crate::{calibration, data, forecast, progress, training};
 use anyhow::{Context, ensure};
@@ -10,11 +11,10 @@ use bantam_checkpoint::provenance::{Step, Training};
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_nn::Model;
 use bantam_nn::train::{AdamW, Parameters};
-use bantam_shrink::distill::{Divergence, Matching, ModelTeacher, TextTask, same_tokens};
-use bantam_shrink::identity;
+use bantam_shrink::distill::{Divergence, Matching, TextTask, same_tokens};
 use bantam_shrink::text::{Sequence, Source, SourceSpec};
 use bantam_shrink::train::{Decay, Schedule, Settings, Trainer};
-use bantam_shrink::tune::{LOOKED_AT, Tuning, divergence};
+use bantam_shrink::tune::{LOOKED_AT, Tuning};
 use clap::Args;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -46,15 +46,17 @@ pub struct TuningArgs {
 
 impl TuningArgs {
     /// What is done unless something else is asked for.
-    const DEFAULT: Self = Self { steps: 100, batch: 4, length: 256, learning_rate: None, seed: 0, save_every: 300 };
+    const DEFAULT: Self = Self { steps: 50, batch: 4, length: 256, learning_rate: None, seed: 0, save_every: 300 };
 
     /// How many steps unless something else is asked for.
     pub const DEFAULT_STEPS: usize = Self::DEFAULT.steps;
 
-    /// So many steps, each of as many tokens as by default in sequences of this length.
-    pub fn of_steps(steps: usize, length: usize) -> Self {
-        let batch = (Self::DEFAULT.batch * Self::DEFAULT.length / length.max(1)).max(1);
-        Self { steps, batch, length, ..Self::DEFAULT }
+    /// So many steps, each of about as many tokens as by default, on text that was read in sequences of up to `length`.
+    pub fn of_steps(steps: usize, sources: &[Source], length: usize) -> Self {
+        let lengths = || sources.iter().flat_map(|source| &source.sequences).map(|sequence| sequence.tokens.len());
+        let mean = lengths().sum::<usize>() as f64 / lengths().count().max(1) as f64;
+        let batch = ((Self::DEFAULT.batch * Self::DEFAULT.length) as f64 / mean.max(1.0)).round() as usize;
+        Self { steps, batch: batch.max(1), length, ..Self::DEFAULT }
     }
 
     /// Refuses rates that are none.
@@ -110,9 +112,6 @@ impl Tuned {
         self.agreement.is_some_and(|agreement| agreement < LEAST_AGREEMENT)
     }
 }
-
-/// Tokens that the base tells of each position; all others are one outcome.
-const KEPT: usize = 256;
 
 /// Every so many sequences one is held out, up to so many in all.
 const HELD_OUT: (usize, usize) = (8, 16);
@@ -175,40 +174,6 @@ impl Text {
         let sequences = self.sources.iter().flat_map(|s| &s.sequences).map(|s| &s.tokens[..]);
         data::warn_of_overlap(sequences, &Tokenizer::of(base)?, "learned from");
         Ok(())
-    }
-}
-
-/// Tells how far models are from their base, in nats a token, on text that nothing was learned from.
-pub struct Judge<'a> {
-    base: Model,
-    name: String,
-    held_out: &'a [Sequence],
-    global: &'a Global,
-}
-
-impl<'a> Judge<'a> {
-    /// By what this base says of this text.
-    pub fn by(base: &Checkpoint, held_out: &'a [Sequence], global: &'a Global) -> anyhow::Result<Self> {
-        Ok(Self { base: Model::load(base)?, name: identity::name(base)?, held_out, global })
-    }
-
-    /// Tokens that it takes in.
-    pub fn tokens(held_out: &[Sequence]) -> usize {
-        held_out.iter().map(|sequence| sequence.tokens.len()).sum()
-    }
-
-    fn teacher(&self, length: usize) -> ModelTeacher<'_> {
-        ModelTeacher::new(&self.base, &self.name, length, KEPT, 1.0)
-    }
-
-    /// The divergence of a model, run as its users run it.
-    pub fn divergence(&self, model: &Checkpoint) -> anyhow::Result<f64> {
-        let longest = self.held_out.iter().map(|sequence| sequence.tokens.len()).max().unwrap_or(1);
-        let held_out: Vec<(u64, &Sequence)> = self.held_out.iter().map(|sequence| (0, sequence)).collect();
-        let bar = progress::bar(self.global, "measure", Self::tokens(self.held_out) as u64, "tokens");
-        let found = divergence(model, &mut self.teacher(longest), &held_out, &mut |tokens| bar.inc(tokens));
-        bar.finish_and_clear();
-        Ok(found?)
     }
 }
 

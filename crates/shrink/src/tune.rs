@@ -324,7 +324,7 @@ const ROWS: usize = 64;
 /// over the tokens that the base tells and all others as one. Calls `progress` with the tokens of each sequence.
 ///
 /// # Errors
-/// If one of the two cannot be run.
+/// If one of the two cannot be run, or the student predicts what is not finite.
 pub fn divergence(
     student: &Checkpoint,
     base: &mut dyn Teacher,
@@ -364,5 +364,6 @@ pub fn divergence(
         }
         progress(sequence.tokens.len() as u64);
     }
-    Ok(total / positions.max(1) as f64)
+    let mean = total / positions.max(1) as f64;
+    if mean.is_finite() { Ok(mean) } else { Err(Error::Predictions { model: student.path().display().to_string() }) }
 }

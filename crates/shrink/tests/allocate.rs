@@ -172,6 +172,15 @@ fn a_grid_that_a_model_was_trained_away_from_is_dearer() {
         let dearer = coherence.dearer(&tensors, &choices, &mut |_, _| ());
         dearer.unwrap().iter().map(|dearer| dearer.format.name).collect()
     };
+    let sequences = counting(&trained);
+    let times = |model: &Checkpoint, format: &str| {
+        Coherence::of(model, &sequences).unwrap().times(Format::by_name(format).unwrap()).unwrap()
+    };
+    // The grid, one that is twice as fine, and others; the same of a model that was not trained.
+    for (format, least, most) in [("Q4_1", 3.0, 1000.0), ("Q4_0", 0.4, 2.5), ("Q8_0", 0.4, 2.5), ("IQ4_NL", 0.4, 2.5)] {
+        let [trained, random] = [&trained, &random].map(|model| times(model, format));
+        assert!((least..most).contains(&trained) && (0.4..2.5).contains(&random), "{format}: {trained}, {random}");
+    }
     assert_eq!(dearer(&trained, ["Q4_1", "Q4_1"]), ["Q4_1"]);
     assert_eq!(dearer(&trained, ["Q4_1", "Q4_0"]), ["Q4_1"]);
     for (model, formats) in [(&trained, ["Q4_0", "Q8_0"]), (&random, ["Q4_1", "Q4_0"])] {
@@ -259,6 +268,14 @@ fn what_can_only_be_read_is_copied_or_rounded_to_something_else() {
         let expected: &[f64] = if tensor.tensor.ends_with("ffn_up.weight") { &[0.0] } else { &[] };
         assert_eq!(kept, expected, "{}", tensor.tensor);
     }
+    // As a whole: what is kept is not rounded, and nothing else can be rounded so.
+    let kept =
+        |tensor: &Sensitivity| *tensor.choices.iter().find(|c| is_read_only(c.format)).unwrap_or(&tensor.choices[0]);
+    let choices: Vec<Choice> = plain.iter().map(kept).collect();
+    let text = sequences(&model);
+    let mut coherence = Coherence::of(&model, &text).unwrap();
+    assert!(coherence.dearer(&plain, &choices, &mut |_, _| ()).unwrap().is_empty());
+    assert_eq!(coherence.times(choices.iter().map(|c| c.format).find(|f| is_read_only(f)).unwrap()).unwrap(), 1.0);
     // In the wider model they are plain numbers, and what stays as it is is that.
     for tensor in widened.expect("its rows are short") {
         assert!(tensor.choices.iter().all(|c| !is_read_only(c.format)), "{}", tensor.tensor);

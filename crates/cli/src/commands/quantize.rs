@@ -1,13 +1,13 @@
 //! `bantam quantize`: round a model's weights to fewer bits.
 
-use crate::allocation::{
-    Allocated, BudgetArgs, Choosing, Chosen, Widen, Widened, measured_of, picture, widen, widening,
-};
-use crate::calibration::{Calibrated, CalibrationArgs, Effort};
+use crate::allocation::{Allocated, BudgetArgs, Choosing, Widen, measured_of, widen, widening};
+use crate::calibration::{Calibrated, CalibrationArgs, Effort, Use};
+use crate::choice::{self, Chosen};
 use crate::intermediate::Intermediate;
 use crate::interrupt::Interrupted;
+use crate::judge::judged;
 use crate::places::Places;
-use crate::tuning::{self, Foretold, Judge, Tuned, TuningArgs};
+use crate::tuning::{self, Foretold, Tuned, TuningArgs};
 use crate::{args::Global, cautions, forecast, output, progress, training};
 use anyhow::{Context, bail, ensure};
 use bantam_checkpoint::output::{OutputDir, OutputFile};
@@ -66,7 +66,7 @@ pub struct QuantizeArgs {
     /// bits, and the model becomes slower by as much as its rows grow
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Widen::Auto)]
     widen: Widen,
-    /// Steps in which --effort best trains scales, as `bantam tune` does; 0 for none [default: 100]
+    /// Steps in which --effort best trains scales, as `bantam tune` does; 0 for none [default: 50]
     #[arg(long, value_name = "N")]
     tune_steps: Option<usize>,
     /// The GGUF file to write; for W4A16, W8A8 and GPTQ a Hugging Face directory
@@ -115,18 +115,20 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     args.refuse_early(named.as_ref(), &checkpoint, output)?;
     let saved = args.save_mix.as_deref().map(OutputFile::create).transpose()?;
     let start = Instant::now();
-    let choosing = args.chooses(named.as_ref());
-    let mut calibrated = args.calibration.calibrate(&checkpoint, choosing, global)?;
-    let tuning = TuningArgs::of_steps(args.steps_of_tuning(), args.calibration.length(&checkpoint)?);
-    let tuning_text = args
-        .tunes(named.as_ref())
-        .then(|| calibrated.for_tuning(args.calibration.files(), &tuning))
+    let use_of = match (args.tunes(named.as_ref()), args.chooses(named.as_ref())) {
+        (true, _) => Use::Tuning,
+        (false, true) => Use::Judging,
+        (false, false) => Use::Rounding,
+    };
+    let mut calibrated = args.calibration.calibrate(&checkpoint, use_of, global)?;
+    let tuning = (use_of == Use::Tuning)
+        .then(|| calibrated.for_tuning(&args.calibration, &checkpoint, args.steps_of_tuning()))
         .transpose()
         .context("--effort best trains scales at the end; --tune-steps 0 leaves that out")?;
     if let Some(least) = args.budget.tokens_per_second() {
         calibrated.settings.push(("tokens_per_second".to_owned(), least.to_string()));
     }
-    let foretold = tuning_text.as_ref().map(|text| text.foretells(&tuning)).unwrap_or_default();
+    let foretold = tuning.as_ref().map(|(text, tuning)| text.foretells(tuning)).unwrap_or_default();
     let Formats { mix, chosen, widened } = args.formats(&checkpoint, named, &calibrated, foretold, output, global)?;
     if let Some(mut file) = saved {
         file.write_all(mix.to_toml().as_bytes()).context("cannot write the mix")?;
@@ -139,23 +141,20 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     let smoothed = smoothed(source, &mix, &calibrated, output, global)?;
     let source = smoothed.as_ref().map_or(source, |made| &made.checkpoint);
     // Where formats were chosen, how long rounding takes was said with that.
-    let manner = Manner { foretold: chosen.is_some(), keep: tuning_text.is_some() };
+    let manner = Manner { foretold: chosen.is_some(), keep: chosen.is_some() };
     let mut quantized = quantize_by(source, &mix, &calibrated, manner, output, global)?;
     quantized.source_bytes = checkpoint.file_bytes()?;
     quantized.chosen = chosen;
-    if let Some(text) = tuning_text {
+    if let Some((text, tuning)) = tuning {
         quantized.tuned = train_scales(&checkpoint, &text, &tuning, output, global)?;
         quantized.file_bytes = Checkpoint::open(output)?.file_bytes()?;
     }
     if let Some(chosen) = &mut quantized.chosen {
         chosen.measured_kl_divergence = match &quantized.tuned {
-            Some(tuned) => Some(tuned.divergence_before),
-            None if calibrated.held_out.is_empty() => None,
-            None => {
-                let judge = Judge::by(&checkpoint, &calibrated.held_out, global)?;
-                Some(judge.divergence(&Checkpoint::open(output)?)?)
-            }
+            Some(tuned) => Some(tuned.divergence_before.min(tuned.divergence_after)),
+            None => judged(&checkpoint, &calibrated.held_out, output, global),
         };
+        choice::warn_of_wrong(chosen);
     }
     if manner.keep {
         forget(&unfinished(output));
@@ -355,7 +354,7 @@ fn refuse_as_directory(output: &Path, mix: &Mix) -> anyhow::Result<()> {
 
 fn show(quantized: &Quantized, model: &Path) -> anyhow::Result<()> {
     if let Some(chosen) = &quantized.chosen {
-        show_choice(chosen)?;
+        choice::show(chosen)?;
     }
     let output = quantized.output.display();
     output::line(format_args!(
@@ -383,44 +382,6 @@ fn show(quantized: &Quantized, model: &Path) -> anyhow::Result<()> {
         }
     }
     output::line(format_args!("next: bantam eval {output} --base {}", model.display()))
-}
-
-/// A file that loses so many times what was predicted has formats that were chosen by wrong numbers; unless it loses less than this, in nats
-/// per token, of which the rounding of activations is most.
-const WRONG: f64 = 3.0;
-const FELT: f64 = 0.005;
-
-/// Tells the user which formats were chosen, and what that is predicted to cost.
-pub fn show_choice(chosen: &Chosen) -> anyhow::Result<()> {
-    output::line(format_args!("{}", picture(chosen)))?;
-    if let Some(Widened { from, to, instead_of }) = &chosen.widened {
-        let without = instead_of.map_or("too few bytes without".to_owned(), |kl| format!("{kl:.2} nats without"));
-        output::line(format_args!("rows made longer, from {from} to {to} channels ({without})"))?;
-    }
-    if !chosen.dearer.is_empty() {
-        let times = chosen.dearer.iter().map(|dearer| format!("{} (counted {:.0} times)", dearer.format, dearer.times));
-        output::line(format_args!(
-            "costs more as a whole than tensor by tensor, as where a model was trained a little after it had been rounded to such a grid: {}",
-            times.collect::<Vec<_>>().join(", ")
-        ))?;
-    }
-    let predicted = chosen.predicted_kl_divergence;
-    match chosen.measured_kl_divergence {
-        Some(measured) => output::line(format_args!(
-            "KL divergence on text held out: {measured:.4} nats per token (about {predicted:.4} was predicted)"
-        ))?,
-        None => output::line(format_args!("predicted KL divergence: about {predicted:.4} nats per token"))?,
-    }
-    if let Some(measured) = chosen.measured_kl_divergence.filter(|measured| *measured > WRONG * predicted.max(FELT)) {
-        output::say(format_args!(
-            "warning: that is {:.0} times what was predicted tensor by tensor, so other formats may be better here; compare with a level of about this              size (--to, --calibrate)",
-            measured / predicted
-        ));
-    }
-    if let Some(speed) = chosen.predicted_tokens_per_second {
-        output::line(format_args!("predicted speed on this machine: about {speed:.0} tokens per second"))?;
-    }
-    Ok(())
 }
 
 /// Quantizes to the nearest with a progress bar.

@@ -2,8 +2,9 @@
 
 use crate::allocation::{Allocated, Choosing, Widen, measured_of};
 use crate::args::Global;
-use crate::calibration::CalibrationArgs;
-use crate::commands::quantize::{Manner, Quantized, quantize, quantize_by, show_choice};
+use crate::calibration::{CalibrationArgs, Use};
+use crate::choice;
+use crate::commands::quantize::{Manner, Quantized, quantize, quantize_by};
 use crate::evaluation::{Comparison, EvaluationArgs, PAGE, REPORT, earlier_report, file_name, write_report};
 use crate::output;
 use crate::places::Places;
@@ -237,7 +238,7 @@ fn fit(
     let start = Instant::now();
     let work = parent(file);
     std::fs::create_dir_all(work).with_context(|| format!("cannot make {}", work.display()))?;
-    let mut calibrated = CalibrationArgs::of_files(files).calibrate(base, true, global)?;
+    let mut calibrated = CalibrationArgs::of_files(files).calibrate(base, Use::Choosing, global)?;
     let choosing = Choosing {
         checkpoint: base,
         budget: Budget::File(args.fit),
@@ -254,7 +255,7 @@ fn fit(
     let source = widened.as_ref().map_or(base, |made| &made.checkpoint);
     let made = quantize_by(source, &mix, &calibrated, Manner { foretold: true, keep: true }, file, global)?;
     if !global.json && !global.quiet {
-        show_choice(&chosen)?;
+        choice::show(&chosen)?;
     }
     Ok(Quantized { seconds: start.elapsed().as_secs_f64(), ..made })
 }

@@ -7,7 +7,7 @@
 //! The same errors with the signs of rows drawn by chance have the same squares and nothing in common. So the divergence of the model
 //! with all its tensors rounded, over that of the model with signs drawn, is how many times as much rounding costs as squares say.
 
-use super::probe::Probe;
+use super::probe::{Probe, half};
 use super::{Choice, Sensitivity, candidates, parted, probe};
 use crate::mix::quantizable_role;
 use crate::widen::Widening;
@@ -31,7 +31,7 @@ const NOTHING: f64 = 1e-6;
 const SUSPECT: f64 = 1.5;
 
 /// A format that costs so many times what squares say is dearer. On models that were not trained after they had been packaged it is 0.7 to
-/// 1.8 by chance, on one that was 17 to 21 for the formats of its grid and 0.9 to 1.6 for others (BENCHMARKS.md).
+/// 1.8 by chance, on one that was 17 to 26 for the formats of its grid and 0.9 to 1.6 for others (BENCHMARKS.md).
 const DEARER: f64 = 3.0;
 
 /// A format that costs more than is predicted of its tensors one by one.
@@ -44,7 +44,10 @@ pub struct Dearer {
     pub times: f64,
 }
 
-/// A model to be rounded as a whole.
+/// A model to be rounded as a whole: all weights to the nearest for a choice, and again for each of its formats where that is suspect.
+///
+/// Memory is for the model at two bytes per weight (mapped, if the file has them so), for a layer twice more so, and for three copies of the
+/// largest tensor in f32.
 pub struct Coherence<'a> {
     checkpoint: &'a Checkpoint,
     widening: Option<Widening>,
@@ -82,23 +85,31 @@ impl<'a> Coherence<'a> {
             tensors.iter().zip(choices).map(|(tensor, choice)| (&tensor.tensor[..], choice.format)).collect();
         let layers = self.model.config().block_count;
         let as_chosen = |tensor: &TensorInfo| chosen.get(&tensor.name[..]).copied();
-        if self.times(&as_chosen, &mut |layer| progress(layer, layers))? < SUSPECT {
+        if self.times_of(&as_chosen, &mut |layer| progress(layer, layers))? < SUSPECT {
             return Ok(Vec::new());
         }
         let formats = FORMATS.iter().filter(|format| chosen.values().any(|chosen| chosen == *format));
         let unknown: Vec<_> = formats.filter(|f| self.known.iter().all(|known| known.format != **f)).copied().collect();
         for (at, &format) in unknown.iter().enumerate() {
             let mut progress = |layer| progress((1 + at) * layers + layer, (1 + unknown.len()) * layers);
-            let times = self.times(&|_| Some(format), &mut progress)?;
+            let times = self.times_of(&|_| Some(format), &mut progress)?;
             self.known.push(Dearer { format, times });
         }
         let dearer = self.known.iter().filter(|known| known.times > DEARER);
         Ok(dearer.filter(|known| chosen.values().any(|chosen| *chosen == known.format)).copied().collect())
     }
 
-    /// How many times the divergence is with all tensors in these formats, each weight to the nearest, what it would be if their errors had
-    /// nothing in common; those whose rows a format does not divide, also if they were longer, stay as they are.
-    fn times(
+    /// How many times the divergence is with all tensors in this format, each weight to the nearest, what it would be if their errors had nothing
+    /// in common; those whose rows it does not divide, also if they were longer, stay as they are.
+    ///
+    /// # Errors
+    /// As [`dearer`](Self::dearer).
+    pub fn times(&mut self, format: &'static Format) -> Result<f64, Error> {
+        self.times_of(&|_| Some(format), &mut |_| ())
+    }
+
+    /// The same with each tensor in a format of its own.
+    fn times_of(
         &mut self,
         format: &dyn Fn(&TensorInfo) -> Option<&'static Format>,
         progress: &mut dyn FnMut(usize),
@@ -113,21 +124,21 @@ impl<'a> Coherence<'a> {
     }
 }
 
-/// A tensor's weights moved by a part of the errors that a format makes of them, and moved so with the rows' signs drawn. `None` if the format
-/// is not for it.
+/// A tensor's weights moved by a part of the errors that a format makes of them, and moved so with the rows' signs drawn, in half precision.
+/// `None` if the format is not for it.
 fn moved(
     checkpoint: &Checkpoint,
     widening: Option<&Widening>,
     tensor: &TensorInfo,
     format: &'static Format,
-) -> Result<Option<[Vec<f32>; 2]>, Error> {
+) -> Result<Option<[Vec<u8>; 2]>, Error> {
     if quantizable_role(tensor).is_none() || format == tensor.format {
         return Ok(None);
     }
     let cols = tensor.cols();
     let origin = match widening.and_then(|widening| widening.columns(tensor)) {
         _ if candidates(tensor).contains(&format) => (0..cols).map(Some).collect(),
-        Some(wider) if format.divides(wider.len()) => wider,
+        Some(wider) if format.encode.is_some() && format.divides(wider.len()) => wider,
         _ => return Ok(None),
     };
     let weights = students::values(checkpoint, tensor)?;
@@ -140,8 +151,10 @@ fn moved(
     let at = checkpoint.tensors().iter().position(|t| t.name == tensor.name).expect("it is one of them");
     let mut random = SplitMix64::child(0, at as u64);
     let signs: Vec<f32> = (0..tensor.rows()).map(|_| if random.below(2) == 0 { part } else { -part }).collect();
-    let apart = weights.iter().zip(&errors).enumerate().map(|(i, (w, e))| w + signs[i / cols] * e).collect();
-    Ok(Some([weights.iter().zip(&errors).map(|(w, e)| w + part * e).collect(), apart]))
+    let apart: Vec<f32> = weights.iter().zip(&errors).enumerate().map(|(i, (w, e))| w + signs[i / cols] * e).collect();
+    let apart = half(&apart);
+    errors.iter_mut().zip(&weights).for_each(|(e, w)| *e = w + part * *e);
+    Ok(Some([half(&errors), apart]))
 }
 
 /// What rounding to the nearest adds to a row whose channels come from these.

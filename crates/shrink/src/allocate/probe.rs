@@ -29,8 +29,8 @@ pub(super) fn tokens(checkpoint: &Checkpoint) -> usize {
     (WORK / weights.max(1)).clamp(TOKENS[1], TOKENS[0])
 }
 
-/// Weights for two models, where a tensor is to be replaced in them.
-pub(super) type Moved<'a> = dyn Fn(&TensorInfo) -> Result<Option<[Vec<f32>; 2]>, Error> + 'a;
+/// Weights for two models in half precision, where a tensor is to be replaced in them.
+pub(super) type Moved<'a> = dyn Fn(&TensorInfo) -> Result<Option<[Vec<u8>; 2]>, Error> + 'a;
 
 /// The residual stream of a few sequences before a layer, and what the unchanged model predicts of them.
 pub(super) struct Probe<'a> {
@@ -90,7 +90,7 @@ impl<'a> Probe<'a> {
     /// If the model cannot be run, or predicts what is not finite.
     pub fn with(&self, model: &mut Model, tensor: &str, weights: &[f32]) -> Result<f64, Error> {
         let info = self.checkpoint.tensor(tensor).expect("the model's layers are the checkpoint's tensors");
-        let mut replaced = replacement(info, weights);
+        let mut replaced = replacement(info, half(weights));
         swap(model, tensor, &mut replaced);
         let moved = self.moved(model);
         swap(model, tensor, &mut replaced);
@@ -133,11 +133,11 @@ impl<'a> Probe<'a> {
     ) -> Result<[T; 2], Error> {
         let tensors = self.checkpoint.tensors().iter().filter(|tensor| part(tensor));
         let moved = tensors.map(|tensor| Ok(moved(tensor)?.map(|weights| (tensor, weights))));
-        let moved: Vec<(&TensorInfo, [Vec<f32>; 2])> =
+        let mut moved: Vec<(&TensorInfo, [Vec<u8>; 2])> =
             moved.filter_map(Result::transpose).collect::<Result<_, Error>>()?;
         let mut with = |at: usize| {
-            let weights = moved.iter().map(|(tensor, weights)| (*tensor, replacement(tensor, &weights[at])));
-            let mut replaced: Vec<_> = weights.collect();
+            let taken = moved.iter_mut().map(|(tensor, weights)| (*tensor, std::mem::take(&mut weights[at])));
+            let mut replaced: Vec<_> = taken.map(|(tensor, weights)| (tensor, replacement(tensor, weights))).collect();
             replaced.iter_mut().for_each(|(tensor, weights)| swap(model, &tensor.name, weights));
             let made = go(model, at);
             replaced.iter_mut().for_each(|(tensor, weights)| swap(model, &tensor.name, weights));
@@ -231,7 +231,8 @@ pub(super) fn sharpen(model: &mut Model) {
     model.visit_linears_mut(&mut |linear| sharpen(&mut linear.weight));
 }
 
-fn half(weights: &[f32]) -> Vec<u8> {
+/// In half precision.
+pub(super) fn half(weights: &[f32]) -> Vec<u8> {
     const CHUNK: usize = 1 << 16;
     let mut bytes = vec![0; 2 * weights.len()];
     let encode = Format::f16().encode.expect("F16 can be written");
@@ -245,8 +246,8 @@ fn in_half(data: TensorData, rows: usize, cols: usize) -> Weight {
 }
 
 /// These weights in half precision in the places of a tensor: the embedding's and the head's, where they are one.
-fn replacement(tensor: &TensorInfo, weights: &[f32]) -> [Weight; 2] {
-    let data = TensorData::Owned(half(weights).into());
+fn replacement(tensor: &TensorInfo, weights: Vec<u8>) -> [Weight; 2] {
+    let data = TensorData::Owned(weights.into());
     [data.clone(), data].map(|data| in_half(data, tensor.rows(), tensor.cols()))
 }
 
