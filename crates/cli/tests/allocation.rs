@@ -85,6 +85,33 @@ fn what_was_measured_serves_other_budgets() {
     folder.refuses(other, &["kept.jsonl", "other calibration text", "name another file"]);
 }
 
+/// Rounding a model to the grid that it came from takes back what it learned since: each tensor alone does not show it.
+#[test]
+fn formats_of_the_grid_that_a_model_was_trained_away_from_are_counted_as_dearer() {
+    let folder = Folder::new();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures/llama");
+    folder.write("q41.toml", "default = \"Q4_1\"\nhead = \"Q4_1\"\n");
+    let sums = (0..600).map(|i| format!("{} plus {} is {}. ", i / 10, i % 10, i / 10 + i % 10)).collect::<String>();
+    folder.write("text.txt", sums);
+    folder.succeeds(&format!("quantize {} --to q41.toml -o q41.gguf", model.display()));
+    let train = "--data text.txt --length 64 --batch 8 --steps 10 --learning-rate 0.002";
+    folder.succeeds(&format!("train q41.gguf {train} -o trained.gguf"));
+    let choose = "--bits 5 --widen never --calibrate text.txt --calibration-length 64 --calibration-tokens 2000";
+    let dearer = |model: &str, options: &str| {
+        let json = folder.json(&format!("quantize {model} {choose} {options} -o out.gguf"));
+        let dearer = json["chosen"]["dearer"].as_array().cloned().unwrap_or_default();
+        let of = |d: &serde_json::Value| (d["format"].as_str().unwrap().to_owned(), d["times"].as_f64().unwrap());
+        dearer.iter().map(of).collect::<Vec<_>>()
+    };
+    let found = dearer("trained.gguf", "--sensitivity kept.jsonl");
+    assert!(found.len() == 1 && found[0].0 == "Q4_1" && found[0].1 > 3.0, "{found:?}");
+    // It is found anew where nothing has to be measured.
+    assert_eq!(dearer("trained.gguf", "--sensitivity kept.jsonl"), found);
+    assert_eq!(dearer(&model.display().to_string(), ""), []);
+    let said = folder.succeeds(&format!("quantize trained.gguf {choose} --sensitivity kept.jsonl -o out.gguf"));
+    assert!(said.contains("Q4_1 (counted "), "{said}");
+}
+
 /// Nobody has to ask for a file to keep what was measured in.
 #[test]
 fn a_choice_that_was_stopped_goes_on() {
