@@ -210,7 +210,7 @@ impl Checkpoint {
     pub fn weights(&self) -> u64 {
         let steps = provenance::of(self.metadata());
         // Steps that take and leave all weights.
-        let made_it = steps.iter().rev().find(|step| !["quantize", "tune"].contains(&&step.step[..]));
+        let made_it = steps.iter().rev().find(|step| !["smooth", "quantize", "tune"].contains(&&step.step[..]));
         let widened = made_it.filter(|step| step.step == "widen");
         let before = widened.and_then(|step| step.get("weights")?.parse().ok());
         before.unwrap_or_else(|| self.parameters())

@@ -107,12 +107,23 @@ impl OutputDir {
     /// Creates a temporary directory beside `target`.
     ///
     /// # Errors
-    /// If something other than an empty directory has the target's name, or its parent cannot be written.
+    /// If something other than an empty directory that can be replaced has the target's name, or its parent cannot be written.
     pub fn create(target: &Path) -> Result<Self> {
+        if target.is_symlink() {
+            return Err(Error::target(
+                target,
+                "it is a link, in whose place no directory can be put. Give another name.",
+            ));
+        }
         let empty = fs::read_dir(target).map(|mut entries| entries.next().is_none());
         if target.exists() && !matches!(empty, Ok(true)) {
             let message = "the output directory is there and not empty. Remove it, or give another name.";
             return Err(Error::target(target, message));
+        }
+        // A place where a volume is mounted is a directory that stays, which would be found out when all is done.
+        if target.exists() {
+            let replaced = fs::remove_dir(target).and_then(|()| fs::create_dir(target));
+            replaced.map_err(Error::io(target, "replace the empty directory (name one inside of it instead)"))?;
         }
         Ok(Self { dir: ScratchDir::in_parent(target, parent(target))?, target: target.to_owned() })
     }
@@ -318,6 +329,24 @@ fn sync_directory(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn a_directory_that_cannot_be_replaced_is_refused_before_there_is_one_to_lose() {
+        let folder = tempfile::tempdir().unwrap();
+        let [empty, link, dangling] = ["empty", "link", "dangling"].map(|name| folder.path().join(name));
+        fs::create_dir(&empty).unwrap();
+        std::os::unix::fs::symlink(&empty, &link).unwrap();
+        std::os::unix::fs::symlink(folder.path().join("nowhere"), &dangling).unwrap();
+        for link in [link, dangling] {
+            let refused = OutputDir::create(&link).err().unwrap().to_string();
+            assert!(refused.contains("link"), "{refused}");
+        }
+        let output = OutputDir::create(&empty).unwrap();
+        fs::write(output.path().join("file"), "x").unwrap();
+        output.finish().unwrap();
+        assert!(empty.join("file").exists());
+    }
 
     #[test]
     fn what_is_put_aside_replaces_nothing() {

@@ -280,7 +280,9 @@ impl CalibrationArgs {
         };
         let lengths = || sources.iter().flat_map(|source| &source.sequences).map(|sequence| sequence.tokens.len());
         let (all, longest) = (lengths().sum::<usize>(), lengths().max().unwrap_or(0));
-        let reserve = HELD_OUT.min(all / ONE_IN).min(wanted);
+        // A quick look is not judged for long; what is trained needs something to be judged by.
+        let most = if use_of == Use::Tuning { HELD_OUT } else { HELD_OUT.min(wanted) };
+        let reserve = most.min(all / ONE_IN);
         let reserve = if use_of >= Use::Judging && longest <= reserve { reserve } else { 0 };
         let (mut drawn, mut tokens, mut taken) = (Vec::new(), 0, vec![0; sources.len()]);
         let (mut next, mut judged) = (BTreeSet::new(), 0);

@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use bantam_checkpoint::output::OutputFile;
 use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_checkpoint::{Checkpoint, calendar, provenance};
+use bantam_measure::base::check_context;
 use bantam_measure::evaluate::same_vocabulary;
 use bantam_measure::results::{Evaluation, Report};
 use bantam_measure::{Base, Options, Suite, Text, data, evaluate, machine};
@@ -46,9 +47,11 @@ pub struct EvaluationArgs {
 const RECORDS: [&str; 6] = ["jsonl", "ndjson", "json", "csv", "tsv", "parquet"];
 
 impl EvaluationArgs {
-    /// Refuses what cannot be measured on, before there is anything to measure.
-    pub fn check(&self) -> anyhow::Result<()> {
-        self.suite().map(drop)
+    /// What is measured on. Refuses what this base cannot be measured on, before anything takes time.
+    pub fn suite_for(&self, base: &Checkpoint) -> anyhow::Result<Suite> {
+        let suite = self.suite()?;
+        Base::check(base, &suite, &self.options(false))?;
+        Ok(suite)
     }
 
     fn suite(&self) -> anyhow::Result<Suite> {
@@ -88,8 +91,14 @@ pub struct Comparison<'g> {
 
 impl<'g> Comparison<'g> {
     /// Has the base's outputs ready.
-    pub fn start(base: &Checkpoint, args: &EvaluationArgs, samples: bool, global: &'g Global) -> anyhow::Result<Self> {
-        let prepared = Base::prepare(base, &args.suite()?, &args.options(samples), &Bars::new(global, "base"))?;
+    pub fn start(
+        base: &Checkpoint,
+        suite: &Suite,
+        args: &EvaluationArgs,
+        samples: bool,
+        global: &'g Global,
+    ) -> anyhow::Result<Self> {
+        let prepared = Base::prepare(base, suite, &args.options(samples), &Bars::new(global, "base"))?;
         let base_speed = args.speed.then(|| bench::in_fresh_process(base.path(), global)).transpose()?;
         let report = Report {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -109,12 +118,13 @@ impl<'g> Comparison<'g> {
     }
 
     /// Refuses what cannot be measured, or not against this base: found out before the work on the base, not after it.
-    pub fn check_candidates(candidates: &[PathBuf], base: &Checkpoint) -> anyhow::Result<()> {
+    pub fn check_candidates(candidates: &[PathBuf], base: &Checkpoint, args: &EvaluationArgs) -> anyhow::Result<()> {
         let (tokenizer, model) = (Tokenizer::of(base)?, Model::load(base)?);
         for candidate in candidates {
             let checkpoint = Checkpoint::open(candidate)?;
             let ours = (Tokenizer::of(&checkpoint)?, Model::load(&checkpoint)?);
             same_vocabulary((candidate, &ours.0, &ours.1), (base.path(), &tokenizer, &model))?;
+            check_context(candidate, args.context, ours.1.config().context_length)?;
         }
         Ok(())
     }

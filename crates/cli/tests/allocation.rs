@@ -112,6 +112,15 @@ fn formats_of_the_grid_that_a_model_was_trained_away_from_are_counted_as_dearer(
     assert!(said.contains("Q4_1 (counted "), "{said}");
 }
 
+/// What one method rounded is not another's to remove.
+#[test]
+fn layers_that_another_run_rounded_are_kept() {
+    let folder = Folder::with_model();
+    folder.write("out.gguf.rounding", "another run's");
+    folder.succeeds(&format!("quantize model.gguf --bits 5 --method nearest {QUICK} -o out.gguf"));
+    assert_eq!(folder.read("out.gguf.rounding"), b"another run's");
+}
+
 /// Nobody has to ask for a file to keep what was measured in.
 #[test]
 fn a_choice_that_was_stopped_goes_on() {
@@ -189,6 +198,8 @@ fn rows_are_made_longer_where_that_is_asked_for() {
 
     // Smoothing is of the wider model, and both are in it.
     folder.succeeds(&format!("quantize {} --to W8A8 --widen always --calibrate {QUICK} -o w8a8", model.display()));
+    let own = Checkpoint::open(&model).unwrap().parameters();
+    assert_eq!(folder.json("inspect w8a8")["model"]["parameters"].as_u64(), Some(own));
     let inspected = folder.succeeds("inspect w8a8 --json");
     assert!(inspected.contains("\"widen llama") && inspected.contains("\"smooth llama"), "{inspected}");
 

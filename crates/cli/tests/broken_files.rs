@@ -5,7 +5,7 @@ mod common;
 use common::{Folder, Model};
 
 /// Every command that reads a model, with `bad.gguf` in its place.
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 11] = [
     "inspect bad.gguf",
     "convert bad.gguf out",
     "convert bad.gguf out.gguf",
@@ -15,6 +15,8 @@ const COMMANDS: [&str; 9] = [
     "run bad.gguf -p x",
     "bench bad.gguf",
     "shrink bad.gguf --fit 1MB -o out",
+    "student bad.gguf --layers 0 -o out.gguf",
+    "student bad.gguf --feed-forward 8 -o out.gguf",
 ];
 
 fn all_refuse(folder: &Folder, said: &[&str]) {

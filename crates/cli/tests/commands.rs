@@ -261,9 +261,59 @@ fn run_reads_prompts_line_by_line() {
     common::assert_refusal(&output, "run with a prompt that is not UTF-8", &["standard input", "UTF-8"]);
 }
 
+/// Some tokenizers put the end of text behind every text: nothing would follow it but another one.
+#[test]
+fn what_is_to_be_continued_has_no_end_behind_it() {
+    let folder = folder();
+    Model { ends: true, ..Model::default() }.write(&folder.path("ends.gguf"));
+    for options in ["--raw -p hello", "-p hello"] {
+        let [answer, same] =
+            ["model", "ends"].map(|name| folder.json(&format!("run {name}.gguf {options} -n 8 --temperature 0")));
+        assert_eq!((&answer["prompt_tokens"], &answer["text"]), (&same["prompt_tokens"], &same["text"]), "{options}");
+    }
+    // Neither questions nor what is written on has one, while documents have.
+    let options = "--text text.txt --context 32 --json";
+    folder.write("text.txt", "The cat sat on the mat, and then the dog came. ".repeat(40));
+    let measured = |name: &str| folder.json(&format!("compare {name}.gguf {name}.gguf {options}"));
+    let [choices, same] = ["model", "ends"].map(|name| measured(name)["evaluations"][0]["choices"].clone());
+    assert!(choices.as_array().is_some_and(|all| !all.is_empty()) && choices == same, "{choices} {same}");
+}
+
+#[test]
+fn a_full_context_is_said_with_what_gives_more() {
+    let folder = folder();
+    let answer = folder.run("run model.gguf --raw -p hello -n 400 --context 16 --temperature 2 --seed 3");
+    let said = common::stderr(&answer);
+    assert!(answer.status.success() && said.contains("--context gives more"), "{said}");
+    let long = "word ".repeat(40);
+    folder.write("long.txt", &long);
+    let output = folder.shell("bantam run model.gguf --raw -p \"$(cat long.txt)\" --context 16");
+    common::assert_refusal(
+        &output,
+        "run with a long prompt",
+        &["the context has 16", "--context gives more, up to 128"],
+    );
+}
+
+#[test]
+fn a_candidate_is_not_measured_beyond_what_it_sees() {
+    let folder = folder();
+    Model { context: 32, ..Model::default() }.write(&folder.path("short.gguf"));
+    folder.write("text.txt", "The cat sat on the mat, and then the dog came. ".repeat(40));
+    for command in ["eval short.gguf --base model.gguf", "compare model.gguf short.gguf"] {
+        let command = format!("{command} --text text.txt --tasks none");
+        folder
+            .refuses(&format!("{command} --context 64"), &["short.gguf was trained for 32 at most", "smaller context"]);
+        folder.succeeds(&format!("{command} --context 32"));
+    }
+}
+
 #[test]
 fn bench_measures_within_the_models_context() {
     let folder = folder();
+    Model { context: 48, ..Model::default() }.write(&folder.path("short.gguf"));
+    let json = folder.json("bench short.gguf --repetitions 1");
+    assert_eq!(json["prompt_tokens"], 24);
     let json = folder.json("bench model.gguf --decode 4 --repetitions 1");
     assert_eq!(json["prompt_tokens"], 124);
     assert!(json["prefill"].as_f64().unwrap() > 0.0 && json["decode"].as_f64().unwrap() > 0.0);

@@ -89,6 +89,15 @@ fn a_student_from_a_configuration_learns_whatever_its_family() {
     }
     folder.write("config.json", CONFIG.replace("MODEL", "llama").replace("260", "300"));
     folder.refuses("student teacher.gguf --config config.json -o none.gguf", &["vocab_size is 300", "260 tokens"]);
+    for (absurd, said) in
+        [("\"vocab_size\": 4000000000", "16777216 tokens"), ("\"head_dim\": 4294967294", "at most 65536")]
+    {
+        let (key, _) = absurd.split_once(':').unwrap();
+        let at =
+            CONFIG.split(", ").flat_map(|line| line.split(",\n    ")).find(|entry| entry.starts_with(key)).unwrap();
+        folder.write("config.json", CONFIG.replace("MODEL", "llama").replace(at, absurd));
+        folder.refuses("student teacher.gguf --config config.json -o none.gguf", &["config.json", said]);
+    }
     let huge = CONFIG.replace("MODEL", "llama").replace("\"hidden_size\": 64", "\"hidden_size\": 2000000000");
     folder.write("config.json", huge);
     folder.refuses("student teacher.gguf --config config.json -o none.gguf", &["config.json", "GB are free"]);

@@ -3,7 +3,7 @@
 
 mod common;
 
-use bantam_checkpoint::{Checkpoint, provenance};
+use bantam_checkpoint::{Checkpoint, GgufWriter, provenance};
 use common::{Folder, Model};
 use std::path::Path;
 
@@ -20,6 +20,35 @@ fn folder() -> Folder {
     let pair = |i: usize| format!("{}\t{}\t{}\n", i * i % 7, sentence(i), sentence(2 * i + 1));
     folder.write("pairs.tsv", (0..40).map(pair).collect::<String>());
     folder
+}
+
+#[test]
+fn embeddings_that_are_none_are_not_written() {
+    let folder = folder();
+    let sound = Checkpoint::open(folder.path("teacher.gguf")).unwrap();
+    let mut writer = GgufWriter::create(&folder.path("broken.gguf"), sound.metadata(), sound.tensors()).unwrap();
+    for tensor in sound.tensors() {
+        let mut data = sound.data(&tensor.name).unwrap().to_vec();
+        if tensor.name == "blk.0.ffn_up.weight" {
+            data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+        }
+        writer.write(&data).unwrap();
+    }
+    writer.finish().unwrap();
+    for output in ["", "-o out.jsonl", "-o out.npy"] {
+        folder.refuses(&format!("embed broken.gguf sentences.txt {output}"), &["broken.gguf", "not finite"]);
+    }
+    assert!(!folder.path("out.jsonl").exists() && !folder.path("out.npy").exists());
+}
+
+/// Who reads the first line alone has what was asked for.
+#[test]
+fn nobody_has_to_read_all_embeddings() {
+    let folder = folder();
+    folder.write("many.txt", "a man plays the flute\n".repeat(2000));
+    let output = folder.shell("(bantam embed teacher.gguf many.txt; echo status $? >&2) | head -n 1");
+    let said = common::stderr(&output);
+    assert!(said.contains("status 0") && !said.contains("error"), "{said}");
 }
 
 #[test]

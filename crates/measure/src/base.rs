@@ -25,7 +25,7 @@ use crate::divergence::scored;
 use crate::results::{Evaluation, ModelSummary, TextSource};
 use crate::{Error, Progress, Result, Suite, Task, Text, choice, samples, summary};
 use bantam_checkpoint::tokenizer::{Special, Tokenizer};
-use bantam_checkpoint::{Checkpoint, TensorData};
+use bantam_checkpoint::{Checkpoint, Config, TensorData};
 use bantam_nn::Model;
 use std::fmt::{Display, Write};
 use std::fs::File;
@@ -74,6 +74,16 @@ pub(crate) struct BaseText {
 }
 
 impl Base {
+    /// Refuses what [`prepare`](Self::prepare) would refuse for the text or the context, without running the model.
+    ///
+    /// # Errors
+    /// If a text is shorter than a chunk, or the context makes no sense.
+    pub fn check(checkpoint: &Checkpoint, suite: &Suite, options: &Options) -> Result<()> {
+        let tokenizer = Tokenizer::of(checkpoint)?;
+        check_context(checkpoint.path(), options.context, Config::of(checkpoint)?.context_length)?;
+        suite.texts.iter().try_for_each(|text| chunks(text, &tokenizer, options).map(drop))
+    }
+
     /// Loads the base and has its outputs ready, from the cache where they are there.
     ///
     /// # Errors
@@ -83,7 +93,7 @@ impl Base {
         let path = checkpoint.path().to_owned();
         let tokenizer = Tokenizer::of(checkpoint)?;
         let model = Model::load(checkpoint)?;
-        check_context(options.context, model.config().context_length)?;
+        check_context(&path, options.context, model.config().context_length)?;
         let texts: Vec<(&Text, Vec<u32>)> =
             suite.texts.iter().map(|text| Ok((text, chunks(text, &tokenizer, options)?))).collect::<Result<_>>()?;
         let probe = probe(&model, &texts, options.context)?;
@@ -204,11 +214,15 @@ impl BaseText {
 /// The shortest chunk worth reading.
 const SHORTEST_CONTEXT: usize = 16;
 
-fn check_context(context: usize, trained: usize) -> Result<()> {
+/// Refuses chunks that a model cannot see whole, or that are too short to measure on.
+///
+/// # Errors
+/// If it is so.
+pub fn check_context(model: &Path, context: usize, trained: usize) -> Result<()> {
     let reason = if context < SHORTEST_CONTEXT {
         format!("at least {SHORTEST_CONTEXT} are needed")
     } else if context > trained {
-        format!("the model was trained for {trained} at most. Choose a smaller context")
+        format!("{} was trained for {trained} at most. Choose a smaller context", model.display())
     } else {
         return Ok(());
     };
@@ -234,7 +248,7 @@ pub(crate) fn chunks(text: &Text, tokenizer: &Tokenizer, options: &Options) -> R
 }
 
 /// Changes when what is measured of a candidate does, or how: what was kept before is measured again then.
-const EVALUATION: u32 = 1;
+const EVALUATION: u32 = 2;
 
 /// What may be found in the cache, and is computed where it is not.
 struct Kept {
@@ -389,7 +403,7 @@ fn content(path: &Path) -> Result<Key> {
     failed.map_or(Ok(key), |e| Err(error(e)))
 }
 
-/// The folder of a base's entries: by its path, so that a changed base replaces what was kept of its former self.
+/// The folder of a base's entries: by its path, so that all that was kept of it can be found, and removed, in one place.
 fn folder(path: &Path) -> String {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -494,8 +508,8 @@ mod tests {
 
     #[test]
     fn contexts_that_make_no_sense_are_refused() {
-        assert!(check_context(512, 2048).is_ok());
-        assert!(check_context(2, 2048).unwrap_err().to_string().contains("at least 16"));
-        assert!(check_context(4096, 2048).unwrap_err().to_string().contains("trained for 2048"));
+        assert!(check_context(Path::new("m"), 512, 2048).is_ok());
+        assert!(check_context(Path::new("m"), 2, 2048).unwrap_err().to_string().contains("at least 16"));
+        assert!(check_context(Path::new("m"), 4096, 2048).unwrap_err().to_string().contains("m was trained for 2048"));
     }
 }

@@ -64,9 +64,9 @@ fn spell(task: &Task, index: usize, tokenizer: &Tokenizer) -> Result<Spelled> {
             options.len()
         )));
     }
-    let alone = tokenizer.encode(prompt, Special::DOCUMENT)?.len();
+    let alone = tokenizer.encode(prompt, Special::OPENING)?.len();
     let spelled = options.iter().map(|option| {
-        let tokens = tokenizer.encode(&format!("{prompt}{option}"), Special::DOCUMENT)?;
+        let tokens = tokenizer.encode(&format!("{prompt}{option}"), Special::OPENING)?;
         if alone == 0 || tokens.len() <= alone {
             return Err(error(format!("the option {option:?} has no tokens of its own after the question")));
         }

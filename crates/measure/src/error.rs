@@ -76,7 +76,7 @@ pub enum Error {
     /// A model gave a logit that is NaN or infinite.
     #[error(
         "{model} gives logits that are not finite, first after token {token} of {text}: its weights are broken, and no \
-         quality can be measured. Look at them with `bantam inspect`"
+         quality can be measured. `bantam convert {model} FILE.gguf` names the first weight that is not finite, if one is"
     )]
     NotFinite {
         /// The model.

@@ -1,6 +1,6 @@
 //! A candidate against its base.
 
-use crate::base::{Base, BaseText};
+use crate::base::{Base, BaseText, check_context};
 use crate::divergence::{Chunk, score, scored, summarize};
 use crate::results::{Category, Evaluation, Sample};
 use crate::{Error, Progress, Result, choice, samples, summary};
@@ -23,6 +23,7 @@ pub fn evaluate(candidate: &Checkpoint, base: &mut Base, progress: &dyn Progress
     let tokenizer = Tokenizer::of(candidate)?;
     let model = Model::load(candidate)?;
     same_vocabulary((path, &tokenizer, &model), (&base.path, &base.tokenizer, &base.model))?;
+    check_context(path, base.context(), model.config().context_length)?;
     same_splits(path, &tokenizer, base)?;
     base.evaluation(candidate, &model, progress, |base| measure(candidate, &tokenizer, &model, base, progress))
 }

@@ -22,7 +22,7 @@ pub const LENGTH: usize = 48;
 /// If the model cannot be run.
 pub fn continuation(model: &Model, tokenizer: &Tokenizer, prompt: &str) -> Result<String> {
     let config = model.config();
-    let mut tokens = tokenizer.encode(prompt, Special::DOCUMENT)?;
+    let mut tokens = tokenizer.encode(prompt, Special::OPENING)?;
     let mut session = model.session(tokens.len() + LENGTH);
     let mut logits = vec![0.0; config.vocab_size];
     let mut stream = tokenizer.decode_stream();

@@ -31,7 +31,7 @@ pub enum Error {
         problem: String,
     },
     /// No choice of formats is as small.
-    #[error("{path}: {asked} bits per weight are too few; the fewest are {least:.2}")]
+    #[error("{path}: {asked} bits per weight are too few; the fewest are {:.2}", (least * 100.0).ceil() / 100.0)]
     Bits {
         /// The model.
         path: PathBuf,
@@ -54,8 +54,9 @@ pub enum Error {
     },
     /// No choice of formats is as fast.
     #[error(
-        "{path}: {asked} tokens per second are more than any formats of that size would give on this machine; the most are about {most:.0}. Allow \
-         fewer bytes, or ask for less"
+        "{path}: {asked} tokens per second are more than any formats of that size would give on this machine; the most are about {:.1}. Allow \
+         fewer bytes, or ask for less",
+        (most * 10.0).floor() / 10.0
     )]
     TooSlow {
         /// The model.

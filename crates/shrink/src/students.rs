@@ -67,7 +67,10 @@ pub fn initial(config: &Path, teacher: &Checkpoint, seed: u64, room: u64, output
     metadata.set("general.file_type", Value::U32(0));
     // What was done to the teacher was not done to these weights.
     metadata.remove(provenance::KEY);
-    let step = teacher.step("random weights").setting("config", config.display()).setting("seed", seed);
+    let step = teacher
+        .step("random weights")
+        .setting("config", config.file_name().unwrap_or_default().to_string_lossy())
+        .setting("seed", seed);
     let step = provenance::Step { source_quantized_as: None, ..step };
     provenance::append(&mut metadata, step);
     let residual = SPREAD / (2.0 * Config::of(&planned)?.block_count as f64).sqrt();

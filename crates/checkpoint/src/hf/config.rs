@@ -7,6 +7,10 @@ use crate::{Config, Metadata, Value};
 use serde::Deserialize;
 use serde_json::json;
 
+/// The most tokens of a vocabulary, and channels of a head, that are believed: memory is taken for them before the weights are looked at.
+const LARGEST_VOCAB: u32 = 1 << 24;
+const LARGEST_HEAD: u32 = 1 << 16;
+
 /// What `config.json` says, as far as bantam needs it. Names are transformers'.
 #[derive(Debug, Deserialize)]
 pub struct ConfigJson {
@@ -112,8 +116,14 @@ impl ConfigJson {
                 "num_attention_heads is {heads} and num_key_value_heads {kv}; the second must divide the first"
             ));
         }
-        if self.head_dim() == 0 || !self.head_dim().is_multiple_of(2) {
-            return Some(format!("head_dim is {}; it must be even and positive", self.head_dim()));
+        if self.head_dim() == 0 || !self.head_dim().is_multiple_of(2) || self.head_dim() > LARGEST_HEAD {
+            return Some(format!(
+                "head_dim is {}; it must be even, positive and at most {LARGEST_HEAD}",
+                self.head_dim()
+            ));
+        }
+        if self.vocab_size > LARGEST_VOCAB {
+            return Some(format!("vocab_size is {}; at most {LARGEST_VOCAB} tokens are read", self.vocab_size));
         }
         if let Some(types) = &self.layer_types
             && types.len() != self.num_hidden_layers as usize

@@ -38,17 +38,21 @@ use wordpiece::WordPiece;
 pub struct Special {
     /// Text that spells a control token (`<|im_end|>`) becomes it. Never for text that others write.
     pub parse: bool,
-    /// BOS is put before and EOS after, if the model asks for them, unless `parse` finds them there already.
-    pub add: bool,
+    /// BOS is put before, if the model asks for it, unless `parse` finds it there already.
+    pub begin: bool,
+    /// EOS is put after, if the model asks for it, unless `parse` finds it there already.
+    pub end: bool,
 }
 
 impl Special {
     /// A piece of text and nothing else.
-    pub const TEXT: Special = Special { parse: false, add: false };
+    pub const TEXT: Special = Special { parse: false, begin: false, end: false };
     /// A document: what a model is measured on.
-    pub const DOCUMENT: Special = Special { parse: false, add: true };
-    /// A prompt with control tokens in it, such as a rendered chat template.
-    pub const PROMPT: Special = Special { parse: true, add: true };
+    pub const DOCUMENT: Special = Special { parse: false, begin: true, end: true };
+    /// The beginning of a text that is to be continued: never with an end.
+    pub const OPENING: Special = Special { parse: false, begin: true, end: false };
+    /// A prompt with control tokens in it, such as a rendered chat template; it is to be continued too.
+    pub const PROMPT: Special = Special { parse: true, begin: true, end: false };
 }
 
 /// Text to tokens and back.
@@ -150,7 +154,7 @@ impl Tokenizer {
         let mut tokens = Vec::with_capacity(text.len() / 3 + 2);
         let whole = if special.parse { &self.whole_special } else { &self.whole };
         let parts = whole.partition(text);
-        if special.add && self.add_bos && !parts.first().is_some_and(|part| self.is_bos(part)) {
+        if special.begin && self.add_bos && !parts.first().is_some_and(|part| self.is_bos(part)) {
             tokens.extend(self.vocab.bos);
         }
         let mut after_token = true;
@@ -161,7 +165,7 @@ impl Tokenizer {
             }
             after_token = matches!(part, Part::Token(_));
         }
-        if special.add && self.add_eos && !(parts.len() > 1 && tokens.last() == self.vocab.eos.as_ref()) {
+        if special.end && self.add_eos && !(parts.len() > 1 && tokens.last() == self.vocab.eos.as_ref()) {
             tokens.extend(self.vocab.eos);
         }
         Ok(tokens)

@@ -6,6 +6,7 @@
 
 use crate::{Error, Result};
 use fancy_regex::{Regex, RegexBuilder};
+use std::ops::Range;
 use std::path::Path;
 
 /// How a family of models cuts text into words.
@@ -124,7 +125,8 @@ impl PreTokenizer {
     /// The patterns, ready to cut.
     pub fn compile(&self) -> Splitter {
         let compile = |pattern: &&str| {
-            // Only `\s+(?!\S)` backtracks, by one character at most; the rest runs in linear time.
+            // Only `\s+(?!\S)` backtracks, by one character at most; the rest runs in linear time. What that may go back to is kept for each
+            // character, though, and there is a limit to it: see `cut_at_matches`.
             RegexBuilder::new(pattern).backtrack_limit(usize::MAX).build().expect("the table's patterns are tested")
         };
         Splitter { patterns: self.patterns.iter().map(compile).collect() }
@@ -153,17 +155,29 @@ impl Splitter {
 
 fn cut_at_matches<'t>(pattern: &Regex, text: &'t str, words: &mut Vec<&'t str>) {
     let mut end = 0;
-    // No pattern matches the empty string, and the backtracking limit, the only error of a search, is infinite.
-    for found in pattern.find_iter(text).map_while(std::result::Result::ok) {
-        if found.start() > end {
-            words.push(&text[end..found.start()]);
+    // No pattern matches the empty string.
+    let next = |from: usize| match pattern.find_from_pos(text, from) {
+        Ok(found) => found.map(|found| found.range()),
+        Err(_) => long_space(text, from),
+    };
+    while let Some(found) = next(end) {
+        if found.start > end {
+            words.push(&text[end..found.start]);
         }
-        words.push(found.as_str());
-        end = found.end();
+        words.push(&text[found.clone()]);
+        end = found.end;
     }
     if end < text.len() {
         words.push(&text[end..]);
     }
+}
+
+/// White space at `from` that is too long for a search to go back in: all but its last character, as the patterns take it, which goes to the next
+/// word.
+fn long_space(text: &str, from: usize) -> Option<Range<usize>> {
+    let space = &text[from..text[from..].find(|c: char| !c.is_whitespace()).map_or(text.len(), |len| from + len)];
+    let last = if from + space.len() < text.len() { space.chars().next_back().map_or(0, char::len_utf8) } else { 0 };
+    (space.len() > last).then(|| from..from + space.len() - last)
 }
 
 #[cfg(test)]
@@ -173,6 +187,17 @@ mod tests {
 
     fn split<'t>(name: &str, text: &'t str) -> Vec<&'t str> {
         PreTokenizer::by_name(name, Path::new("")).unwrap().compile().split(text)
+    }
+
+    #[test]
+    fn white_space_of_any_length_is_a_word() {
+        for len in [10, 1_100_000] {
+            let (space, end) = (" ".repeat(len), " ".repeat(len + 1));
+            let text = format!("a{end}b c{space}");
+            for row in ["gpt-2", "llama-bpe", "qwen2", "tekken"] {
+                assert!(split(row, &text) == ["a", &space, " b", " c", &space], "{row}, {len}");
+            }
+        }
     }
 
     #[test]

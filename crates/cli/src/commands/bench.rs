@@ -18,17 +18,18 @@ pub struct BenchArgs {
     /// Tokens of the prompt [default: 512, or what the model's context leaves]
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one())]
     prompt: Option<usize>,
-    /// Tokens to generate
-    #[arg(long, default_value_t = 64, value_name = "TOKENS", value_parser = at_least_one())]
-    decode: usize,
+    /// Tokens to generate [default: 64, or half of the model's context]
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one())]
+    decode: Option<usize>,
     /// Timed repetitions; the median counts
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = at_least_one())]
     repetitions: usize,
 }
 
 pub fn run(args: &BenchArgs, global: &Global) -> anyhow::Result<()> {
-    let BenchArgs { decode, repetitions, .. } = *args;
     let context = Config::of(&Checkpoint::open(&args.model)?)?.context_length;
+    let decode = args.decode.unwrap_or(DEFAULT_DECODE.min(context / 2).max(1));
+    let repetitions = args.repetitions;
     let prompt = args.prompt.unwrap_or(DEFAULT_PROMPT.min(context.saturating_sub(decode)).max(1));
     ensure!(
         prompt.saturating_add(decode) <= context,
@@ -50,6 +51,7 @@ pub fn run(args: &BenchArgs, global: &Global) -> anyhow::Result<()> {
 }
 
 const DEFAULT_PROMPT: usize = 512;
+const DEFAULT_DECODE: usize = 64;
 
 /// Measures a model in a process of its own, so that its peak memory is its own.
 pub fn in_fresh_process(model: &Path, global: &Global) -> anyhow::Result<Speed> {

@@ -63,23 +63,29 @@ pub fn run(args: &EmbedArgs, global: &Global) -> anyhow::Result<()> {
     let places = Places::default().reads("the model", [&args.model]).reads("the texts", [&args.file]);
     places.writes("-o", &args.output).check()?;
     let encoder = Encoder::load(&Checkpoint::open(&args.model)?)?;
+    let embedder = (args.model.as_path(), &encoder);
     let spec = SourceSpec { category: "text".to_owned(), path: args.file.clone(), weight: None };
     let texts = Sentences::read(spec)?.texts;
     let start = Instant::now();
     let Some(path) = &args.output else {
         let mut out = BufWriter::new(std::io::stdout().lock());
-        return each(&encoder, &texts, global, &mut |texts, embeddings| write_lines(&mut out, texts, embeddings))
-            .and_then(|()| out.flush().context("cannot write to standard output"));
+        let to = "cannot write to standard output";
+        let mut write = |texts: &[String], embeddings: &[f32]| write_lines(&mut out, texts, embeddings).context(to);
+        each(embedder, &texts, global, &mut write)?;
+        return out.flush().context(to);
     };
     let mut file = OutputFile::create(path)?;
     if is(path, "npy") {
         file.write_all(&npy_header(texts.len(), encoder.width()))?;
-        each(&encoder, &texts, global, &mut |_, embeddings| {
+        each(embedder, &texts, global, &mut |_, embeddings| {
             let bytes: Vec<u8> = embeddings.iter().flat_map(|v| v.to_le_bytes()).collect();
             file.write_all(&bytes).with_context(|| format!("{}: cannot write", path.display()))
         })?;
     } else {
-        each(&encoder, &texts, global, &mut |texts, embeddings| write_lines(&mut file, texts, embeddings))?;
+        let to = || format!("{}: cannot write", path.display());
+        let mut write =
+            |texts: &[String], embeddings: &[f32]| write_lines(&mut file, texts, embeddings).with_context(to);
+        each(embedder, &texts, global, &mut write)?;
     }
     file.finish()?;
     let seconds = start.elapsed().as_secs_f64();
@@ -99,10 +105,20 @@ pub fn run(args: &EmbedArgs, global: &Global) -> anyhow::Result<()> {
 type WriteSome<'a> = &'a mut dyn FnMut(&[String], &[f32]) -> anyhow::Result<()>;
 
 /// Embeds all texts, some at a time.
-fn each(encoder: &Encoder, texts: &[String], global: &Global, write: WriteSome<'_>) -> anyhow::Result<()> {
+fn each(
+    (model, encoder): (&Path, &Encoder),
+    texts: &[String],
+    global: &Global,
+    write: WriteSome<'_>,
+) -> anyhow::Result<()> {
     let bar = progress::bar(global, "embed", texts.len() as u64, "texts");
     for texts in texts.chunks(AT_ONCE) {
-        write(texts, &encoder.embed_texts(texts)?)?;
+        let embeddings = encoder.embed_texts(texts)?;
+        if let Some(at) = embeddings.iter().position(|v| !v.is_finite()) {
+            let (model, text) = (model.to_owned(), texts[at / encoder.width()].clone());
+            bail!(bantam_measure::Error::Embedding { model, text });
+        }
+        write(texts, &embeddings)?;
         bar.inc(texts.len() as u64);
     }
     bar.finish_and_clear();
@@ -111,8 +127,8 @@ fn each(encoder: &Encoder, texts: &[String], global: &Global, write: WriteSome<'
 
 fn write_lines(out: &mut dyn Write, texts: &[String], embeddings: &[f32]) -> anyhow::Result<()> {
     for (text, embedding) in texts.iter().zip(embeddings.chunks(embeddings.len() / texts.len())) {
-        serde_json::to_writer(&mut *out, &Line { text, embedding })?;
-        out.write_all(b"\n").context("cannot write")?;
+        let written = serde_json::to_writer(&mut *out, &Line { text, embedding }).map_err(std::io::Error::from);
+        written.and_then(|()| out.write_all(b"\n"))?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use crate::{args::Global, output};
 use bantam_checkpoint::{Checkpoint, Config};
+use bantam_measure::report::printable;
 use bantam_measure::{machine, results::ModelSummary, summary};
 use bantam_shrink::Mix;
 use bantam_shrink::quantize::{Method, Plan};
@@ -59,7 +60,8 @@ struct Level {
     file_bytes: u64,
     /// Weights and cache; working buffers come on top, some tens of MB.
     memory: u64,
-    fits: bool,
+    /// Nothing where free memory is not known.
+    fits: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -84,7 +86,7 @@ fn inspect(checkpoint: &Checkpoint, args: &InspectArgs) -> anyhow::Result<Inspec
     let levels = LEVELS.iter().map(|&level| {
         let file_bytes = Plan::new(checkpoint, Mix::by_name(level)?)?.file_bytes(Method::Nearest);
         let memory = file_bytes.saturating_add(kv_bytes);
-        Ok(Level { level, file_bytes, memory, fits: memory < available_memory })
+        Ok(Level { level, file_bytes, memory, fits: (available_memory > 0).then_some(memory < available_memory) })
     });
     let tensor = |t: &bantam_checkpoint::TensorInfo| Tensor {
         name: t.name.clone(),
@@ -161,11 +163,12 @@ fn print_model(i: &Inspection) -> anyhow::Result<()> {
     }
     if let Some(quantized_as) = &m.quantized_as {
         output::line(format_args!(
-            "  note           these weights were quantized before ({quantized_as}); what that cost cannot be seen here"
+            "  note           these weights were quantized before ({}); what that cost cannot be seen here",
+            printable(quantized_as)
         ))?;
     }
     for step in &i.provenance {
-        output::line(format_args!("  made by        {step}"))?;
+        output::line(format_args!("  made by        {}", printable(step)))?;
     }
     if let Some(pooling) = &i.pooling {
         return output::line(format_args!("  embeddings     {} wide, pooled: {pooling}\n", i.embedding_length));
@@ -181,15 +184,17 @@ fn print_model(i: &Inspection) -> anyhow::Result<()> {
 /// How large the model would be at each level, and whether it would fit.
 fn print_levels(i: &Inspection) -> anyhow::Result<()> {
     output::line(format_args!(
-        "  {:<8} {:>10} {:>12}   fits the {} free of {} here",
+        "  {:<8} {:>10} {:>12}   {}",
         "level",
         "file",
         "with cache",
-        output::bytes(i.available_memory),
-        output::bytes(i.machine_memory)
+        match i.available_memory {
+            0 => "fits here".to_owned(),
+            free => format!("fits the {} free of {} here", output::bytes(free), output::bytes(i.machine_memory)),
+        }
     ))?;
     i.levels.iter().try_for_each(|level| {
-        let fits = if level.fits { "yes" } else { "no" };
+        let fits = level.fits.map_or("not known", |fits| if fits { "yes" } else { "no" });
         output::line(format_args!(
             "  {:<8} {:>10} {:>12}   {fits}",
             level.level,
@@ -203,7 +208,7 @@ fn print_tensors(tensors: &[Tensor]) -> anyhow::Result<()> {
     tensors.iter().try_for_each(|t| {
         output::line(format_args!(
             "  {:<40} {:<8} {:>10}  {:?}",
-            t.name,
+            printable(&t.name),
             t.format,
             output::bytes(t.bytes as u64),
             t.shape

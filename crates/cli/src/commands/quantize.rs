@@ -156,7 +156,7 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
         };
         choice::warn_of_wrong(chosen);
     }
-    if manner.keep {
+    if manner.keep && calibrated.method().text().is_some() {
         forget(&unfinished(output));
     }
     if quantized.chosen.is_some() && args.sensitivity.is_none() {

@@ -1,7 +1,7 @@
 //! `bantam run`: generate text, once or in a conversation.
 
 use crate::{args::Global, output};
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::chat_template::{ChatTemplate, Message};
 use bantam_checkpoint::tokenizer::{Special, Tokenizer};
@@ -63,6 +63,8 @@ const DEFAULT_CONTEXT: usize = 4096;
 #[derive(Serialize)]
 struct Answer {
     text: String,
+    /// Whether it is cut off where the context was full.
+    full: bool,
     prompt_tokens: usize,
     tokens: usize,
     prefill_seconds: f64,
@@ -148,6 +150,9 @@ fn converse(
 /// Ends the answer's line; says how fast it was where a person reads.
 fn report(answer: &Answer, global: &Global) -> anyhow::Result<()> {
     output::line(format_args!(""))?;
+    if answer.full && !global.quiet {
+        output::say(format_args!("note: the answer ends where the context is full; --context gives more"));
+    }
     if !global.quiet && std::io::stderr().is_terminal() {
         output::say(format_args!(
             "[{} tokens read at {:.0} tokens/s, {} generated at {:.1} tokens/s]",
@@ -176,7 +181,7 @@ impl Conversation {
         print: bool,
     ) -> anyhow::Result<Answer> {
         let Some(template) = &self.template else {
-            let tokens = generator.tokenizer.encode(prompt, Special::DOCUMENT)?;
+            let tokens = generator.tokenizer.encode(prompt, Special::OPENING)?;
             return generator.answer(&tokens, max_tokens, print);
         };
         self.messages.push(Message::new("user", prompt));
@@ -214,11 +219,13 @@ impl Generator<'_> {
         let mut text = String::new();
         let mut stream = self.tokenizer.decode_stream();
         let mut generated = 0;
+        let mut ended = false;
         while generated < max_tokens && self.session.position() < self.session.context() {
             self.session.logits(&hidden, &mut logits);
             // Rows beyond the vocabulary stand for no token.
             let token = self.sampler.sample(&logits[..self.model.tokens()], &self.tokens)?;
             if self.tokenizer.is_end(token) {
+                ended = true;
                 break;
             }
             generated += 1;
@@ -227,12 +234,22 @@ impl Generator<'_> {
         }
         emit(&stream.finish(), &mut text, print)?;
         let decode_seconds = start.elapsed().as_secs_f64();
-        Ok(Answer { text, prompt_tokens: prompt.len() - common, tokens: generated, prefill_seconds, decode_seconds })
+        let full = !ended && generated < max_tokens;
+        let prompt_tokens = prompt.len() - common;
+        Ok(Answer { text, full, prompt_tokens, tokens: generated, prefill_seconds, decode_seconds })
     }
 
     /// Appends tokens to the session and returns the last one's hidden state.
     fn read(&mut self, tokens: &[u32]) -> anyhow::Result<Vec<f32>> {
-        let hidden = self.session.forward(tokens)?;
+        let hidden = self.session.forward(tokens).map_err(|e| match e {
+            bantam_nn::Error::ContextFull { context, wanted } => {
+                let learned = self.model.config().context_length;
+                let more =
+                    if context < learned { format!("; --context gives more, up to {learned}") } else { String::new() };
+                anyhow!("what was said needs {wanted} tokens, and the context has {context}{more}. Or begin anew")
+            }
+            e => e.into(),
+        })?;
         let width = hidden.len() / tokens.len();
         self.tokens.extend_from_slice(tokens);
         Ok(hidden[hidden.len() - width..].to_vec())

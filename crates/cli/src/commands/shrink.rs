@@ -78,13 +78,13 @@ pub fn run(args: &ShrinkArgs, global: &Global) -> anyhow::Result<()> {
     let work = beside(&args.output, "shrinking");
     let at_work = work.join(file_of(args, FIT));
     // Many candidates are measured to tell levels apart, which a quarter of the text does.
-    let suite = args.evaluation.suite.clone().unwrap_or_else(|| "quick".to_owned());
-    let measured = EvaluationArgs { speed: true, suite: Some(suite), ..args.evaluation.clone() };
-    measured.check()?;
+    let named = args.evaluation.suite.clone().unwrap_or_else(|| "quick".to_owned());
+    let measured = EvaluationArgs { speed: true, suite: Some(named), ..args.evaluation.clone() };
+    let suite = measured.suite_for(&base)?;
     let fitted = files.map(|files| fit(args, files, &base, &at_work, global)).transpose();
     let nothing_kept = |_: &anyhow::Error| drop(std::fs::remove_dir(&work)); // if it is empty
     let fitted = fitted.inspect_err(nothing_kept)?;
-    let mut tried = Tried { comparison: Comparison::start(&base, &measured, true, global)?, best: None, args };
+    let mut tried = Tried { comparison: Comparison::start(&base, &suite, &measured, true, global)?, best: None, args };
     if let Some(made) = fitted {
         std::fs::copy(&at_work, place(FIT)).with_context(|| format!("cannot copy {}", at_work.display()))?;
         tried.add(FIT, &place(FIT), &made)?;

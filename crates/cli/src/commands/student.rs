@@ -6,6 +6,7 @@ use crate::output;
 use crate::places::Places;
 use bantam_checkpoint::Checkpoint;
 use bantam_measure::machine;
+use bantam_nn::{Encoder, Model};
 use bantam_shrink::{narrow, students};
 use clap::Args;
 use serde::Serialize;
@@ -56,12 +57,20 @@ pub fn run(args: &StudentArgs, global: &Global) -> anyhow::Result<()> {
     let places = Places::default().reads("the teacher", [&args.teacher]).reads("--config", &args.config);
     places.writes("-o", [&args.output]).check()?;
     let teacher = Checkpoint::open(&args.teacher)?;
+    // What is taken of a model whose tensors are not what its hyperparameters say would be none.
+    match Encoder::is(&teacher)? {
+        true => drop(Encoder::load(&teacher)?),
+        false => drop(Model::load(&teacher)?),
+    }
     match (&args.config, &args.layers, args.feed_forward) {
         (Some(config), ..) => students::initial(
             config,
             &teacher,
             args.seed.unwrap_or_default(),
-            machine::available_memory(),
+            match machine::available_memory() {
+                0 => u64::MAX, // not known
+                free => free,
+            },
             &args.output,
         )?,
         (None, Some(layers), None) => drop(students::take_layers(&teacher, layers, &args.output)?),

@@ -34,6 +34,10 @@ pub struct Model {
     pub untied: bool,
     /// What norms add to the mean square.
     pub epsilon: f32,
+    /// Tokens of context that it learned with.
+    pub context: usize,
+    /// Whether its tokenizer puts the end of text behind a text.
+    pub ends: bool,
 }
 
 impl Default for Model {
@@ -49,6 +53,8 @@ impl Default for Model {
             vocab: 260,
             untied: false,
             epsilon: 1e-5,
+            context: CONTEXT,
+            ends: false,
         }
     }
 }
@@ -107,7 +113,7 @@ impl Model {
             ("feed_forward_length", WIDTH),
             ("attention.head_count", 4),
             ("attention.head_count_kv", 2),
-            ("context_length", CONTEXT),
+            ("context_length", self.context),
             ("vocab_size", self.vocab),
         ] {
             m.set(&format!("{}.{key}", self.architecture), Value::U32(value as u32));
@@ -123,6 +129,7 @@ impl Model {
             m.set("tokenizer.ggml.merges", strings(merges.iter().map(|&merge| merge.into()).collect()));
         }
         m.set("tokenizer.ggml.eos_token_id", Value::U32(self.vocab as u32 - 1));
+        m.set("tokenizer.ggml.add_eos_token", Value::Bool(self.ends));
         m
     }
 

@@ -100,7 +100,8 @@ pub fn tradeoff(report: &Report, width: f64) -> String {
         svg.text((*start, baseline(*row)), Anchor::Start, class, &shortened(label, 16), label);
     }
     for line in &series {
-        draw_series(&mut svg, line, report, &order, &centres, &y, bottom);
+        let whole = line.name == "overall" || series.len() == 1;
+        draw_series(&mut svg, (line, whole), report, &order, &centres, &y, bottom);
     }
     line_names(&mut svg, &series, &y, right, (top, bottom));
     svg.finish("figure", &describe(report, &order))
@@ -182,7 +183,7 @@ fn size_limit(svg: &mut Svg, report: &Report, x: &Scale, (left, right): (f64, f6
 
 fn draw_series(
     svg: &mut Svg,
-    line: &Series,
+    (line, whole): (&Series, bool),
     report: &Report,
     order: &[usize],
     centres: &[f64],
@@ -215,7 +216,7 @@ fn draw_series(
             svg.line((x, y.at(kl.mean - kl.se)), (x, y.at(kl.mean + kl.se)), "error");
         }
         let class = if y.contains(kl.mean) { "mark" } else { "mark floor" };
-        if report.chosen == Some(i) && (line.name == "overall" || line.class.len() == 4) {
+        if report.chosen == Some(i) && whole {
             svg.mark(Shape::Circle, (x, at), 9.0, "ring", &title);
         }
         svg.mark(line.shape, (x, at.min(bottom)), 4.2, class, &title);

@@ -16,7 +16,7 @@ mod text;
 
 pub use number::bytes;
 pub use page::html;
-pub use text::table;
+pub use text::{printable, table};
 
 use crate::results::Report;
 

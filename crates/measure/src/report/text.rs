@@ -16,7 +16,7 @@ pub fn table(report: &Report, width: usize) -> String {
         text.push('\n');
     }
     if let Some(note) = quantized_note(report) {
-        text.push_str(&wrapped(&format!("Note: {note}"), width));
+        text.push_str(&wrapped(&printable(&format!("Note: {note}")), width));
     }
     text
 }
@@ -48,11 +48,16 @@ fn write_grid(text: &mut String, grid: &Grid, width: usize) {
     }
 }
 
+/// Without control characters, which a file's words could send to the terminal.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 /// A cell in words: with its standard error, or with it in the column `errors` only.
 fn words(grid: &Grid, errors: Option<usize>, row: usize, column: usize) -> String {
     let cell = &grid.rows[row].cells[column];
     let bare = cell.error.is_empty() || errors.is_some_and(|only| only != column);
-    if bare { cell.text.clone() } else { format!("{} {}", cell.text, cell.error) }
+    printable(&if bare { cell.text.clone() } else { format!("{} {}", cell.text, cell.error) })
 }
 
 fn column_widths(grid: &Grid, errors: Option<usize>) -> Vec<usize> {
@@ -83,7 +88,7 @@ fn write_row(text: &mut String, label: &str, label_width: usize, cells: &[String
 }
 
 fn label(label: &str, role: Role, width: usize) -> String {
-    let label: String = label.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let label = printable(label);
     let label = super::plot::shortened(&label, (width / 3).max(12));
     match role {
         Role::Base => format!("  {label} (base)"),

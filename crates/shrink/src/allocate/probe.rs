@@ -51,8 +51,12 @@ impl<'a> Probe<'a> {
     pub fn new(checkpoint: &'a Checkpoint, model: &Model, sequences: &'a [Vec<u32>]) -> Result<Self, Error> {
         let tokens = tokens(checkpoint);
         let length = (tokens / SEQUENCES).max(SHORTEST);
-        let beginnings = sequences.iter().map(|s| &s[..s.len().min(length)]);
-        let sequences: Vec<&[u32]> = beginnings.take(tokens / length).collect();
+        let mut taken = 0;
+        let fits = |sequence: &&[u32]| {
+            taken += sequence.len();
+            taken <= tokens
+        };
+        let sequences: Vec<&[u32]> = sequences.iter().map(|s| &s[..s.len().min(length)]).take_while(fits).collect();
         let lengths = sequences.iter().map(|s| s.len()).collect();
         let mut probe = Self { checkpoint, sequences, lengths, layer: 0, stream: Vec::new(), base: Vec::new() };
         probe.stream = probe.embed(model)?;

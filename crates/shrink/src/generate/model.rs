@@ -1,7 +1,6 @@
 //! A model that is run here as the author.
 
 use super::{Answer, Answers, Author, Finish, Prompt, Refused};
-use crate::text::prompt_tokens;
 use crate::{Error, identity};
 use bantam_checkpoint::Checkpoint;
 use bantam_checkpoint::chat_template::ChatTemplate;
@@ -54,7 +53,7 @@ impl<'m> ModelAuthor<'m> {
             (prompt, Some(template)) => {
                 self.tokenizer.encode(&template.render(&prompt.messages(), true)?, Special::PROMPT)?
             }
-            (Prompt::Text(text), None) => prompt_tokens(text, &self.tokenizer)?,
+            (Prompt::Text(text), None) => self.tokenizer.encode(text, Special::OPENING)?,
             (Prompt::Chat(_), None) => {
                 let why = "is a conversation, and the model has no chat template, or --raw keeps it from chatting";
                 return Err(error(format!("prompt {} {why}", number + 1)));

@@ -12,7 +12,6 @@ mod told;
 
 pub(crate) use entries::{Fields, Layout, field, lines, messages, objects};
 pub use mixture::Mixture;
-pub(crate) use read::prompt_tokens;
 pub use read::{Logprobs, Sequence, Source, SourceSpec};
 pub use sentences::Sentences;
 pub use told::Top;

@@ -210,7 +210,7 @@ impl<'t> Reader<'t> {
         cut_off: bool,
         logprobs: Option<Value>,
     ) -> Result<Sequence, Problem> {
-        let prompt = prompt_tokens(prompt, self.tokenizer)?;
+        let prompt = self.tokenizer.encode(prompt, Special::OPENING)?;
         let Some(pieces) = &self.pieces else {
             return Ok(completed(prompt, completion, cut_off, self.tokenizer, self.length));
         };
@@ -269,15 +269,6 @@ fn push_document(text: &str, tokenizer: &Tokenizer, stream: &mut Vec<u32>) -> Re
         stream.extend(tokenizer.eos());
     }
     Ok(())
-}
-
-/// The tokens of a text that is to be continued.
-pub(crate) fn prompt_tokens(prompt: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>, Error> {
-    let mut tokens = tokenizer.encode(prompt, Special::DOCUMENT)?;
-    if tokenizer.add_eos() {
-        tokens.pop();
-    }
-    Ok(tokens)
 }
 
 /// A prompt, which is not learned, and what follows it. The two are cut into tokens apart, as they were when the one was
