@@ -272,7 +272,7 @@ fn what_is_to_be_continued_has_no_end_behind_it() {
         assert_eq!((&answer["prompt_tokens"], &answer["text"]), (&same["prompt_tokens"], &same["text"]), "{options}");
     }
     // Neither questions nor what is written on has one, while documents have.
-    let options = "--text text.txt --context 32 --json";
+    let options = "--text text.txt --context 32";
     folder.write("text.txt", "The cat sat on the mat, and then the dog came. ".repeat(40));
     let measured = |name: &str| folder.json(&format!("compare {name}.gguf {name}.gguf {options}"));
     let [choices, same] = ["model", "ends"].map(|name| measured(name)["evaluations"][0]["choices"].clone());

@@ -28,8 +28,8 @@ pub struct CompareArgs {
 
 pub fn run(args: &CompareArgs, global: &Global) -> anyhow::Result<()> {
     let base = Checkpoint::open(&args.base)?;
-    let suite = args.evaluation.suite_for(&base)?;
     Comparison::check_candidates(&args.candidates, &base, &args.evaluation)?;
+    let suite = args.evaluation.suite_for(&base)?;
     args.output.as_deref().map(refuse_what_is_in_use).transpose()?;
     let scratch = args.output.as_deref().map(ScratchDir::near).transpose()?;
     let mut comparison = Comparison::start(&base, &suite, &args.evaluation, args.output.is_some(), global)?;
