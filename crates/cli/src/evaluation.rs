@@ -47,14 +47,8 @@ pub struct EvaluationArgs {
 const RECORDS: [&str; 6] = ["jsonl", "ndjson", "json", "csv", "tsv", "parquet"];
 
 impl EvaluationArgs {
-    /// What is measured on. Refuses what this base cannot be measured on, before anything takes time.
-    pub fn suite_for(&self, base: &Checkpoint) -> anyhow::Result<Suite> {
-        let suite = self.suite()?;
-        Base::check(base, &suite, &self.options(false))?;
-        Ok(suite)
-    }
-
-    fn suite(&self) -> anyhow::Result<Suite> {
+    /// What is measured on.
+    pub fn suite(&self) -> anyhow::Result<Suite> {
         let name = self.suite.as_deref().unwrap_or(data::SUITES[0]);
         let Some(built_in) = data::suite(name) else {
             bail!("there is no suite `{name}`; there are {}", data::SUITES.join(", "));
@@ -118,7 +112,12 @@ impl<'g> Comparison<'g> {
     }
 
     /// Refuses what cannot be measured, or not against this base: found out before the work on the base, not after it.
-    pub fn check_candidates(candidates: &[PathBuf], base: &Checkpoint, args: &EvaluationArgs) -> anyhow::Result<()> {
+    pub fn check(
+        candidates: &[PathBuf],
+        base: &Checkpoint,
+        suite: &Suite,
+        args: &EvaluationArgs,
+    ) -> anyhow::Result<()> {
         let (tokenizer, model) = (Tokenizer::of(base)?, Model::load(base)?);
         for candidate in candidates {
             let checkpoint = Checkpoint::open(candidate)?;
@@ -126,7 +125,7 @@ impl<'g> Comparison<'g> {
             same_vocabulary((candidate, &ours.0, &ours.1), (base.path(), &tokenizer, &model))?;
             check_context(candidate, args.context, ours.1.config().context_length)?;
         }
-        Ok(())
+        Ok(Base::check(base, suite, &args.options(false))?)
     }
 
     /// Measures one candidate and adds it to the report under this label.

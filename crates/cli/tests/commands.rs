@@ -308,6 +308,18 @@ fn a_candidate_is_not_measured_beyond_what_it_sees() {
     }
 }
 
+/// What comes through a pipe can be read once.
+#[test]
+fn text_may_come_through_a_pipe() {
+    let folder = folder();
+    folder.write("text.txt", "The cat sat on the mat, and then the dog came. ".repeat(40));
+    let options = "--text /dev/stdin --context 32 --tasks none";
+    for command in ["compare model.gguf model.gguf", "shrink model.gguf --fit 1MB --calibrate text.txt -o small"] {
+        let output = folder.shell(&format!("cat text.txt | bantam {command} {options}"));
+        assert!(output.status.success(), "{command}: {}", common::stderr(&output));
+    }
+}
+
 #[test]
 fn bench_measures_within_the_models_context() {
     let folder = folder();

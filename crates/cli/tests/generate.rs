@@ -30,6 +30,8 @@ fn a_run_killed_at_any_moment_goes_on_to_the_same_file() {
     let folder = folder();
     folder.succeeds(&format!("{GENERATE} -o whole.jsonl"));
     folder.killed(&format!("{GENERATE} -o killed.jsonl"), "killed.jsonl.generating", &[20, 35, 50, 30, 40]);
+    // The last of these may have been done before.
+    folder.killed_at(&format!("{GENERATE} -o killed.jsonl"), "killed.jsonl.generating", 2);
     // The same weights with other tokens give other answers.
     let teacher = |model: Model| model.write(&folder.path("teacher.gguf"));
     teacher(Model { layers: 3, merges: Some(vec!["Ġ c", "h e", "Ġc he"]), ..Model::default() });

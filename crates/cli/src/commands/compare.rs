@@ -28,10 +28,10 @@ pub struct CompareArgs {
 
 pub fn run(args: &CompareArgs, global: &Global) -> anyhow::Result<()> {
     let base = Checkpoint::open(&args.base)?;
-    Comparison::check_candidates(&args.candidates, &base, &args.evaluation)?;
-    let suite = args.evaluation.suite_for(&base)?;
+    let suite = args.evaluation.suite()?;
     args.output.as_deref().map(refuse_what_is_in_use).transpose()?;
     let scratch = args.output.as_deref().map(ScratchDir::near).transpose()?;
+    Comparison::check(&args.candidates, &base, &suite, &args.evaluation)?;
     let mut comparison = Comparison::start(&base, &suite, &args.evaluation, args.output.is_some(), global)?;
     for candidate in &args.candidates {
         comparison.add(candidate, &name_among(candidate, &args.candidates), None)?;

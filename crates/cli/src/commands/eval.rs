@@ -44,8 +44,8 @@ pub fn run(args: &EvalArgs, global: &Global) -> anyhow::Result<()> {
         (false, Some(_)) => bail!("{}: --pairs is for sentence encoders", base.path().display()),
         (false, None) => {}
     }
-    Comparison::check_candidates(std::slice::from_ref(&args.candidate), &base, &args.evaluation)?;
-    let suite = args.evaluation.suite_for(&base)?;
+    let suite = args.evaluation.suite()?;
+    Comparison::check(std::slice::from_ref(&args.candidate), &base, &suite, &args.evaluation)?;
     let mut comparison = Comparison::start(&base, &suite, &args.evaluation, false, global)?;
     comparison.add(&args.candidate, &file_name(&args.candidate), None)?;
     output::report(&comparison.finish(), global)

@@ -80,7 +80,8 @@ pub fn run(args: &ShrinkArgs, global: &Global) -> anyhow::Result<()> {
     // Many candidates are measured to tell levels apart, which a quarter of the text does.
     let named = args.evaluation.suite.clone().unwrap_or_else(|| "quick".to_owned());
     let measured = EvaluationArgs { speed: true, suite: Some(named), ..args.evaluation.clone() };
-    let suite = measured.suite_for(&base)?;
+    let suite = measured.suite()?;
+    Comparison::check(&[], &base, &suite, &measured)?;
     let fitted = files.map(|files| fit(args, files, &base, &at_work, global)).transpose();
     let nothing_kept = |_: &anyhow::Error| drop(std::fs::remove_dir(&work)); // if it is empty
     let fitted = fitted.inspect_err(nothing_kept)?;

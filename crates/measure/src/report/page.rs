@@ -337,6 +337,7 @@ fn machine(report: &Report) -> String {
 mod tests {
     use super::*;
     use crate::report::examples::{extreme, sample};
+    use crate::results::Category;
     use bantam_checkpoint::provenance::Training;
 
     #[test]
@@ -351,6 +352,20 @@ mod tests {
         assert!(
             html(&report).contains("&lt;script&gt;alert(&#39;x&#39;)") || html(&report).contains("&#60;script&#62;")
         );
+    }
+
+    #[test]
+    fn the_chosen_one_has_a_ring_whatever_was_measured_on() {
+        let mut report = sample();
+        for categories in [4, 1] {
+            report
+                .evaluations
+                .iter_mut()
+                .for_each(|e| e.categories.retain(|(c, _)| categories > 1 || *c == Category::Code));
+            report.texts.retain(|text| categories > 1 || text.category == Category::Code);
+            // The wide picture and the narrow one.
+            assert_eq!(html(&report).matches("class=\"ring\"").count(), 2, "{categories} categories");
+        }
     }
 
     #[test]

@@ -126,6 +126,15 @@ mod tests {
     use crate::report::examples::{extreme, sample};
 
     #[test]
+    fn what_a_file_says_cannot_command_the_terminal() {
+        let mut report = sample();
+        report.base.quantized_as = Some("\u{1b}]52;c;x\u{7}".into());
+        report.evaluations[0].candidate.label = "\u{1b}[2J".into();
+        let text = table(&report, 100);
+        assert!(text.contains("]52;c;x") && !text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    }
+
+    #[test]
     fn columns_align_and_keep_to_the_width() {
         for width in [80, 100, 200] {
             let text = table(&sample(), width);
