@@ -281,11 +281,6 @@ impl Tokenizer {
     pub fn add_bos(&self) -> bool {
         self.add_bos
     }
-
-    /// Whether the model wants EOS after a document.
-    pub fn add_eos(&self) -> bool {
-        self.add_eos
-    }
 }
 
 #[cfg(test)]
