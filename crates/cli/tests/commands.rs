@@ -284,7 +284,9 @@ fn a_full_context_is_said_with_what_gives_more() {
     let folder = folder();
     let answer = folder.run("run model.gguf --raw -p hello -n 400 --context 16 --temperature 2 --seed 3");
     let said = common::stderr(&answer);
-    assert!(answer.status.success() && said.contains("--context gives more"), "{said}");
+    assert!(answer.status.success() && said.contains("cut off where the context (--context) is full"), "{said}");
+    let json = folder.json("run model.gguf --raw -p hello -n 4 --temperature 0");
+    assert_eq!(json["full"], false);
     let long = "word ".repeat(40);
     folder.write("long.txt", &long);
     let output = folder.shell("bantam run model.gguf --raw -p \"$(cat long.txt)\" --context 16");

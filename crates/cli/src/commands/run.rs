@@ -151,7 +151,7 @@ fn converse(
 fn report(answer: &Answer, global: &Global) -> anyhow::Result<()> {
     output::line(format_args!(""))?;
     if answer.full && !global.quiet {
-        output::say(format_args!("note: the answer ends where the context is full; --context gives more"));
+        output::say(format_args!("note: the answer is cut off where the context (--context) is full"));
     }
     if !global.quiet && std::io::stderr().is_terminal() {
         output::say(format_args!(
@@ -219,13 +219,11 @@ impl Generator<'_> {
         let mut text = String::new();
         let mut stream = self.tokenizer.decode_stream();
         let mut generated = 0;
-        let mut ended = false;
         while generated < max_tokens && self.session.position() < self.session.context() {
             self.session.logits(&hidden, &mut logits);
             // Rows beyond the vocabulary stand for no token.
             let token = self.sampler.sample(&logits[..self.model.tokens()], &self.tokens)?;
             if self.tokenizer.is_end(token) {
-                ended = true;
                 break;
             }
             generated += 1;
@@ -234,7 +232,7 @@ impl Generator<'_> {
         }
         emit(&stream.finish(), &mut text, print)?;
         let decode_seconds = start.elapsed().as_secs_f64();
-        let full = !ended && generated < max_tokens;
+        let full = generated < max_tokens && self.session.position() >= self.session.context();
         let prompt_tokens = prompt.len() - common;
         Ok(Answer { text, full, prompt_tokens, tokens: generated, prefill_seconds, decode_seconds })
     }
