@@ -68,15 +68,14 @@ impl Chosen {
 const WRONG: f64 = 3.0;
 const FELT: f64 = 0.005;
 
-/// Says so where a choice came to far more than was predicted.
-pub fn warn_of_wrong(chosen: &Chosen) {
+/// What is said where a choice came to far more than was predicted.
+pub fn wrong(chosen: &Chosen) -> Option<String> {
     let predicted = chosen.predicted_kl_divergence;
-    if let Some(measured) = chosen.measured_kl_divergence.filter(|measured| *measured > WRONG * predicted.max(FELT)) {
-        output::say(format_args!(
-            "warning: on text held out the file is {measured:.4} nats per token from its base, where {predicted:.4} was predicted: other formats may be \
-             better for this model; compare with a level of about this size (--to, with --calibrate)"
-        ));
-    }
+    let measured = chosen.measured_kl_divergence.filter(|measured| *measured > WRONG * predicted.max(FELT))?;
+    Some(format!(
+        "warning: on text held out the file is {measured:.4} nats per token from its base, where {predicted:.4} was predicted: other formats may be \
+         better for this model; compare with a level of about this size (--to, with --calibrate)"
+    ))
 }
 
 /// Tells the user which formats were chosen, and what that is predicted to cost.
@@ -152,6 +151,27 @@ fn painted(name: &str, width: usize) -> String {
 mod tests {
     use super::*;
 
+    fn of(predicted: f64, measured: Option<f64>, tensors: Vec<ChosenTensor>) -> Chosen {
+        Chosen {
+            widened: None,
+            predicted_kl_divergence: predicted,
+            measured_kl_divergence: measured,
+            dearer: Vec::new(),
+            predicted_tokens_per_second: None,
+            tensors,
+        }
+    }
+
+    #[test]
+    fn a_choice_that_came_to_far_more_is_warned_of() {
+        let warning = wrong(&of(0.01, Some(0.05), Vec::new())).unwrap();
+        assert!(warning.contains("0.0500") && warning.contains("0.0100") && !warning.contains("  "), "{warning}");
+        // Not what is near it, nor what rounding of activations alone makes of a file that loses nothing.
+        for (predicted, measured) in [(0.01, Some(0.02)), (0.0001, Some(0.004)), (0.01, None)] {
+            assert_eq!(wrong(&of(predicted, measured, Vec::new())), None);
+        }
+    }
+
     #[test]
     fn layers_that_are_alike_share_a_row() {
         let tensor = |name: &str, format| ChosenTensor {
@@ -169,14 +189,7 @@ mod tests {
             tensor("blk.2.ffn_down", "Q4_0"),
             tensor("token_embd", "Q6_K"),
         ];
-        let picture = picture(&Chosen {
-            widened: None,
-            predicted_kl_divergence: 0.0,
-            measured_kl_divergence: None,
-            dearer: Vec::new(),
-            predicted_tokens_per_second: None,
-            tensors,
-        });
+        let picture = picture(&of(0.0, None, tensors));
         let picture = console::strip_ansi_codes(&picture);
         let rows: Vec<Vec<&str>> = picture.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(rows[0], ["layer", "attn_q", "ffn_down"]);

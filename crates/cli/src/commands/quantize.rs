@@ -154,7 +154,9 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
             Some(tuned) => Some(tuned.divergence_before.min(tuned.divergence_after)),
             None => judged(&checkpoint, &calibrated.held_out, output, global),
         };
-        choice::warn_of_wrong(chosen);
+        if let Some(warning) = choice::wrong(chosen) {
+            output::say(format_args!("{warning}"));
+        }
     }
     if manner.keep && calibrated.method().text().is_some() {
         forget(&unfinished(output));
