@@ -134,12 +134,12 @@ impl Calibrated {
         }
     }
 
-    /// The text that it was learned from, to train scales on and judge them by, and how to train them in so many steps.
+    /// The text that it was learned from, to train scales on and judge them by, and how to train them, in so many steps if it is said how many.
     pub fn for_tuning(
         &mut self,
         args: &CalibrationArgs,
         checkpoint: &Checkpoint,
-        steps: usize,
+        steps: Option<usize>,
     ) -> anyhow::Result<(tuning::Text, TuningArgs)> {
         let sources = std::mem::take(&mut self.sources);
         let tuning = TuningArgs::of_steps(steps, &sources, args.length(checkpoint)?);

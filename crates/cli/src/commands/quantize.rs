@@ -66,7 +66,7 @@ pub struct QuantizeArgs {
     /// bits, and the model becomes slower by as much as its rows grow
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Widen::Auto)]
     widen: Widen,
-    /// Steps in which --effort best trains scales, as `bantam tune` does; 0 for none [default: 50]
+    /// Steps in which --effort best trains scales, as `bantam tune` does; 0 for none [default: 50, or as many as go through the text once]
     #[arg(long, value_name = "N")]
     tune_steps: Option<usize>,
     /// The GGUF file to write; for W4A16, W8A8 and GPTQ a Hugging Face directory
@@ -122,7 +122,7 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     };
     let mut calibrated = args.calibration.calibrate(&checkpoint, use_of, global)?;
     let tuning = (use_of == Use::Tuning)
-        .then(|| calibrated.for_tuning(&args.calibration, &checkpoint, args.steps_of_tuning()))
+        .then(|| calibrated.for_tuning(&args.calibration, &checkpoint, args.tune_steps))
         .transpose()
         .context("--effort best trains scales at the end; --tune-steps 0 leaves that out")?;
     if let Some(least) = args.budget.tokens_per_second() {
@@ -230,10 +230,6 @@ impl QuantizeArgs {
         self.budget.budget().is_some() || self.chooses_within(level)
     }
 
-    fn steps_of_tuning(&self) -> usize {
-        self.tune_steps.unwrap_or(TuningArgs::DEFAULT_STEPS)
-    }
-
     /// Whether formats are chosen within the size that this level would have; a directory for other engines has one format for all.
     fn chooses_within(&self, level: Option<&Mix>) -> bool {
         self.calibration.effort == Some(Effort::Best) && level.is_some_and(|mix| mix.directory.is_none())
@@ -241,7 +237,7 @@ impl QuantizeArgs {
 
     /// Whether scales are trained at the end; those of a directory for other engines are not.
     fn tunes(&self, level: Option<&Mix>) -> bool {
-        let best = self.calibration.effort == Some(Effort::Best) && self.steps_of_tuning() > 0;
+        let best = self.calibration.effort == Some(Effort::Best) && self.tune_steps != Some(0);
         best && level.is_none_or(|mix| mix.directory.is_none())
     }
 

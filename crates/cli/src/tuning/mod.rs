@@ -1,31 +1,36 @@
 //! Training a quantized model's scales: `tune`, and the last step of `quantize --effort best`.
+//!
+//! Where to start: [`Run::tune`]. What is learned from and judged by is in `text.rs`; `nearest.rs` keeps the best file on the way.
+
+mod nearest;
+mod text;
 
 use crate::args::{Global, at_least_one};
 use crate::judge::Judge;
-use crate::output::set_aside;
-use crate::{calibration, data, forecast, progress, training};
-use anyhow::{Context, ensure};
+use crate::{forecast, progress, training};
+use anyhow::ensure;
 use bantam_checkpoint::Checkpoint;
-use bantam_checkpoint::output::{ScratchDir, beside, parent};
+use bantam_checkpoint::output::{ScratchDir, parent};
 use bantam_checkpoint::provenance::{Step, Training};
-use bantam_checkpoint::tokenizer::Tokenizer;
 use bantam_nn::Model;
 use bantam_nn::train::{AdamW, Parameters};
 use bantam_shrink::distill::{Divergence, Matching, TextTask, same_tokens};
-use bantam_shrink::text::{Sequence, Source, SourceSpec};
+use bantam_shrink::text::Source;
 use bantam_shrink::train::{Decay, Schedule, Settings, Trainer};
 use bantam_shrink::tune::{LOOKED_AT, Tuning};
 use clap::Args;
+use nearest::{Nearest, nearest_of};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+pub use text::{Foretold, Text};
 
 /// How scales are trained.
 #[derive(Args)]
 pub struct TuningArgs {
-    /// Steps to make
-    #[arg(long, default_value_t = Self::DEFAULT.steps, value_name = "N", value_parser = at_least_one())]
-    steps: usize,
+    /// Steps to make [default: 50, or as many as go through the text once]
+    #[arg(long, value_name = "N", value_parser = at_least_one())]
+    steps: Option<usize>,
     /// Sequences a step
     #[arg(long, default_value_t = Self::DEFAULT.batch, value_name = "N", value_parser = at_least_one())]
     batch: usize,
@@ -46,13 +51,10 @@ pub struct TuningArgs {
 
 impl TuningArgs {
     /// What is done unless something else is asked for.
-    const DEFAULT: Self = Self { steps: 50, batch: 4, length: 256, learning_rate: None, seed: 0, save_every: 300 };
+    const DEFAULT: Self = Self { steps: None, batch: 4, length: 256, learning_rate: None, seed: 0, save_every: 300 };
 
-    /// How many steps unless something else is asked for.
-    pub const DEFAULT_STEPS: usize = Self::DEFAULT.steps;
-
-    /// So many steps, each of about as many tokens as by default, on text that was read in sequences of up to `length`.
-    pub fn of_steps(steps: usize, sources: &[Source], length: usize) -> Self {
+    /// So many steps, if it is said how many, each of about as many tokens as by default, on text that was read in sequences of up to `length`.
+    pub fn of_steps(steps: Option<usize>, sources: &[Source], length: usize) -> Self {
         let lengths = || sources.iter().flat_map(|source| &source.sequences).map(|sequence| sequence.tokens.len());
         let mean = lengths().sum::<usize>() as f64 / lengths().count().max(1) as f64;
         let batch = ((Self::DEFAULT.batch * Self::DEFAULT.length) as f64 / mean.max(1.0)).round() as usize;
@@ -110,70 +112,6 @@ impl Tuned {
     /// Whether nothing was trained, since the text did not agree on where to go.
     pub fn was_hopeless(&self) -> bool {
         self.agreement.is_some_and(|agreement| agreement < LEAST_AGREEMENT)
-    }
-}
-
-/// Every so many sequences one is held out, up to so many in all.
-const HELD_OUT: (usize, usize) = (8, 16);
-
-/// The most bytes that the record of tuning adds to a file, beside the names of its text.
-const RECORD: u64 = 8 << 10;
-
-/// What is known of a run before it.
-#[derive(Clone, Copy, Default)]
-pub struct Foretold {
-    /// The most bytes that its record adds to a file.
-    pub record: u64,
-    /// Tokens that it learns from.
-    pub tokens: usize,
-}
-
-/// Text to learn on and to judge by.
-pub struct Text {
-    names: Vec<String>,
-    sources: Vec<Source>,
-    held_out: Vec<Sequence>,
-}
-
-impl Text {
-    /// Reads these files, or takes the text that comes with bantam if there are none.
-    pub fn read(files: &[SourceSpec], base: &Checkpoint, args: &TuningArgs, global: &Global) -> anyhow::Result<Self> {
-        let mut sources = calibration::sources(files, base, args.length, global)?;
-        let held_out = hold_out(&mut sources);
-        Self::of(calibration::names(files), sources, held_out, args)
-    }
-
-    /// Of text that was read, a part of it held out.
-    pub fn of(
-        names: Vec<String>,
-        sources: Vec<Source>,
-        held_out: Vec<Sequence>,
-        args: &TuningArgs,
-    ) -> anyhow::Result<Self> {
-        ensure!(
-            !held_out.is_empty() && !sources.is_empty(),
-            "the text has too few sequences of {} tokens to train scales on and hold some out: give more",
-            args.length
-        );
-        Ok(Self { names, sources, held_out })
-    }
-
-    /// What a run on it will be like.
-    pub fn foretells(&self, args: &TuningArgs) -> Foretold {
-        let judged = Judge::tokens(&self.held_out);
-        // Judging is going forth, twice; learning is that and back, which is as much again.
-        let judging = judged * (1 + looks(args.steps as u64).len()) / 2;
-        Foretold {
-            record: RECORD + self.names.join(", ").len() as u64,
-            tokens: (args.steps + LOOKED_AT as usize) * args.batch * args.length + judging,
-        }
-    }
-
-    /// Says so where it is text that bantam measures on.
-    pub fn warn_of_overlap(&self, base: &Checkpoint) -> anyhow::Result<()> {
-        let sequences = self.sources.iter().flat_map(|s| &s.sequences).map(|s| &s.tokens[..]);
-        data::warn_of_overlap(sequences, &Tokenizer::of(base)?, "learned from");
-        Ok(())
     }
 }
 
@@ -246,7 +184,7 @@ impl Run<'_> {
         judge: &Judge<'_>,
         tuned: &mut Tuned,
     ) -> anyhow::Result<()> {
-        let (steps, state) = (self.args.steps as u64, training::state_of(self.output));
+        let (steps, state) = (self.text.steps as u64, training::state_of(self.output));
         let settings = Settings {
             schedule: Schedule { peak: rate, floor: 0.0, warmup: steps / 20, steps, decay: Decay::Cosine },
             method: AdamW { weight_decay: 0.0, ..AdamW::default() }.into(),
@@ -289,7 +227,7 @@ impl Run<'_> {
             .step("tune")
             .setting("base", self.base.path().file_name().unwrap_or_default().to_string_lossy())
             .setting("data", self.text.names.join(", "))
-            .setting("steps", self.args.steps)
+            .setting("steps", self.text.steps)
             .setting("batch", self.args.batch)
             .setting("length", self.args.length)
             .setting("learning rate", rate)
@@ -327,86 +265,9 @@ pub fn why_not(error: &anyhow::Error, base: &Path, output: &Path) -> String {
     }
 }
 
-/// Where the file nearest to the base lies until the run is over.
-fn nearest_of(output: &Path) -> PathBuf {
-    beside(output, "tuned")
-}
-
-/// The file nearest to the base of those that were looked at. It lies beside the output until the run is over, also while it is stopped, and
-/// becomes the output then.
-struct Nearest<'a> {
-    output: &'a Path,
-    path: PathBuf,
-    /// Its divergence; without a file that of the student.
-    divergence: f64,
-}
-
-impl<'a> Nearest<'a> {
-    /// None yet, or that of a run that is gone on with, which is judged again.
-    fn of(
-        output: &'a Path,
-        goes_on: bool,
-        before: f64,
-        judge: &dyn Fn(&Path) -> anyhow::Result<f64>,
-    ) -> anyhow::Result<Self> {
-        let path = nearest_of(output);
-        let divergence = match path.exists() {
-            true if goes_on => judge(&path)?,
-            true => {
-                set_aside(&path);
-                // Otherwise it would be delivered as this run's.
-                ensure!(!path.exists(), "{}: another run left it, and it cannot be renamed; remove it", path.display());
-                before
-            }
-            false => before,
-        };
-        Ok(Self { output, path, divergence })
-    }
-
-    /// Keeps this file if it is nearer.
-    fn take(&mut self, file: &Path, divergence: f64) -> anyhow::Result<()> {
-        if divergence < self.divergence {
-            std::fs::rename(file, &self.path).with_context(|| format!("cannot keep {}", self.path.display()))?;
-            self.divergence = divergence;
-        }
-        Ok(())
-    }
-
-    /// Gives the file the output's name; returns its divergence. `None` if none was nearer than the student.
-    fn deliver(self) -> anyhow::Result<Option<f64>> {
-        if !self.path.exists() {
-            return Ok(None);
-        }
-        let to = || format!("cannot put the finished file in the place of {}", self.output.display());
-        std::fs::rename(&self.path, self.output).with_context(to)?;
-        Ok(Some(self.divergence))
-    }
-}
-
 /// After which steps held-out text is looked at: a run that its rate has driven away shows it long before the end.
 fn looks(steps: u64) -> Vec<u64> {
     [steps / 4, steps / 2, steps].into_iter().filter(|until| *until > 0).collect()
-}
-
-/// Takes sequences out that nothing is learned from: every so many of all, as many of each source.
-fn hold_out(sources: &mut Vec<Source>) -> Vec<Sequence> {
-    let (every, most) = HELD_OUT;
-    let each = (most / sources.len().max(1)).max(1);
-    let (mut at, mut held_out) = (0, Vec::new());
-    for source in &mut *sources {
-        let mut taken = 0;
-        let there = held_out.len();
-        let take = |_: &mut Sequence| {
-            at += 1;
-            let take = at % every == 0 && taken < each && there + taken < most;
-            taken += usize::from(take);
-            take
-        };
-        held_out.extend(source.sequences.extract_if(.., take));
-    }
-    // Of one that has none left nothing could be drawn, whatever its weight.
-    sources.retain(|source| !source.sequences.is_empty());
-    held_out
 }
 
 #[cfg(test)]
@@ -417,33 +278,6 @@ mod tests {
 
     fn diverged(saved: Option<String>) -> bantam_shrink::Error {
         bantam_shrink::Error::Diverged { step: 30, loss: f64::NAN, norm: 1.0, rate: 1e-3, saved }
-    }
-
-    #[test]
-    fn the_nearest_of_all_files_becomes_the_output() {
-        let folder = tempfile::tempdir().unwrap();
-        let (output, made) = (folder.path().join("out.gguf"), folder.path().join("made"));
-        let never = |_: &Path| -> anyhow::Result<f64> { panic!("there is nothing to judge") };
-        let take = |nearest: &mut Nearest<'_>, divergences: &[f64]| {
-            for divergence in divergences {
-                std::fs::write(&made, divergence.to_string()).unwrap();
-                nearest.take(&made, *divergence).unwrap();
-            }
-        };
-        let mut nearest = Nearest::of(&output, false, 0.5, &never).unwrap();
-        take(&mut nearest, &[0.6, 0.5]);
-        assert_eq!(nearest.deliver().unwrap(), None);
-        let mut nearest = Nearest::of(&output, false, 0.5, &never).unwrap();
-        take(&mut nearest, &[0.4, 0.3, 0.35]);
-        drop(nearest);
-        // Stopped, and gone on with.
-        let mut nearest = Nearest::of(&output, true, 0.5, &|_| Ok(0.3)).unwrap();
-        take(&mut nearest, &[0.45]);
-        assert_eq!(nearest.deliver().unwrap(), Some(0.3));
-        assert_eq!(std::fs::read_to_string(&output).unwrap(), "0.3");
-        // What another run left is not taken for this one's.
-        take(&mut Nearest::of(&output, false, 0.5, &never).unwrap(), &[0.1]);
-        assert_eq!(Nearest::of(&output, false, 0.5, &never).unwrap().deliver().unwrap(), None);
     }
 
     #[test]
@@ -473,22 +307,6 @@ mod tests {
         let without = "bantam quantize model.gguf --to Q4_0 --effort best --tune-steps 0 -o out.gguf";
         for command in [command, without] {
             assert!(Cli::try_parse_from(command.split(' ')).is_ok(), "{command}");
-        }
-    }
-
-    #[test]
-    fn some_text_is_held_out_of_many_short_files_and_of_few_long_ones() {
-        let spec = || SourceSpec { category: "text".into(), path: PathBuf::new(), weight: None };
-        let sequence = |token| Sequence { tokens: vec![token; 4], learned: vec![true; 4], told: Vec::new() };
-        for (files, sequences, held_out) in [(50, 3, 16), (3, 100, 15), (1, 7, 0), (9, 1, 1)] {
-            let sequences = || (0..sequences).map(sequence).collect::<Vec<_>>();
-            let mut sources: Vec<Source> =
-                (0..files).map(|_| Source { spec: spec(), sequences: sequences(), unanswered: (0, 0) }).collect();
-            let all = files * sequences().len();
-            let held = hold_out(&mut sources);
-            assert_eq!(held.len(), held_out, "{files} files");
-            assert!(sources.iter().all(|source| !source.sequences.is_empty()), "{files} files");
-            assert_eq!(held.len() + sources.iter().map(|s| s.sequences.len()).sum::<usize>(), all);
         }
     }
 }
