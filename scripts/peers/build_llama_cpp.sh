@@ -4,6 +4,10 @@
 #
 #   scripts/peers/build_llama_cpp.sh      (needs cmake, a C++ compiler, python3 with pip)
 set -euo pipefail
+# Said here, where it can be acted upon: the package's own build system says it in a long trace.
+for tool in cmake c++ python3; do
+    command -v "$tool" >/dev/null || { echo "error: $tool is missing; it builds llama.cpp (Debian: apt-get install cmake g++ python3-pip)" >&2; exit 2; }
+done
 version=0.3.36
 cache=${BANTAM_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bantam}/peers/llama.cpp-$version
 if [ ! -x "$cache/build/bin/llama-perplexity" ]; then
