@@ -73,6 +73,7 @@ impl<'p> Train<'p> {
     /// have: [`Parameters::clear_gradients`] begins a new sum.
     pub fn new(parameters: &'p mut Parameters, lengths: &[usize]) -> Self {
         let pool = parameters.pool.clone();
+        pool.begin_pass(lengths.iter().sum());
         Self { parameters, lengths: lengths.into(), tape: Tape::default(), pool, dropout: None, drops: 0 }
     }
 
