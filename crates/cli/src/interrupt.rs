@@ -25,6 +25,32 @@ pub fn clean_up_first() {
         let _ = writeln!(std::io::stderr(), "interrupted{what}");
         std::process::exit(INTERRUPTED.into());
     };
+    on_signal(end);
+}
+
+/// Has `end` called, in a thread of its own, with every signal to end: Ctrl-C, `kill`, and the terminal's going, unless the process was
+/// begun with `nohup`.
+#[cfg(unix)]
+fn on_signal(end: impl Fn() + Send + 'static) {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let hang_up = Some(SIGHUP).filter(|_| !hang_ups_are_ignored());
+    // It fails only where signals cannot be handled at all; then they end the process.
+    if let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM].into_iter().chain(hang_up)) {
+        std::thread::spawn(move || signals.forever().for_each(|_| end()));
+    }
+}
+
+/// Whether the process was begun so that it stays when its terminal goes. (Known on Linux alone.)
+#[cfg(unix)]
+fn hang_ups_are_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // The last bit is of the first signal, which it is.
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+}
+
+#[cfg(not(unix))]
+fn on_signal(end: impl Fn() + Send + 'static) {
     // It fails only if it was done before.
     let _ = ctrlc::set_handler(end);
 }
