@@ -177,7 +177,7 @@ pub enum Error {
         saved: Option<String>,
     },
     /// Another process has the file.
-    #[error("{path}: another run of bantam is writing it; wait until that is done, or give another name")]
+    #[error("{path}: another run of bantam has it; wait until that is done, or give another name")]
     InUse {
         /// The file.
         path: PathBuf,

@@ -60,35 +60,69 @@ pub(crate) struct Records {
     /// Where each input's record begins, and its units.
     records: HashMap<u64, (u64, u32)>,
     end: u64,
+    /// The file's bytes when it was opened.
+    bytes: u64,
+    /// Whether the file is this run's alone.
+    own: bool,
 }
 
 impl Records {
-    /// Opens the file of what is described so, or begins it.
+    /// Opens the file of what is described so for this run alone, or begins it.
     ///
     /// # Errors
     /// If the file cannot be read or written, another process has it, it is of another kind or description, or is damaged.
     pub fn open(path: &Path, kind: Kind, description: &str) -> Result<Self, Error> {
+        Self::open_as(path, kind, description, true)
+    }
+
+    /// As [`open`](Self::open), but other runs may read it too, also where nothing may be written, until something is to be kept.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_shared(path: &Path, kind: Kind, description: &str) -> Result<Self, Error> {
+        Self::open_as(path, kind, description, false)
+    }
+
+    fn open_as(path: &Path, kind: Kind, description: &str, own: bool) -> Result<Self, Error> {
         let error = |problem: String| Error::Data { path: path.to_owned(), problem };
         let io = |e: std::io::Error| error(e.to_string());
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(io)?;
+        let to_append = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = to_append.or_else(|e| File::open(path).map_err(|_| e)).map_err(io)?;
         // Two that append at what each takes for the end would write over each other. (Some file systems have no locks.)
-        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        if let Err(TryLockError::WouldBlock) = if own { file.try_lock() } else { file.try_lock_shared() } {
             return Err(Error::InUse { path: path.to_owned() });
         }
         let len = file.metadata().map_err(io)?.len();
         let header = kind.header(description);
         let mut found = vec![0; len.min(header.len() as u64) as usize];
         let end = header.len() as u64;
-        let mut records = Self { file, path: path.to_owned(), kind, records: HashMap::new(), end };
+        let mut records = Self { file, path: path.to_owned(), kind, records: HashMap::new(), end, bytes: len, own };
         records.file.read_exact(&mut found).map_err(io)?;
         if found == header {
-            records.find(len)?;
+            records.find()?;
         } else if header.starts_with(&found) {
+            records.make_own()?;
             records.file.seek(SeekFrom::Start(0)).and_then(|_| records.file.write_all(&header)).map_err(io)?;
         } else {
             return Err(error(records.other(&found, description).map_err(io)?));
         }
         Ok(records)
+    }
+
+    /// Makes the file this run's alone, unless it is already.
+    fn make_own(&mut self) -> Result<(), Error> {
+        if self.own {
+            return Ok(());
+        }
+        // Not everywhere does one kind of lock become the other, so there is a moment without any.
+        let _ = self.file.unlock();
+        let locked = self.file.try_lock();
+        let bytes = self.file.metadata().map_err(|e| self.error(e.to_string()))?.len();
+        if matches!(locked, Err(TryLockError::WouldBlock)) || bytes != self.bytes {
+            return Err(Error::InUse { path: self.path.clone() });
+        }
+        self.own = true;
+        Ok(())
     }
 
     /// What a file that begins otherwise holds.
@@ -106,8 +140,9 @@ impl Records {
         Ok(format!("it holds other outputs: those of {theirs}, not of {description}; {ADVICE}"))
     }
 
-    /// Finds and checks all records; cuts off one that was not finished.
-    fn find(&mut self, len: u64) -> Result<(), Error> {
+    /// Finds and checks all records, but for one that was not finished.
+    fn find(&mut self) -> Result<(), Error> {
+        let len = self.bytes;
         let io = |e: std::io::Error| Error::Data { path: self.path.clone(), problem: e.to_string() };
         let mut reader = BufReader::with_capacity(1 << 20, &self.file);
         let mut record = Vec::new();
@@ -133,7 +168,7 @@ impl Records {
             self.records.insert(number, (self.end, units));
             self.end += bytes;
         }
-        self.file.set_len(self.end).map_err(io)
+        Ok(())
     }
 
     fn damaged(&self, at: u64) -> Error {
@@ -160,6 +195,7 @@ impl Records {
     /// # Errors
     /// If the file cannot be written; what was kept before stays.
     pub fn keep(&mut self, number: u64, units: u32, content: impl IntoIterator<Item = u8>) -> Result<(), Error> {
+        self.make_own()?;
         let mut record = Vec::with_capacity(self.kind.record(units) as usize);
         record.extend(number.to_le_bytes());
         record.extend(units.to_le_bytes());
@@ -167,7 +203,9 @@ impl Records {
         record.extend(content);
         record.extend(xxh3_64(&record).to_le_bytes());
         debug_assert_eq!(record.len() as u64, self.kind.record(units));
-        let written = self.file.seek(SeekFrom::Start(self.end)).and_then(|_| self.file.write_all(&record));
+        // Behind the last whole one: over what there is of one that was not finished.
+        let cut = self.file.set_len(self.end).and_then(|()| self.file.seek(SeekFrom::Start(self.end)));
+        let written = cut.and_then(|_| self.file.write_all(&record));
         written.map_err(|e| self.error(e.to_string()))?;
         self.records.insert(number, (self.end, units));
         self.end += record.len() as u64;
@@ -216,6 +254,27 @@ mod tests {
         drop(records);
         let mut records = Records::open(&path, BYTES, "T").unwrap();
         assert_eq!(records.read(3).unwrap(), (2, vec![7, 8]));
+    }
+
+    #[test]
+    fn runs_read_a_file_together_until_one_appends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache");
+        Records::open(&path, BYTES, "T").unwrap().keep(3, 2, [7, 8]).unwrap();
+        let open = || Records::open_shared(&path, BYTES, "T");
+        let (mut one, mut other) = (open().unwrap(), open().unwrap());
+        assert_eq!((one.read(3).unwrap(), other.read(3).unwrap()), ((2, vec![7, 8]), (2, vec![7, 8])));
+        assert!(matches!(one.keep(4, 1, [9]).unwrap_err(), Error::InUse { .. }), "the other reads");
+        drop(one);
+        other.keep(4, 1, [9]).unwrap();
+        assert!(matches!(open().err().unwrap(), Error::InUse { .. }), "the other appends");
+        drop(other);
+        assert_eq!(open().unwrap().read(4).unwrap(), (1, vec![9]));
+        // Where nothing may be written there may still be read. (To root all is permitted.)
+        let mut permissions = std::fs::metadata(&path).unwrap().permissions();
+        permissions.set_readonly(true);
+        std::fs::set_permissions(&path, permissions).unwrap();
+        assert_eq!(open().unwrap().read(3).unwrap(), (2, vec![7, 8]));
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl Cache {
     pub fn open(path: &Path, description: &str, k: usize, hidden: usize) -> Result<Self, Error> {
         let magic = if hidden == 0 { MAGIC } else { WITH_HIDDEN };
         let kind = Kind { magic, size: 3 * k + 1 + hidden, bytes: 2 };
-        let records = Records::open(path, kind, description)?;
+        let records = Records::open_shared(path, kind, description)?;
         Ok(Self { records, description: description.to_owned(), k })
     }
 

@@ -19,7 +19,7 @@ impl EmbeddingCache {
     /// # Errors
     /// If the file cannot be read or written, is no such cache, is one of another teacher, or is damaged.
     pub fn open(path: &Path, description: &str, width: usize) -> Result<Self, Error> {
-        Ok(Self(Records::open(path, Kind { magic: MAGIC, size: width, bytes: 2 }, description)?))
+        Ok(Self(Records::open_shared(path, Kind { magic: MAGIC, size: width, bytes: 2 }, description)?))
     }
 
     /// Sentences kept.
@@ -45,6 +45,16 @@ impl EmbeddingCache {
         self.0.keep(key(sentence), 1, embedding.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()))
     }
 
+    /// Keeps those of `[sentences, width]` embeddings that are not kept yet; a sentence may be there twice.
+    fn keep_new(&mut self, sentences: &[&str], embeddings: &[f32], width: usize) -> Result<(), Error> {
+        for (text, embedding) in sentences.iter().zip(embeddings.chunks_exact(width)) {
+            if !self.has(text) {
+                self.keep(text, embedding)?;
+            }
+        }
+        Ok(())
+    }
+
     fn read(&mut self, sentence: &str, embedding: &mut Vec<f32>) -> Result<(), Error> {
         let (_, content) = self.0.read(key(sentence))?;
         embedding.extend(content.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()));
@@ -65,11 +75,11 @@ pub struct EncoderTeacher<'m> {
     cache: Option<EmbeddingCache>,
 }
 
-/// Refuses embeddings of a broken teacher.
-fn check(name: &str, embeddings: &[f32]) -> Result<(), Error> {
-    match embeddings.iter().all(|v| v.is_finite()) {
-        true => Ok(()),
-        false => Err(Error::Predictions { model: name.to_owned() }),
+/// Why this teacher could not embed; a broken one is named.
+fn cause(name: &str, error: bantam_nn::Error) -> Error {
+    match error {
+        bantam_nn::Error::Embedding { .. } => Error::Predictions { model: name.to_owned() },
+        error => error.into(),
     }
 }
 
@@ -121,17 +131,11 @@ impl<'m> EncoderTeacher<'m> {
     /// If a sentence cannot be embedded or the cache not be written.
     pub fn capture(&mut self, sentences: &[&str]) -> Result<usize, Error> {
         let Some(cache) = &mut self.cache else { return Ok(0) };
-        let missing: Vec<_> = sentences.iter().filter(|text| !cache.has(text)).collect();
-        let tokens = |text: &&&str| self.encoder.tokens(text, self.length);
+        let missing: Vec<&str> = sentences.iter().copied().filter(|text| !cache.has(text)).collect();
+        let tokens = |text: &&str| self.encoder.tokens(text, self.length);
         let sequences = missing.iter().map(tokens).collect::<Result<Vec<_>, _>>()?;
-        let embeddings = self.encoder.pooled(&sequences)?;
-        check(&self.name, &embeddings)?;
-        for (text, embedding) in missing.iter().zip(embeddings.chunks_exact(self.encoder.width())) {
-            // A sentence may be there twice.
-            if !cache.has(text) {
-                cache.keep(text, embedding)?;
-            }
-        }
+        let embeddings = self.encoder.pooled(&sequences).map_err(|e| cause(&self.name, e))?;
+        cache.keep_new(&missing, &embeddings, self.encoder.width())?;
         Ok(sequences.iter().map(Vec::len).sum())
     }
 
@@ -148,16 +152,12 @@ impl<'m> EncoderTeacher<'m> {
                 let asked = layers.iter().zip(&mut *hidden).filter(|(layer, _)| **layer == at);
                 asked.for_each(|(_, kept)| kept.extend_from_slice(x));
             };
-            self.encoder.observe(&sequences, &mut layer, &mut |x| embeddings.extend_from_slice(x))?;
-            check(&self.name, &taught.embeddings)?;
+            let mut pooled = |x: &[f32]| embeddings.extend_from_slice(x);
+            self.encoder.observe(&sequences, &mut layer, &mut pooled).map_err(|e| cause(&self.name, e))?;
         }
         if let Some(cache) = &mut self.cache {
             let mut fresh = std::mem::take(&mut taught.embeddings);
-            for (text, embedding) in sentences.iter().zip(fresh.chunks_exact(self.encoder.width())) {
-                if !cache.has(text) {
-                    cache.keep(text, embedding)?;
-                }
-            }
+            cache.keep_new(sentences, &fresh, self.encoder.width())?;
             // Read back in any case, so that a resumed run learns from the same rounded numbers.
             fresh.clear();
             sentences.iter().try_for_each(|text| cache.read(text, &mut fresh))?;

@@ -5,7 +5,8 @@ use bantam_checkpoint::metadata::Array;
 use bantam_checkpoint::{Checkpoint, GgufWriter, Metadata, TensorInfo, Value};
 use bantam_formats::Format;
 use bantam_nn::train::{Optimizer, Parameters};
-use std::path::Path;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
 const ARCHITECTURE: &str = "bantam-training";
@@ -22,6 +23,50 @@ pub(super) struct Past {
     pub losses: Vec<f32>,
     /// What was learned from: tokens, images.
     pub items: u64,
+}
+
+/// Keeps a second run from saving where one does: what one saved the other would replace, or take for its own.
+///
+/// The lock is on a file beside the state, which itself is replaced with every saving. One that a killed run left is no lock.
+#[derive(Debug)]
+pub(super) struct Lock {
+    path: PathBuf,
+    _file: File,
+    /// Whether the file goes with the lock.
+    goes: bool,
+}
+
+impl Lock {
+    /// The lock of the state at `path`.
+    ///
+    /// # Errors
+    /// If another process has it, or the file cannot be made.
+    pub fn of(state: &Path) -> Result<Self, Error> {
+        let mut path = state.as_os_str().to_owned();
+        path.push(".lock");
+        let path = PathBuf::from(path);
+        let goes = !path.exists();
+        let file = File::create(&path).map_err(|e| Error::Data { path: path.clone(), problem: e.to_string() })?;
+        // (Some file systems have no locks.)
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(Error::InUse { path: state.to_owned() }),
+            _ => Ok(Self { path, _file: file, goes }),
+        }
+    }
+
+    /// Takes the place of a killed run, whose file goes with this one's end. (What is refused before changes nothing.)
+    pub fn begin(&mut self) {
+        self.goes = true;
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if self.goes {
+            // What is left behind does no harm.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// Writes the state to `path`. `run` says what the run is: a state of another is not gone on with.
@@ -105,7 +150,8 @@ pub(super) fn restore(
     if metadata.uint(CHECKSUM) != Some(checksum(run, &past, steps, tensors)) {
         return Err(error("it is damaged (its checksum does not match), or of another version of bantam".to_owned()));
     }
-    let mut moments = optimizer.moments().to_vec();
+    // Nothing is copied: a run that just fits into memory must fit when it goes on.
+    let mut moments: Vec<Vec<Vec<f32>>> = optimizer.moments().iter().map(|m| vec![Vec::new(); m.len()]).collect();
     for (moments, averages) in moments.iter_mut().zip(averages) {
         averages.into_iter().for_each(|(at, values)| moments[at] = values);
     }

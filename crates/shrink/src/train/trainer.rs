@@ -52,13 +52,15 @@ pub struct Trainer {
     run: String,
     optimizer: Optimizer,
     past: Past,
+    /// Held as long as the run may be saved.
+    _lock: Option<state::Lock>,
 }
 
 impl Trainer {
     /// Begins a run, or goes on with the one that was saved; then `parameters` become as they were.
     ///
     /// # Errors
-    /// If what was saved cannot be read, or is of another run.
+    /// If what was saved cannot be read, is of another run, or another process saves there.
     pub fn new(settings: Settings, task: &dyn Task, parameters: &mut Parameters) -> Result<Self, Error> {
         let Settings { schedule, method, clip, save } = &settings;
         task.extend(parameters);
@@ -67,12 +69,14 @@ impl Trainer {
             task.description(),
             hash(parameters)
         );
+        let mut lock = save.as_ref().map(|(path, _)| state::Lock::of(path)).transpose()?;
         let mut optimizer = Optimizer::new(*method, parameters);
         let past = match save {
             Some((path, _)) => state::restore(path, &run, parameters, &mut optimizer)?,
             None => Past::default(),
         };
-        Ok(Self { settings, run, optimizer, past })
+        lock.iter_mut().for_each(state::Lock::begin);
+        Ok(Self { settings, run, optimizer, past, _lock: lock })
     }
 
     /// How it trains.
@@ -222,6 +226,9 @@ mod tests {
         let mut parameters_then = parameters();
         let mut trainer = Trainer::new(same.clone(), &Pull, &mut parameters_then).unwrap();
         trainer.run(&mut Pull, &mut parameters_then, &mut |_, _| false).unwrap();
+        let second = Trainer::new(same.clone(), &Pull, &mut parameters()).err().unwrap();
+        assert!(matches!(second, Error::InUse { .. }), "{second}");
+        drop(trainer);
         let refused = |settings, mut parameters: Parameters| {
             let error = Trainer::new(settings, &Pull, &mut parameters).err().unwrap().to_string();
             assert!(error.contains("state.gguf") && error.contains("another run"), "{error}");
