@@ -1,6 +1,6 @@
 //! Why something cannot be measured.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The result of measuring.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -138,4 +138,16 @@ pub enum Error {
     /// The process that measures speed failed.
     #[error("measuring speed in a fresh process failed: {0}")]
     SpeedProcess(String),
+}
+
+impl Error {
+    /// Why these texts could not be embedded, with the model and the text that it is about.
+    pub fn of_embedding(error: bantam_nn::Error, model: &Path, texts: &[impl AsRef<str>]) -> Self {
+        match error {
+            bantam_nn::Error::Embedding { sequence } => {
+                Error::Embedding { model: model.to_owned(), text: texts[sequence].as_ref().to_owned() }
+            }
+            error => error.into(),
+        }
+    }
 }

@@ -31,6 +31,7 @@ pub mod data;
 pub mod divergence;
 mod error;
 pub mod evaluate;
+mod kept;
 pub mod machine;
 pub mod pairs;
 pub mod progress;

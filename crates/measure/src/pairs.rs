@@ -92,14 +92,10 @@ impl Pairs {
     /// The cosine of each pair by an encoder, and all embeddings.
     fn cosines(&self, encoder: &Encoder, path: &Path) -> Result<(Vec<f64>, Vec<f32>)> {
         let texts: Vec<&String> = self.sentences.iter().flatten().collect();
-        let embeddings = encoder.embed_texts(&texts)?;
+        let embeddings = encoder.embed_texts(&texts).map_err(|e| Error::of_embedding(e, path, &texts))?;
         let width = encoder.width();
-        let cosines: Vec<f64> =
-            embeddings.chunks_exact(2 * width).map(|pair| dot(&pair[..width], &pair[width..])).collect();
-        match cosines.iter().position(|c| !c.is_finite()) {
-            None => Ok((cosines, embeddings)),
-            Some(at) => Err(Error::Embedding { model: path.to_owned(), text: self.sentences[at][0].clone() }),
-        }
+        let cosines = embeddings.chunks_exact(2 * width).map(|pair| dot(&pair[..width], &pair[width..])).collect();
+        Ok((cosines, embeddings))
     }
 }
 

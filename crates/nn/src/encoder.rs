@@ -103,7 +103,7 @@ impl Encoder {
     /// The embeddings of texts, `[texts, width]`.
     ///
     /// # Errors
-    /// If a text is 1 GiB or longer.
+    /// If a text is 1 GiB or longer, or its embedding is not finite.
     pub fn embed_texts(&self, texts: &[impl AsRef<str>]) -> Result<Vec<f32>> {
         let tokens = |text| self.tokens(text, self.config.context_length);
         let sequences = texts.iter().map(|text| tokens(text.as_ref())).collect::<Result<Vec<_>>>()?;
@@ -113,7 +113,7 @@ impl Encoder {
     /// The embeddings of tokenized texts, `[sequences, width]`.
     ///
     /// # Errors
-    /// If a sequence is empty or longer than the model can see, or a token is not in the vocabulary.
+    /// If a sequence is empty or longer than the model can see, a token is not in the vocabulary, or an embedding is not finite.
     pub fn embed(&self, sequences: &[impl AsRef<[u32]>]) -> Result<Vec<f32>> {
         let mut all = self.pooled(sequences)?;
         all.chunks_exact_mut(self.width()).for_each(normalize);
@@ -144,12 +144,18 @@ impl Encoder {
         sequences.iter().try_for_each(|sequence| self.check(sequence.as_ref()))?;
         let f16 = Format::f16();
         let mut run = Run::new(&self.config, 0, f16, None)?;
+        let mut before = 0;
         for batch in together(sequences, TOGETHER) {
             let tokens: Vec<u32> = batch.iter().flat_map(|s| s.as_ref()).copied().collect();
             let lengths: Vec<usize> = batch.iter().map(|s| s.as_ref().len()).collect();
             run.set_sequences(&lengths);
             let hidden = self.definition.hidden(&mut run, &tokens, &mut |at, x| layer(at, x));
-            pooled(&run.pool(self.pooling, &hidden));
+            let rows = run.pool(self.pooling, &hidden);
+            if let Some(at) = rows.iter().position(|v| !v.is_finite()) {
+                return Err(Error::Embedding { sequence: before + at / self.width() });
+            }
+            pooled(&rows);
+            before += batch.len();
         }
         Ok(())
     }

@@ -109,6 +109,12 @@ pub enum Error {
         /// The most that the encoder sees.
         context: usize,
     },
+    /// An embedding that is NaN or infinite.
+    #[error("the embedding of sequence {sequence} is not finite; the encoder's weights are broken")]
+    Embedding {
+        /// Which sequence, from 0.
+        sequence: usize,
+    },
     /// A token id beyond the vocabulary.
     #[error("token {token} is not in the vocabulary of {vocab_size} tokens; is the text tokenized for another model?")]
     UnknownToken {
