@@ -427,8 +427,12 @@ mod tests {
             Sequence { tokens: vec![token; 100], learned: vec![true; 100], told: Vec::new() }
         };
         let spec = || SourceSpec { category: "text".into(), path: PathBuf::new(), weight: Some(1.0) };
-        let mut source =
-            |n: &u32| Source { spec: spec(), sequences: (0..*n).map(|_| sequence()).collect(), unanswered: (0, 0) };
+        let mut source = |n: &u32| Source {
+            spec: spec(),
+            sequences: (0..*n).map(|_| sequence()).collect(),
+            unanswered: (0, 0),
+            cut: 0,
+        };
         sequences.iter().map(&mut source).collect()
     }
 

@@ -41,6 +41,18 @@ pub fn read(
     Ok(sources)
 }
 
+/// Says of how many answers only the beginning is learned: a student learns of them neither the rest nor where they end.
+pub fn say_what_is_cut(sources: &[Source], length: usize) {
+    for Source { spec, cut, unanswered: (without, all), .. } in sources.iter().filter(|source| source.cut > 0) {
+        let answered = all - without;
+        output::say(format_args!(
+            "note: {cut} of the {answered} conversations and answers in {} are cut off at {length} tokens: how they go on and end is not learned; \
+             --length takes more",
+            spec.path.display()
+        ));
+    }
+}
+
 /// A share of what is measured on above which the result would flatter.
 const TELLING: f64 = 0.01;
 

@@ -256,6 +256,21 @@ fn an_interrupt_saves_the_run_and_says_so() {
     assert!(folder.path("trained.gguf.training").exists() && !folder.path("trained.gguf").exists());
 }
 
+/// `nohup` is how people leave a run to itself.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_run_begun_with_nohup_stays_when_its_terminal_goes() {
+    let folder = folder();
+    let command =
+        "train teacher.gguf --data text.txt --length 32 --steps 100000 --save-every 0 --batch 1 --quiet -o out.gguf";
+    let shown = folder.shell(&format!(
+        "nohup bantam {command} >/dev/null 2>said & while [ ! -e out.gguf.training ]; do sleep 0.01; done\n\
+         kill -HUP $!; sleep 0.5; kill -0 $! && echo stays; kill -TERM $!; wait $!; echo ended with $?"
+    ));
+    let said = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(said.contains("stays") && said.contains("ended with 130"), "{said}{}", stderr(&shown));
+}
+
 #[test]
 fn what_cannot_be_learned_from_is_refused() {
     let folder = folder();

@@ -145,7 +145,7 @@ fn trained_away_from(format: &str, checkpoint: &Checkpoint, folder: &Path) -> Ch
     let sequence = |tokens: Vec<u32>| Sequence { learned: vec![true; tokens.len()], tokens, told: Vec::new() };
     let sequences = counting(checkpoint).into_iter().map(sequence).collect();
     let spec = SourceSpec { category: "random".into(), path: PathBuf::new(), weight: None };
-    let sources = [Source { spec, sequences, unanswered: (0, 0) }];
+    let sources = [Source { spec, sequences, unanswered: (0, 0), cut: 0 }];
     let mut weights = Parameters::of(&packed).unwrap();
     TextTask::new(&model, &sources, 8, 1).pass(0, &mut weights).unwrap();
     for variable in weights.variables_mut() {

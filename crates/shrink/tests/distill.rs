@@ -32,6 +32,7 @@ fn random_source(vocab: usize, sequences: usize) -> Source {
         spec: SourceSpec { category: "random".into(), path: "random".into(), weight: None },
         sequences,
         unanswered: (0, 0),
+        cut: 0,
     }
 }
 

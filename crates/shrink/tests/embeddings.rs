@@ -24,7 +24,7 @@ fn sentences() -> [Sentences; 1] {
         words.join(" ")
     };
     let texts = (0..60).map(&mut sentence).collect();
-    [Sentences { spec: SourceSpec { category: "text".into(), path: "random".into(), weight: None }, texts }]
+    [Sentences { spec: SourceSpec { category: "text".into(), path: "random".into(), weight: None }, texts, blank: 0 }]
 }
 
 fn settings(save: Option<PathBuf>) -> Settings {

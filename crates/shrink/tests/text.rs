@@ -213,7 +213,10 @@ fn what_an_answer_is_found_by() {
     let begun = read(&first, "", TEMPLATE).unwrap();
     let bos = tokenizer().bos().unwrap();
     assert!(begun.sequences.iter().all(|s| s.tokens.iter().filter(|t| **t == bos).count() <= 1), "{begun:?}");
-    assert_eq!(learned(&begun), ["assistant>Hello.</s>Yes.</s>"], "all but the first token");
+    assert_eq!(learned(&begun), ["Hello.</s>Yes.</s>"], "what was said and its end");
+    // What a template puts before the first turn by itself, nobody said.
+    let instructed = format!("Be helpful. {TEMPLATE}");
+    assert_eq!(learned(&read(&first, "", &instructed).unwrap()), ["Hello.</s>Yes.</s>"]);
 }
 
 #[test]
@@ -381,6 +384,30 @@ fn conversations_without_an_answer_are_counted() {
     std::fs::write(&path, [chat("Why?"), chat(&"long ".repeat(100)), chat("Who?")].concat()).unwrap();
     let source = source(&path, TEMPLATE, 64).unwrap();
     assert_eq!((source.sequences.len(), source.unanswered), (2, (1, 3)));
+}
+
+#[test]
+fn answers_that_are_cut_off_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("answers.jsonl");
+    let line = |answer: &str| format!("{{\"prompt\": \"Who?\", \"completion\": \"{answer}\"}}\n");
+    std::fs::write(&path, [line("A cat."), line(&"long ".repeat(100)), line("A dog.")].concat()).unwrap();
+    let source = source(&path, TEMPLATE, 32).unwrap();
+    assert_eq!((source.sequences.len(), source.unanswered, source.cut), (3, (0, 3), 1));
+    let end = tokenizer().eos();
+    assert_eq!(source.sequences.iter().filter(|s| s.tokens.last().copied() == end).count(), 2);
+}
+
+#[test]
+fn of_texts_without_words_and_of_an_editors_mark_nothing_is_learned() {
+    let folder = tempfile::tempdir().unwrap();
+    let (plain, marked) = (folder.path().join("plain.jsonl"), folder.path().join("marked.jsonl"));
+    std::fs::write(&plain, TEXTS).unwrap();
+    std::fs::write(&marked, format!("\u{feff}{{\"text\": \"\"}}\n{TEXTS}{{\"text\": \" \"}}\n")).unwrap();
+    assert_eq!(read(&marked, 8).unwrap(), read(&plain, 8).unwrap());
+    let text = folder.path().join("marked.txt");
+    std::fs::write(&text, "\u{feff}The cat is number 0.").unwrap();
+    assert!(!read(&text, 4).unwrap().iter().any(|s| tokenizer().decode(&s.tokens).contains('\u{feff}')));
 }
 
 #[test]

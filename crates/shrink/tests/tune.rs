@@ -41,7 +41,7 @@ fn case_by(name: &str, level: &str, method: impl for<'a> Fn(&'a [Vec<u32>]) -> M
         told: Vec::new(),
     };
     let spec = SourceSpec { category: "random".into(), path: PathBuf::new(), weight: None };
-    let source = Source { spec, sequences: (0..24).map(&mut sequence).collect(), unanswered: (0, 0) };
+    let source = Source { spec, sequences: (0..24).map(&mut sequence).collect(), unanswered: (0, 0), cut: 0 };
     let text: Vec<Vec<u32>> = source.sequences.iter().map(|s| s.tokens.clone()).collect();
     let plan = Plan::new(&base, Mix::by_name(level).unwrap()).unwrap();
     plan.write(&path, method(&text), &mut |_| ()).unwrap();

@@ -116,7 +116,7 @@ mod tests {
         let spec = || SourceSpec { category: "text".into(), path: PathBuf::new(), weight: None };
         let sequence = |token| Sequence { tokens: vec![token; 4], learned: vec![true; 4], told: Vec::new() };
         let sequences = || (0..sequences as u32).map(sequence).collect();
-        (0..files).map(|_| Source { spec: spec(), sequences: sequences(), unanswered: (0, 0) }).collect()
+        (0..files).map(|_| Source { spec: spec(), sequences: sequences(), unanswered: (0, 0), cut: 0 }).collect()
     }
 
     #[test]

@@ -318,7 +318,7 @@ mod tests {
         let told = vec![Vec::new(), vec![(3, 0.0)], vec![(4, 0.5f32.ln()), (5, 0.25f32.ln())]];
         let sequence = Sequence { tokens: vec![1, 3, 4], learned: vec![false, true, true], told };
         let spec = "told.jsonl".parse().unwrap();
-        let sources = [Source { spec, sequences: vec![sequence], unanswered: (0, 0) }];
+        let sources = [Source { spec, sequences: vec![sequence], unanswered: (0, 0), cut: 0 }];
         let said = Told::new(&sources).unwrap().says(0, &[1, 3, 4]).unwrap();
         let rests: Vec<f32> = said.log_rests.iter().map(|log| log.exp()).collect();
         // A divergence that asks how much the student says beyond would be without bounds at a rest of 0.

@@ -75,7 +75,10 @@ impl<'m> ModelAuthor<'m> {
     fn text(&self, continuation: &Continuation) -> String {
         let mut stream = self.tokenizer.decode_stream();
         let mut text: String = continuation.tokens.iter().map(|&token| stream.push(token)).collect();
-        text.push_str(&stream.finish());
+        // What was cut off within a character has no beginning of one to be learned.
+        if continuation.end.is_some() {
+            text.push_str(&stream.finish());
+        }
         text
     }
 }

@@ -169,6 +169,8 @@ fn read_text(path: &Path) -> Result<String, Error> {
         return Err(error(problem));
     }
     let bytes = std::fs::read(path).map_err(|e| error(e.to_string()))?;
-    String::from_utf8(bytes)
-        .map_err(|e| error(format!("byte {} is not UTF-8; convert the file first", e.utf8_error().valid_up_to())))
+    let text = String::from_utf8(bytes)
+        .map_err(|e| error(format!("byte {} is not UTF-8; convert the file first", e.utf8_error().valid_up_to())))?;
+    // The mark that some editors put before a text is no part of it.
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }

@@ -72,6 +72,20 @@ pub struct Sequence {
     pub told: Vec<Top>,
 }
 
+impl Sequence {
+    /// Cuts off what is beyond `length` tokens; answers whether any of it was to be learned.
+    fn shorten(&mut self, length: usize) -> bool {
+        let cut = self.learned.iter().skip(length).any(|&learned| learned);
+        self.tokens.truncate(length);
+        self.learned.truncate(length);
+        self.told.truncate(length);
+        if !self.told.is_empty() && self.told.iter().all(Vec::is_empty) {
+            self.learned.fill(false); // of what is left nothing was told
+        }
+        cut
+    }
+}
+
 /// What is made of the `logprobs` beside an answer: what a served teacher told of each token that it wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logprobs {
@@ -90,6 +104,8 @@ pub struct Source {
     pub sequences: Vec<Sequence>,
     /// Conversations and prompts without anything to learn within a sequence's length, of how many.
     pub unanswered: (usize, usize),
+    /// Those of which only the beginning is learned, since they are longer.
+    pub cut: usize,
 }
 
 impl Source {
@@ -116,11 +132,11 @@ impl Source {
         entries(&spec.path, &mut |place, entry| {
             reader.take(entry).map_err(|problem| error(format!("{place}: {problem}")))
         })?;
-        let Reader { stream, mut sequences, answered, asked, .. } = reader;
+        let Reader { stream, mut sequences, answered, asked, cut: cut_off, .. } = reader;
         sequences.extend(cut(&stream, tokenizer, length).0.into_iter().filter(|s| s.learned.contains(&true)));
         match sequences.is_empty() {
             true => Err(error(nothing_learned(asked, stream.len(), length))),
-            false => Ok(Self { spec, sequences, unanswered: (asked - answered, asked) }),
+            false => Ok(Self { spec, sequences, unanswered: (asked - answered, asked), cut: cut_off }),
         }
     }
 
@@ -141,7 +157,7 @@ impl Source {
         if !rest.is_empty() {
             sequences.push(running(rest, begin(rest, tokenizer, length)));
         }
-        Ok(Self { spec, sequences, unanswered: (0, 0) })
+        Ok(Self { spec, sequences, unanswered: (0, 0), cut: 0 })
     }
 
     /// All tokens.
@@ -161,8 +177,9 @@ struct Reader<'t> {
     stream: Vec<u32>,
     /// Of conversations and prompts.
     sequences: Vec<Sequence>,
-    /// Conversations and prompts with something to learn, and all.
+    /// Conversations and prompts with something to learn, those of which some is cut off, and all.
     answered: usize,
+    cut: usize,
     asked: usize,
 }
 
@@ -172,11 +189,12 @@ type Problem = Box<dyn std::error::Error>;
 impl<'t> Reader<'t> {
     fn new(tokenizer: &'t Tokenizer, template: Option<&'t ChatTemplate>, length: usize, logprobs: Logprobs) -> Self {
         let pieces = (logprobs == Logprobs::Needed).then(|| Pieces::of(tokenizer));
-        Self { tokenizer, template, length, pieces, stream: Vec::new(), sequences: Vec::new(), answered: 0, asked: 0 }
+        let (stream, sequences) = (Vec::new(), Vec::new());
+        Self { tokenizer, template, length, pieces, stream, sequences, answered: 0, cut: 0, asked: 0 }
     }
 
     fn take(&mut self, entry: Entry) -> Result<(), Problem> {
-        let made = match entry {
+        let mut made = match entry {
             Entry::Text { .. } if self.pieces.is_some() => return Err(UNTOLD.into()),
             Entry::Text { text } => return Ok(push_document(&text, self.tokenizer, &mut self.stream)?),
             Entry::Chat { messages, cut_off, logprobs } => self.chat(&messages, cut_off, logprobs)?,
@@ -184,9 +202,12 @@ impl<'t> Reader<'t> {
                 vec![self.continued(&prompt, &completion, cut_off, logprobs)?]
             }
         };
+        let cut = made.iter_mut().fold(false, |cut, sequence| sequence.shorten(self.length) | cut);
         let before = self.sequences.len();
         self.sequences.extend(made.into_iter().filter(|s| s.learned.contains(&true)));
-        self.answered += usize::from(self.sequences.len() > before);
+        let answered = self.sequences.len() > before;
+        self.answered += usize::from(answered);
+        self.cut += usize::from(answered && cut);
         self.asked += 1;
         Ok(())
     }
@@ -194,13 +215,13 @@ impl<'t> Reader<'t> {
     fn chat(&self, messages: &[Message], cut_off: bool, logprobs: Option<Value>) -> Result<Vec<Sequence>, Problem> {
         let template = self.template.ok_or("the model has no chat template")?;
         let Some(pieces) = &self.pieces else {
-            return Ok(conversation(messages, cut_off, self.tokenizer, template, self.length)?);
+            return Ok(conversation(messages, cut_off, self.tokenizer, template)?);
         };
         let (answer, before) = messages.split_last().ok_or("it has no messages")?;
         let prompt = template.render(before, true)?;
         let end = end_of_turn(messages, &prompt, self.tokenizer, template)?;
         let answer = pieces.answer(&words(logprobs)?, &answer.content, end, !cut_off)?;
-        Ok(vec![told(self.tokenizer.encode(&prompt, Special::PROMPT)?, answer, self.length)])
+        Ok(vec![told(self.tokenizer.encode(&prompt, Special::PROMPT)?, answer)])
     }
 
     fn continued(
@@ -212,10 +233,10 @@ impl<'t> Reader<'t> {
     ) -> Result<Sequence, Problem> {
         let prompt = self.tokenizer.encode(prompt, Special::OPENING)?;
         let Some(pieces) = &self.pieces else {
-            return Ok(completed(prompt, completion, cut_off, self.tokenizer, self.length));
+            return Ok(completed(prompt, completion, cut_off, self.tokenizer));
         };
         let answer = pieces.answer(&words(logprobs)?, completion, self.tokenizer.eos(), !cut_off)?;
-        Ok(told(prompt, answer, self.length))
+        Ok(told(prompt, answer))
     }
 }
 
@@ -262,8 +283,12 @@ fn running(tokens: &[u32], bos: Option<u32>) -> Sequence {
     Sequence { learned: (0..tokens.len()).map(|i| i > 0).collect(), tokens, told: Vec::new() }
 }
 
-/// Appends a text, and the end of text if the model knows one.
+/// Appends a text, and the end of text if the model knows one. Of an empty one there is nothing to learn, least of all that texts end where
+/// they begin.
 fn push_document(text: &str, tokenizer: &Tokenizer, stream: &mut Vec<u32>) -> Result<(), Error> {
+    if text.trim().is_empty() {
+        return Ok(());
+    }
     stream.extend(tokenizer.encode(text, Special::DOCUMENT)?);
     if stream.last().is_some_and(|last| Some(*last) != tokenizer.eos()) {
         stream.extend(tokenizer.eos());
@@ -273,19 +298,18 @@ fn push_document(text: &str, tokenizer: &Tokenizer, stream: &mut Vec<u32>) -> Re
 
 /// A prompt, which is not learned, and what follows it. The two are cut into tokens apart, as they were when the one was
 /// written after the other.
-fn completed(prompt: Vec<u32>, completion: &str, cut_off: bool, tokenizer: &Tokenizer, length: usize) -> Sequence {
+fn completed(prompt: Vec<u32>, completion: &str, cut_off: bool, tokenizer: &Tokenizer) -> Sequence {
     let begins = prompt.len().max(1);
     let mut tokens = prompt;
     tokens.extend(tokenizer.encode_continuation(None, completion, false));
     if !cut_off {
         tokens.extend(tokenizer.eos());
     }
-    tokens.truncate(length);
     Sequence { learned: (0..tokens.len()).map(|i| i >= begins).collect(), tokens, told: Vec::new() }
 }
 
-/// A prompt, and an answer with what was told of each of its tokens. It is learned if anything was, within `length`.
-fn told(prompt: Vec<u32>, answer: Vec<(u32, Top)>, length: usize) -> Sequence {
+/// A prompt, and an answer with what was told of each of its tokens.
+fn told(prompt: Vec<u32>, answer: Vec<(u32, Top)>) -> Sequence {
     let begins = prompt.len().max(1);
     let mut told = vec![Top::new(); prompt.len()];
     let mut tokens = prompt;
@@ -293,10 +317,7 @@ fn told(prompt: Vec<u32>, answer: Vec<(u32, Top)>, length: usize) -> Sequence {
         tokens.push(token);
         told.push(what);
     }
-    tokens.truncate(length);
-    told.truncate(length);
-    let any = told.iter().any(|told| !told.is_empty());
-    Sequence { learned: (0..tokens.len()).map(|i| any && i >= begins).collect(), tokens, told }
+    Sequence { learned: (0..tokens.len()).map(|i| i >= begins).collect(), tokens, told }
 }
 
 /// The token with which the template ends the last of these messages, which is said after `prompt`; otherwise what is known by its name to
@@ -324,7 +345,6 @@ fn conversation(
     cut_off: bool,
     tokenizer: &Tokenizer,
     template: &ChatTemplate,
-    length: usize,
 ) -> Result<Vec<Sequence>, Error> {
     let mut sequences: Vec<Rendered> = Vec::new();
     for i in (0..messages.len()).filter(|&i| messages[i].role == "assistant") {
@@ -334,7 +354,11 @@ fn conversation(
             continue; // not even the end of it was said
         }
         let mut answered = template.render(&messages[..=i], false)?;
-        let mut prompt = if i > 0 { template.render(&messages[..i], true)? } else { String::new() };
+        let mut prompt = match i {
+            0 if content.trim().is_empty() => continue,
+            0 => before_first(&messages[0], &answered, template)?.to_owned(),
+            _ => template.render(&messages[..i], true)?,
+        };
         if !answered.starts_with(&prompt) {
             // What the model is asked with is no part of what is remembered, as an opened thought.
             let before = template.render(&messages[..i], false)?;
@@ -356,7 +380,14 @@ fn conversation(
         rendered.push(&prompt, false, tokenizer)?;
         rendered.push(&answered, true, tokenizer)?;
     }
-    Ok(sequences.into_iter().map(|rendered| rendered.sequence(length)).collect())
+    Ok(sequences.into_iter().map(Rendered::sequence).collect())
+}
+
+/// What a template puts before a conversation's first message, which nobody said: instructions of its own, whose turn it is.
+fn before_first<'r>(message: &Message, rendered: &'r str, template: &ChatTemplate) -> Result<&'r str, Error> {
+    let begins_otherwise = if message.content.trim_start().starts_with('0') { "1" } else { "0" };
+    let other = Message { content: begins_otherwise.to_owned(), ..message.clone() };
+    Ok(&rendered[..common_prefix(rendered, &template.render(&[other], false)?)])
 }
 
 /// Where a template put the end of what was said, which it may have trimmed, or parted from its thoughts; `None` if it is not to be found.
@@ -406,9 +437,7 @@ impl Rendered {
         Ok(())
     }
 
-    fn sequence(mut self, length: usize) -> Sequence {
-        self.tokens.truncate(length);
-        self.learned.truncate(length);
+    fn sequence(mut self) -> Sequence {
         if let Some(first) = self.learned.first_mut() {
             *first = false;
         }

@@ -12,6 +12,8 @@ pub struct Sentences {
     pub spec: SourceSpec,
     /// In the order of the file.
     pub texts: Vec<String>,
+    /// Lines and entries without words, which were left out.
+    pub blank: usize,
 }
 
 impl Sentences {
@@ -33,11 +35,12 @@ impl Sentences {
             }
             Ok(())
         })?;
+        let all = texts.len();
         texts.retain(|text| !text.trim().is_empty());
         if texts.is_empty() {
             return Err(error("it has no sentences; give one a line".to_owned()));
         }
-        Ok(Self { spec, texts })
+        Ok(Self { spec, blank: all - texts.len(), texts })
     }
 
     /// A hash of all sentences in their order.
