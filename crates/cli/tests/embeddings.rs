@@ -76,6 +76,8 @@ fn embeddings_come_as_lines_of_json_or_as_an_array() {
     assert_eq!(array, lines.iter().flat_map(numbers).collect::<Vec<f32>>());
     folder.succeeds("embed teacher.gguf two.txt -o two.jsonl");
     assert_eq!(folder.read("two.jsonl"), folder.succeeds("embed teacher.gguf two.txt").into_bytes());
+    let note = common::stderr(&folder.run("embed teacher.gguf two.txt -o two.npy"));
+    assert!(note.contains("left out (1)"), "{note}");
 }
 
 #[test]

@@ -10,9 +10,9 @@ use bantam_checkpoint::{Checkpoint, Config, GgufWriter, TensorInfo, Value, prove
 use bantam_formats::Format;
 use std::path::Path;
 
-/// Tensors of a layer's neurons: those with a row for each, and the one with a column.
+/// Tensors of a layer's neurons: those with a row or a number for each, and the one with a column.
 const READS: [&str; 2] = ["ffn_gate.weight", "ffn_up.weight"];
-const BIAS: &str = "ffn_up.bias";
+const BIASES: [&str; 2] = ["ffn_gate.bias", "ffn_up.bias"];
 const WRITES: &str = "ffn_down.weight";
 
 /// Writes `model` in F32 with `neurons` neurons in each feed-forward layer.
@@ -76,7 +76,7 @@ pub fn check(model: &Checkpoint, neurons: usize) -> Result<Config, Error> {
 
 /// The layer of a tensor that belongs to its neurons, and which it is.
 fn part_of(name: &str) -> Option<(usize, &str)> {
-    layer_of(name).filter(|(_, part)| READS.contains(part) || [BIAS, WRITES].contains(part))
+    layer_of(name).filter(|(_, part)| READS.contains(part) || BIASES.contains(part) || *part == WRITES)
 }
 
 /// The weight of each neuron of a layer.
@@ -107,4 +107,19 @@ pub(crate) fn largest(weights: &[f64], count: usize) -> Vec<usize> {
     order.truncate(count);
     order.sort_unstable();
     order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_a_layer_has_of_its_neurons_is_known() {
+        for part in ["ffn_gate.weight", "ffn_gate.bias", "ffn_up.weight", "ffn_up.bias", "ffn_down.weight"] {
+            assert_eq!(part_of(&format!("blk.3.{part}")), Some((3, part)));
+        }
+        for other in ["blk.3.ffn_down.bias", "blk.3.ffn_norm.weight", "blk.3.attn_q.bias", "output.weight"] {
+            assert_eq!(part_of(other), None, "{other}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 #[derive(Args)]
 #[command(after_help = "\
-Texts are one a line; in a .jsonl file a line is an object with `text`. Embeddings are unit vectors: the inner product of two is
+Texts are one a line; in a .jsonl file a line is an object with `text`. Blank ones are left out, and it is said how many. Embeddings are unit vectors: the inner product of two is
 their cosine. Without --output, each is printed as a line of JSON, in the order of the texts.
 
 Examples:
@@ -65,7 +65,14 @@ pub fn run(args: &EmbedArgs, global: &Global) -> anyhow::Result<()> {
     let encoder = Encoder::load(&Checkpoint::open(&args.model)?)?;
     let embedder = (args.model.as_path(), &encoder);
     let spec = SourceSpec { category: "text".to_owned(), path: args.file.clone(), weight: None };
-    let texts = Sentences::read(spec)?.texts;
+    let Sentences { texts, blank, .. } = Sentences::read(spec)?;
+    if blank > 0 && !global.quiet {
+        let said = "texts without words are left out";
+        output::say(format_args!(
+            "note: {}: {said} ({blank}); the embeddings are numbered without them",
+            args.file.display()
+        ));
+    }
     let start = Instant::now();
     let Some(path) = &args.output else {
         let mut out = BufWriter::new(std::io::stdout().lock());
@@ -113,11 +120,8 @@ fn each(
 ) -> anyhow::Result<()> {
     let bar = progress::bar(global, "embed", texts.len() as u64, "texts");
     for texts in texts.chunks(AT_ONCE) {
-        let embeddings = encoder.embed_texts(texts)?;
-        if let Some(at) = embeddings.iter().position(|v| !v.is_finite()) {
-            let (model, text) = (model.to_owned(), texts[at / encoder.width()].clone());
-            bail!(bantam_measure::Error::Embedding { model, text });
-        }
+        let embeddings =
+            encoder.embed_texts(texts).map_err(|e| bantam_measure::Error::of_embedding(e, model, texts))?;
         write(texts, &embeddings)?;
         bar.inc(texts.len() as u64);
     }
