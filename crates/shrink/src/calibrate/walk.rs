@@ -188,9 +188,9 @@ impl Listener for Seen {
 
 /// Adds an input to the moments that these layers share.
 fn note(inputs: &mut Inputs, layers: &[String], x: &[f32], cols: usize) {
-    // Taken out, so that nothing else shares them while they change.
-    let taken: Vec<_> = layers.iter().map(|path| inputs.remove(path)).collect();
-    let mut moments = match taken.into_iter().flatten().next_back().map(Arc::try_unwrap) {
+    // All are taken out, so that nothing else shares them while they change.
+    let last = layers.iter().filter_map(|path| inputs.remove(path)).last();
+    let mut moments = match last.map(Arc::try_unwrap) {
         Some(Ok(moments)) => moments,
         Some(Err(shared)) => (*shared).clone(),
         None => Moments::new(cols),

@@ -57,8 +57,10 @@ impl Plan<'_> {
                 writer.write(data)?;
             }
             if layer < layers {
+                let names: Vec<String> = tensors.keys().cloned().collect();
                 self.replace(&mut model, tensors);
                 walk.go_on(&model)?;
+                release(&mut model, &names);
             }
         }
         Ok(())
@@ -215,6 +217,15 @@ impl Plan<'_> {
             }
         });
     }
+}
+
+/// Frees what the linear layers of these names became: text has gone through them, so that nothing needs them any more.
+fn release(model: &mut Model, names: &[String]) {
+    model.visit_linears_mut(&mut |linear| {
+        if names.contains(&linear.path) {
+            linear.weight.data = TensorData::Owned([].into());
+        }
+    });
 }
 
 /// Layers that see one input, with its moments. What makes an input is behind the layers that see it, when it is known what it is divided by.
