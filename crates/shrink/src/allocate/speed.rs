@@ -96,6 +96,8 @@ impl Speed {
     ) -> Result<Allocation, Error> {
         /// Prices tried from that of the first guess, each four times the one before.
         const RAISED: usize = 40;
+        /// The first guess is at least such a part of the largest divergence.
+        const LEAST_GUESSED: f64 = 1024.0;
         /// Halvings between a price that is too low and one that is not.
         const HALVED: usize = 20;
         let at = |price: f64| self.at_price(price, measured, allocate);
@@ -104,8 +106,10 @@ impl Speed {
         if is_fast(&free) {
             return Ok(free);
         }
-        // A price by which time and divergence cost the same.
-        let (mut low, mut high) = (0.0, free.divergence().max(f64::MIN_POSITIVE.sqrt()) * tokens_per_second);
+        // A price by which time and divergence cost about the same, also where nothing is lost without haste.
+        let divergences = measured.iter().flat_map(|tensor| &tensor.choices).map(|choice| choice.divergence);
+        let most = divergences.filter(|divergence| divergence.is_finite()).fold(f64::MIN_POSITIVE.sqrt(), f64::max);
+        let (mut low, mut high) = (0.0, free.divergence().max(most / LEAST_GUESSED) * tokens_per_second);
         let mut fast = at(high)?;
         for _ in 0..RAISED {
             if is_fast(&fast) {
@@ -282,6 +286,26 @@ mod tests {
             let error = speed.allocate(2.0 * fastest, &tensors, &within).unwrap_err().to_string();
             assert!(error.starts_with("x.gguf: ") && error.contains("tokens per second"), "{error}");
         }
+    }
+
+    #[test]
+    fn where_nothing_is_lost_without_haste_something_is_with_it() {
+        let speed = speed();
+        let tensors: Vec<Sensitivity> = tensors().into_iter().map(exact_where_widest).collect();
+        let within = |choices: &[Sensitivity]| Ok(allocation(choices, &choose(choices, 1 << 20).unwrap()));
+        let free = within(&tensors).unwrap();
+        assert_eq!(free.divergence(), 0.0);
+        let (slow, fast) = (
+            speed.predicted(&tensors, &free.choices),
+            speed.predicted(&tensors, &allocation(&tensors, &[3, 2, 2, 2]).choices),
+        );
+        let chosen = speed.allocate((slow + fast) / 2.0, &tensors, &within).unwrap();
+        assert!(chosen.divergence() > 0.0 && chosen.divergence() < 2.4 + 3.0, "{}", chosen.divergence());
+    }
+
+    fn exact_where_widest(mut tensor: Sensitivity) -> Sensitivity {
+        tensor.choices[3].divergence = 0.0;
+        tensor
     }
 
     #[test]
