@@ -61,6 +61,9 @@ struct Rule {
     format: &'static Format,
 }
 
+/// Formats that are no integers and no blocks.
+const PLAIN: [&str; 3] = ["F32", "F16", "BF16"];
+
 /// Which layers a rule is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 #[serde(try_from = "String")]
@@ -256,12 +259,15 @@ impl Mix {
     /// What each of `tensors`, all those of a model, becomes. Vectors, and tensors that must stay exact, keep their format.
     ///
     /// # Errors
-    /// If a tensor is to get a format that can only be read. One that has it already keeps it.
+    /// If a tensor is to get a format that can only be read (one that has it already keeps it), or that the directory cannot hold.
     pub fn assign(&self, tensors: &[TensorInfo], config: &Config) -> Result<Vec<Target>, Error> {
         let tied = is_tied(tensors);
         let mut targets: Vec<Target> = tensors.iter().map(|tensor| self.target(tensor, config, tied)).collect();
         if self.directory.is_some_and(|packing| packing.uniform) {
             make_uniform(&mut targets);
+        }
+        if let Some(packing) = self.directory {
+            tensors.iter().zip(&targets).try_for_each(|(tensor, target)| self.held(packing, tensor, target, tied))?;
         }
         let mut changed = tensors.iter().zip(&targets).filter(|(tensor, target)| target.format != tensor.format);
         match changed.find(|(_, target)| target.format.encode.is_none()) {
@@ -270,15 +276,36 @@ impl Mix {
         }
     }
 
+    /// Refuses what a directory so packed cannot hold, or engines would not look for there.
+    fn held(&self, packing: &Packing, tensor: &TensorInfo, target: &Target, tied: bool) -> Result<(), Error> {
+        let Some(role) = quantizable_role(tensor) else { return Ok(()) };
+        let format = target.format;
+        let is_layer = !is_head(role, tied) && role != "token_embd";
+        if PLAIN.contains(&format.name) || (is_layer && packing.holds(format)) {
+            return Ok(());
+        }
+        let integers: Vec<&str> = INTEGERS.iter().filter(|f| packing.holds(f)).map(|f| f.name).collect();
+        Err(self.wrong(format!(
+            "{} would become {format}; directories packed as {} hold {} in layers, and F16 in these too, in the embedding and in the head \
+             (`head = \"F16\"`, and a rule for `token_embd`)",
+            tensor.name,
+            packing.name,
+            integers.join(", "),
+        )))
+    }
+
+    fn wrong(&self, problem: String) -> Error {
+        Error::MixFile { path: self.file.clone().unwrap_or_else(|| PathBuf::from(&self.name)), problem }
+    }
+
     fn only_read(&self, tensor: &TensorInfo, format: &Format) -> Error {
         let formats = if self.directory.is_some() { INTEGERS } else { FORMATS };
         let written: Vec<&str> = formats.iter().filter(|f| f.encode.is_some()).map(|f| f.name).collect();
-        let problem = format!(
+        self.wrong(format!(
             "{} would become {format}, which bantam can only read; it can write {}",
             tensor.name,
             written.join(", ")
-        );
-        Error::MixFile { path: self.file.clone().unwrap_or_else(|| PathBuf::from(&self.name)), problem }
+        ))
     }
 
     /// The rules of a user's file, by what they name, that nothing comes of in a model of these tensors: it has none of that name that may be

@@ -157,3 +157,30 @@ fn formats_that_can_only_be_read_are_for_tensors_that_have_them() {
     }
     assert!(read_only > 0);
 }
+
+#[test]
+fn a_directory_holds_what_its_packing_can() {
+    let (config, tensors) = small(false);
+    let plain = "head = \"F16\"\nrules = [{ tensor = \"token_embd\", format = \"F16\" }";
+    let mix = |packing: &str, default: &str, more: &str| {
+        own(&format!("directory = \"{packing}\"\ndefault = \"{default}\"\n{more}\n")).unwrap().assign(&tensors, &config)
+    };
+    for (packing, held, other) in
+        [("gptq", "INT4_G128", "INT8"), ("pack-quantized", "INT4_G64", "INT8"), ("int-quantized", "INT8", "INT4_G128")]
+    {
+        let rules = format!("{plain}]");
+        mix(packing, held, &rules).unwrap();
+        let q8 = format!("{plain}, {{ tensor = \"ffn_up\", format = \"Q8_0\" }}]");
+        let embedding = "head = \"F16\"\n";
+        for (default, more, tensor) in [
+            (other, &rules[..], "blk.0.attn_q.weight"),
+            (held, &q8, "blk.0.ffn_up.weight"),
+            (held, embedding, "token_embd.weight"),
+            (held, "rules = [{ tensor = \"token_embd\", format = \"F16\" }]", "output.weight"),
+        ] {
+            let error = mix(packing, default, more).unwrap_err().to_string();
+            let named = ["own.toml", tensor, packing, held];
+            assert!(named.iter().all(|name| error.contains(name)) && !error.contains(", INT8,"), "{error}");
+        }
+    }
+}

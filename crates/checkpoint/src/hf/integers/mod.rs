@@ -43,6 +43,13 @@ pub struct Packing {
     config: fn(&[Group], &[String]) -> serde_json::Value,
 }
 
+impl Packing {
+    /// Whether its directories can hold integers of this format: those of 8 bits have one scale for a row, those of 4 several.
+    pub fn holds(&self, format: &Format) -> bool {
+        !format.in_gguf() && format.per_row == (self.bits == 8)
+    }
+}
+
 /// The shapes of a weight's tensors, by the ends of their names.
 type PartShapes<'a> = &'a dyn Fn(&str) -> Option<Vec<usize>>;
 
