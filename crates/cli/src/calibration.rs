@@ -142,8 +142,8 @@ impl Calibrated {
         steps: Option<usize>,
     ) -> anyhow::Result<(tuning::Text, TuningArgs)> {
         let sources = std::mem::take(&mut self.sources);
-        let tuning = TuningArgs::of_steps(steps, &sources, args.length(checkpoint)?);
-        Ok((tuning::Text::of(names(args.files()), sources, self.held_out.clone(), &tuning)?, tuning))
+        let (tuning, length) = (TuningArgs::of_steps(steps, &sources), args.length(checkpoint)?);
+        Ok((tuning::Text::of(names(args.files()), sources, self.held_out.clone(), (length, &tuning))?, tuning))
     }
 
     /// What was learned, for the wider model that this one becomes.
@@ -372,6 +372,7 @@ pub fn names(files: &[SourceSpec]) -> Vec<String> {
 
 /// The text that comes with bantam, its categories in equal parts.
 fn default_sources(tokenizer: &Tokenizer, length: usize) -> anyhow::Result<Vec<Source>> {
+    ensure!(length > 1, "in a sequence of 1 token there is nothing to predict; give a length of at least 2");
     let mut categories: Vec<(&str, Vec<&str>)> = Vec::new();
     for (category, text) in default_text() {
         match categories.iter_mut().find(|(name, _)| *name == category) {

@@ -48,6 +48,8 @@ fn what_cannot_be_tuned_is_refused() {
         ("tune q4.gguf --base missing.gguf --data text.txt -o out.gguf", "missing.gguf"),
         ("tune q4.gguf --base model.gguf --data text.txt -o folder", "this is a directory"),
         ("tune w4 --base model.gguf --data text.txt -o out.gguf", "tune a GGUF file"),
+        ("tune q4.gguf --base model.gguf --data text.txt --length 4096 -o out.gguf", "learned on at most"),
+        ("tune q4.gguf --base model.gguf --length 1 -o out.gguf", "nothing to predict"),
     ] {
         folder.refuses(command, &[reason]);
     }

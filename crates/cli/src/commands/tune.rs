@@ -55,7 +55,7 @@ pub fn run(args: &TuneArgs, global: &Global) -> anyhow::Result<()> {
     }
     // A place that cannot be written is refused now, not after the training.
     drop(OutputFile::create(&args.output)?);
-    let text = Text::read(&args.data, &base, &args.tuning, global)?;
+    let text = Text::read(&args.data, (&base, &student), &args.tuning, global)?;
     text.warn_of_overlap(&base)?;
     let (tuning, output) = (&args.tuning, &args.output);
     let tuned = Run { student: &student, base: &base, text: &text, args: tuning, output, global }.tune()?;

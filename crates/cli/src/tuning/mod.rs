@@ -34,9 +34,9 @@ pub struct TuningArgs {
     /// Sequences a step
     #[arg(long, default_value_t = Self::DEFAULT.batch, value_name = "N", value_parser = at_least_one())]
     batch: usize,
-    /// Tokens of a sequence
-    #[arg(long, default_value_t = Self::DEFAULT.length, value_name = "TOKENS", value_parser = at_least_one())]
-    length: usize,
+    /// Tokens of a sequence [default: 256, or as many as the models learned on]
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one())]
+    length: Option<usize>,
     /// The highest learning rate, as a share of what rounding to four bits loses: of a scale of four bits itself, of finer formats less [default: up
     /// to 0.001, the more parts of the text agree on where to go; nothing is trained if they do not]
     #[arg(long, value_name = "RATE")]
@@ -49,16 +49,19 @@ pub struct TuningArgs {
     save_every: u64,
 }
 
+/// Tokens of a sequence unless it is said how many, or a model learned on fewer.
+const USUAL_LENGTH: usize = 256;
+
 impl TuningArgs {
     /// What is done unless something else is asked for.
-    const DEFAULT: Self = Self { steps: None, batch: 4, length: 256, learning_rate: None, seed: 0, save_every: 300 };
+    const DEFAULT: Self = Self { steps: None, batch: 4, length: None, learning_rate: None, seed: 0, save_every: 300 };
 
-    /// So many steps, if it is said how many, each of about as many tokens as by default, on text that was read in sequences of up to `length`.
-    pub fn of_steps(steps: Option<usize>, sources: &[Source], length: usize) -> Self {
+    /// So many steps, if it is said how many, each of about as many tokens as by default.
+    pub fn of_steps(steps: Option<usize>, sources: &[Source]) -> Self {
         let lengths = || sources.iter().flat_map(|source| &source.sequences).map(|sequence| sequence.tokens.len());
         let mean = lengths().sum::<usize>() as f64 / lengths().count().max(1) as f64;
-        let batch = ((Self::DEFAULT.batch * Self::DEFAULT.length) as f64 / mean.max(1.0)).round() as usize;
-        Self { steps, batch: batch.max(1), length, ..Self::DEFAULT }
+        let batch = ((Self::DEFAULT.batch * USUAL_LENGTH) as f64 / mean.max(1.0)).round() as usize;
+        Self { steps, batch: batch.max(1), ..Self::DEFAULT }
     }
 
     /// Refuses rates that are none.
@@ -135,7 +138,7 @@ impl Run<'_> {
         let (judge, student_model) = (Judge::by(base, &self.text.held_out, self.global)?, Model::load(student)?);
         let mut task = TextTask::new(&student_model, &self.text.sources, args.batch, args.seed);
         let matching = Matching { divergence: Divergence::Forward, temperature: 1.0, soft: 1.0 };
-        task.teacher = Some((Box::new(judge.teacher(args.length)), matching));
+        task.teacher = Some((Box::new(judge.teacher(self.text.length)), matching));
         let mut tuning = Tuning::new(student, task)?;
         let mut shares = tuning.parameters();
 
@@ -229,7 +232,7 @@ impl Run<'_> {
             .setting("data", self.text.names.join(", "))
             .setting("steps", self.text.steps)
             .setting("batch", self.args.batch)
-            .setting("length", self.args.length)
+            .setting("length", self.text.length)
             .setting("learning rate", rate)
             .setting("seed", self.args.seed);
         let training = Training::new(trainer.losses(), trainer.items(), trainer.items() as f64 * a_token);

@@ -1,7 +1,7 @@
 //! What scales are trained on, and what is held out to judge them by.
 
-use super::{LOOKED_AT, TuningArgs, looks};
-use crate::args::Global;
+use super::{LOOKED_AT, TuningArgs, USUAL_LENGTH, looks};
+use crate::args::{Global, sequence_length};
 use crate::judge::Judge;
 use crate::{calibration, data};
 use anyhow::ensure;
@@ -32,16 +32,24 @@ pub struct Text {
     pub(super) names: Vec<String>,
     pub(super) sources: Vec<Source>,
     pub(super) held_out: Vec<Sequence>,
+    /// Tokens of a sequence, at most.
+    pub(super) length: usize,
     /// Steps that are made on it.
     pub(super) steps: usize,
 }
 
 impl Text {
-    /// Reads these files, or takes the text that comes with bantam if there are none.
-    pub fn read(files: &[SourceSpec], base: &Checkpoint, args: &TuningArgs, global: &Global) -> anyhow::Result<Self> {
-        let mut sources = calibration::sources(files, base, args.length, global)?;
+    /// Reads these files, or takes the text that comes with bantam if there are none, in sequences that both models go through.
+    pub fn read(
+        files: &[SourceSpec],
+        (base, student): (&Checkpoint, &Checkpoint),
+        args: &TuningArgs,
+        global: &Global,
+    ) -> anyhow::Result<Self> {
+        let length = sequence_length("--length", args.length, USUAL_LENGTH, &[base, student])?;
+        let mut sources = calibration::sources(files, base, length, global)?;
         let held_out = hold_out(&mut sources);
-        Self::of(calibration::names(files), sources, held_out, args)
+        Self::of(calibration::names(files), sources, held_out, (length, args))
     }
 
     /// Of text that was read, a part of it held out.
@@ -49,15 +57,14 @@ impl Text {
         names: Vec<String>,
         sources: Vec<Source>,
         held_out: Vec<Sequence>,
-        args: &TuningArgs,
+        (length, args): (usize, &TuningArgs),
     ) -> anyhow::Result<Self> {
         ensure!(
             !held_out.is_empty() && !sources.is_empty(),
-            "the text has too few sequences of {} tokens to train scales on and hold some out: give more",
-            args.length
+            "the text has too few sequences of {length} tokens to train scales on and hold some out: give more"
         );
         let steps = args.steps.unwrap_or_else(|| steps_on(&sources, args.batch));
-        Ok(Self { names, sources, held_out, steps })
+        Ok(Self { names, sources, held_out, length, steps })
     }
 
     /// What a run on it will be like.
@@ -65,10 +72,10 @@ impl Text {
         let judged = Judge::tokens(&self.held_out);
         // Judging is going forth, twice; learning is that and back, which is as much again.
         let judging = judged * (1 + looks(self.steps as u64).len()) / 2;
-        Foretold {
-            record: RECORD + self.names.join(", ").len() as u64,
-            tokens: (self.steps + LOOKED_AT as usize) * args.batch * args.length + judging,
-        }
+        let sequences: usize = self.sources.iter().map(|source| source.sequences.len()).sum();
+        let tokens: usize = self.sources.iter().map(Source::tokens).sum();
+        let learned = (self.steps + LOOKED_AT as usize) * args.batch * tokens / sequences.max(1);
+        Foretold { record: RECORD + self.names.join(", ").len() as u64, tokens: learned + judging }
     }
 
     /// Says so where it is text that bantam measures on.
