@@ -10,13 +10,13 @@ use crate::{forecast, output, progress, training};
 use anyhow::{bail, ensure};
 use bantam_checkpoint::output::beside;
 use bantam_checkpoint::{Checkpoint, Config};
-use bantam_shrink::Mix;
 use bantam_shrink::allocate::{
     Allocation, Budget, Coherence, Dearer, Kept, Measured, Sensitivity, Speed, measure, possible, tensors,
 };
 use bantam_shrink::estimate::Rates;
 use bantam_shrink::quantize::Plan;
 use bantam_shrink::widen::Widening;
+use bantam_shrink::{Error, Mix};
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
 
@@ -79,6 +79,21 @@ struct Best {
     instead_of: Option<f64>,
 }
 
+/// Of two models that no budget fits, the one that asks for less.
+fn lesser(plain: Error, longer: Error) -> Error {
+    match (&plain, &longer) {
+        (Error::Bits { least, .. }, Error::Bits { least: of_longer, .. }) if of_longer < least => longer,
+        (Error::Bytes { least, .. }, Error::Bytes { least: of_longer, .. }) if of_longer < least => longer,
+        _ => plain,
+    }
+}
+
+/// What of a model became longer: the stream, or where that is as it was the neurons of a layer.
+fn widths(before: &Config, after: &Config) -> (usize, usize) {
+    let stream = (before.embedding_length, after.embedding_length);
+    if stream.0 < stream.1 { stream } else { (before.feed_forward_length, after.feed_forward_length) }
+}
+
 /// A choice to be made.
 pub struct Choosing<'a> {
     pub checkpoint: &'a Checkpoint,
@@ -107,7 +122,8 @@ impl Choosing<'_> {
         let fits = |of: &Checkpoint| self.within(of, &possible(of), speed.as_ref());
         match &planned {
             Some(wider) if self.widen == Widen::Always => fits(wider)?,
-            Some(wider) => fits(checkpoint).or_else(|plain| fits(wider).map_err(|_| plain))?,
+            // What asks for less is said where neither fits.
+            Some(wider) => fits(checkpoint).or_else(|plain| fits(wider).map_err(|longer| lesser(plain, longer)))?,
             None => fits(checkpoint)?,
         };
         let mut measured = self.measured(output, global)?;
@@ -118,8 +134,8 @@ impl Choosing<'_> {
         match widening.filter(|_| allocation.mix.widen) {
             Some(widening) => {
                 let wider = widen(checkpoint, &widening, output, global)?;
-                let width = |of: &Checkpoint| anyhow::Ok(Config::of(of)?.embedding_length);
-                let widened = Some(Widened { from: width(checkpoint)?, to: width(&wider.checkpoint)?, instead_of });
+                let (from, to) = widths(&Config::of(checkpoint)?, &Config::of(&wider.checkpoint)?);
+                let widened = Some(Widened { from, to, instead_of });
                 Ok(Allocated { mix: allocation.mix, chosen: Chosen { widened, ..chosen }, widened: Some(wider) })
             }
             None => Ok(Allocated { mix: allocation.mix, chosen, widened: None }),

@@ -311,6 +311,7 @@ fn impossible_budgets_are_refused() {
     let folder = Folder::with_model();
     folder.write("own.toml", "default = \"Q9_9\"");
     folder.write("read.toml", "default = \"MXFP4\"");
+    folder.write("q8.toml", "default = \"Q8_0\"");
     for (options, reason) in [
         // Before anything is measured: a file of sensitivities would be left.
         ("--bits 1.5 --sensitivity x.jsonl", "1.5 bits per weight are too few; the fewest are"),
@@ -329,11 +330,16 @@ fn impossible_budgets_are_refused() {
         ("--to Q4_0 --effort balanced --imatrix own.toml", "needs text"),
         ("--to Q4_0 --effort balanced --sensitivity x.jsonl", "formats that are chosen"),
         ("--bits 5 --sensitivity own.toml", "own.toml: it is no file of sensitivities"),
+        ("--to own.toml --effort best --save-mix own.toml", "own.toml"),
         // Before anything is measured: that the text is missing is not even found.
         ("--bits 5 --calibrate none.txt --save-mix nowhere/x.toml", "nowhere"),
     ] {
         folder.refuses(&format!("quantize model.gguf {options} {QUICK} -o out.gguf"), &[reason]);
     }
+    folder.refuses("quantize model.gguf --to q8.toml -o q8.toml", &["q8.toml"]);
+    Model { layers: 3, broken: Some(("blk.1.ffn_up.weight", f32::NAN)), ..Model::default() }
+        .write(&folder.path("nan.gguf"));
+    folder.refuses(&format!("quantize nan.gguf --bits 5 --quiet {QUICK} -o out.gguf"), &["blk.1.ffn_up.weight", "NaN"]);
     for (options, reason) in [
         ("--bits 77", "between 1 and 32 bits"),
         ("--fit many", "size"),

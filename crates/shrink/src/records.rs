@@ -62,6 +62,8 @@ pub(crate) struct Records {
     end: u64,
     /// The file's bytes when it was opened.
     bytes: u64,
+    /// Whether nothing may be written to it.
+    read_only: bool,
     /// Whether the file is this run's alone.
     own: bool,
 }
@@ -87,7 +89,8 @@ impl Records {
         let error = |problem: String| Error::Data { path: path.to_owned(), problem };
         let io = |e: std::io::Error| error(e.to_string());
         let to_append = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let file = to_append.or_else(|e| File::open(path).map_err(|_| e)).map_err(io)?;
+        let read_only = to_append.is_err();
+        let file = to_append.or_else(|e| if own { Err(e) } else { File::open(path).map_err(|_| e) }).map_err(io)?;
         // Two that append at what each takes for the end would write over each other. (Some file systems have no locks.)
         if let Err(TryLockError::WouldBlock) = if own { file.try_lock() } else { file.try_lock_shared() } {
             return Err(Error::InUse { path: path.to_owned() });
@@ -96,7 +99,8 @@ impl Records {
         let header = kind.header(description);
         let mut found = vec![0; len.min(header.len() as u64) as usize];
         let end = header.len() as u64;
-        let mut records = Self { file, path: path.to_owned(), kind, records: HashMap::new(), end, bytes: len, own };
+        let path = path.to_owned();
+        let mut records = Self { file, path, kind, records: HashMap::new(), end, bytes: len, read_only, own };
         records.file.read_exact(&mut found).map_err(io)?;
         if found == header {
             records.find()?;
@@ -113,6 +117,10 @@ impl Records {
     fn make_own(&mut self) -> Result<(), Error> {
         if self.own {
             return Ok(());
+        }
+        if self.read_only {
+            let why = "something is to be added to it, and it may not be written; give another name, or allow writing";
+            return Err(self.error(why.to_owned()));
         }
         // Not everywhere does one kind of lock become the other, so there is a moment without any.
         let _ = self.file.unlock();
@@ -274,7 +282,12 @@ mod tests {
         let mut permissions = std::fs::metadata(&path).unwrap().permissions();
         permissions.set_readonly(true);
         std::fs::set_permissions(&path, permissions).unwrap();
-        assert_eq!(open().unwrap().read(3).unwrap(), (2, vec![7, 8]));
+        let mut read_only = open().unwrap();
+        assert_eq!(read_only.read(3).unwrap(), (2, vec![7, 8]));
+        if OpenOptions::new().write(true).open(&path).is_err() {
+            let refused = read_only.keep(5, 1, [9]).unwrap_err().to_string();
+            assert!(refused.contains("may not be written"), "{refused}");
+        }
     }
 
     #[test]

@@ -16,8 +16,9 @@ use std::time::Instant;
 
 #[derive(Args)]
 #[command(after_help = "\
-Texts are one a line; in a .jsonl file a line is an object with `text`. Blank ones are left out, and it is said how many. Embeddings are unit vectors: the inner product of two is
-their cosine. Without --output, each is printed as a line of JSON, in the order of the texts.
+Texts are one a line; in a .jsonl file a line is an object with `text`. Blank ones are left out, and it is said how many.
+Embeddings are unit vectors: the inner product of two is their cosine. Without --output, each is printed as a line of JSON, in the
+order of the texts.
 
 Examples:
   bantam embed all-minilm-l6-v2.gguf sentences.txt

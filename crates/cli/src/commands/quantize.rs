@@ -103,8 +103,10 @@ pub fn run(args: &QuantizeArgs, global: &Global) -> anyhow::Result<()> {
     let (Some(model), Some(output)) = (&args.model, &args.output) else {
         return list(global);
     };
+    let formats = args.to.as_ref().map(PathBuf::from).filter(|to| Mix::is_file(to));
+    let places = Places::default().reads("the model", [model]).reads("--to", &formats);
     args.calibration
-        .places(Places::default().reads("the model", [model]).writes_model("-o", output))
+        .places(places.writes_model("-o", output))
         .writes("--save-mix", &args.save_mix)
         .writes("--sensitivity", &args.sensitivity)
         .check()?;

@@ -56,8 +56,8 @@ impl Rows<'_> {
     }
 }
 
-/// The cause of an error: where activations were not finite the first weight that is not; if there is none, they overflowed, and it is said in
-/// which file.
+/// The cause of an error: where activations or predictions were not finite the first weight that is not; if there is none, they overflowed, and
+/// it is said in which file.
 pub fn cause(checkpoint: &Checkpoint, error: Error) -> Error {
     let sound = |tensor| check(checkpoint.path(), tensor, Format::f32(), 0, &students::values(checkpoint, tensor)?);
     match error {
@@ -66,6 +66,7 @@ pub fn cause(checkpoint: &Checkpoint, error: Error) -> Error {
             let overflow = Error::Activations { path, architecture, tensor, channel };
             checkpoint.tensors().iter().find_map(|tensor| sound(tensor).err()).unwrap_or(overflow)
         }
+        Error::Predictions { .. } => checkpoint.tensors().iter().find_map(|t| sound(t).err()).unwrap_or(error),
         error => error,
     }
 }
