@@ -362,17 +362,19 @@ pub fn sources(
     data::read(files, model, length, Logprobs::Ignored, global)
 }
 
+/// What the text is called where none is given.
+const OURS: &str = "the text that comes with bantam";
+
 /// What the text is called in the record.
 pub fn names(files: &[SourceSpec]) -> Vec<String> {
     match files.is_empty() {
-        true => vec!["the text that comes with bantam".to_owned()],
+        true => vec![OURS.to_owned()],
         false => data::names(files),
     }
 }
 
 /// The text that comes with bantam, its categories in equal parts.
 fn default_sources(tokenizer: &Tokenizer, length: usize) -> anyhow::Result<Vec<Source>> {
-    ensure!(length > 1, "in a sequence of 1 token there is nothing to predict; give a length of at least 2");
     let mut categories: Vec<(&str, Vec<&str>)> = Vec::new();
     for (category, text) in default_text() {
         match categories.iter_mut().find(|(name, _)| *name == category) {
@@ -381,7 +383,7 @@ fn default_sources(tokenizer: &Tokenizer, length: usize) -> anyhow::Result<Vec<S
         }
     }
     let source = |(category, texts): (&str, Vec<&str>)| {
-        let spec = SourceSpec { category: category.to_owned(), path: PathBuf::new(), weight: Some(1.0) };
+        let spec = SourceSpec { category: category.to_owned(), path: OURS.into(), weight: Some(1.0) };
         Source::of_texts(spec, texts, tokenizer, length)
     };
     Ok(categories.into_iter().map(source).collect::<Result<_, _>>()?)

@@ -144,7 +144,7 @@ impl Source {
     /// sequence too.
     ///
     /// # Errors
-    /// If a text cannot be cut into tokens.
+    /// If a text cannot be cut into tokens, or there is nothing to learn.
     pub fn of_texts(
         spec: SourceSpec,
         texts: impl IntoIterator<Item = impl AsRef<str>>,
@@ -157,7 +157,11 @@ impl Source {
         if !rest.is_empty() {
             sequences.push(running(rest, begin(rest, tokenizer, length)));
         }
-        Ok(Self { spec, sequences, unanswered: (0, 0), cut: 0 })
+        sequences.retain(|s| s.learned.contains(&true));
+        match sequences.is_empty() {
+            true => Err(Error::Data { path: spec.path, problem: nothing_learned(0, stream.len(), length) }),
+            false => Ok(Self { spec, sequences, unanswered: (0, 0), cut: 0 }),
+        }
     }
 
     /// All tokens.
