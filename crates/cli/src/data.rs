@@ -42,7 +42,10 @@ pub fn read(
 }
 
 /// Says of how many answers only the beginning is learned: a student learns of them neither the rest nor where they end.
-pub fn say_what_is_cut(sources: &[Source], length: usize) {
+pub fn say_what_is_cut(sources: &[Source], length: usize, global: &Global) {
+    if global.quiet {
+        return;
+    }
     for Source { spec, cut, unanswered: (without, all), .. } in sources.iter().filter(|source| source.cut > 0) {
         let answered = all - without;
         output::say(format_args!(

@@ -51,9 +51,7 @@ impl DataArgs {
         global: &Global,
     ) -> anyhow::Result<Vec<Source>> {
         let sources = data::read(&self.data, model, length, logprobs, global)?;
-        if !global.quiet {
-            data::say_what_is_cut(&sources, length);
-        }
+        data::say_what_is_cut(&sources, length, global);
         let sequences = sources.iter().flat_map(|source| &source.sequences).map(|sequence| &sequence.tokens[..]);
         data::warn_of_overlap(sequences, &Tokenizer::of(model)?, "learned from");
         Ok(sources)
