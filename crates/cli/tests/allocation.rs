@@ -330,13 +330,13 @@ fn impossible_budgets_are_refused() {
         ("--to Q4_0 --effort balanced --imatrix own.toml", "needs text"),
         ("--to Q4_0 --effort balanced --sensitivity x.jsonl", "formats that are chosen"),
         ("--bits 5 --sensitivity own.toml", "own.toml: it is no file of sensitivities"),
-        ("--to own.toml --effort best --save-mix own.toml", "own.toml"),
+        ("--to q8.toml --effort best --save-mix q8.toml", "would replace what is read as --to"),
         // Before anything is measured: that the text is missing is not even found.
         ("--bits 5 --calibrate none.txt --save-mix nowhere/x.toml", "nowhere"),
     ] {
         folder.refuses(&format!("quantize model.gguf {options} {QUICK} -o out.gguf"), &[reason]);
     }
-    folder.refuses("quantize model.gguf --to q8.toml -o q8.toml", &["q8.toml"]);
+    folder.refuses("quantize model.gguf --to q8.toml -o q8.toml", &["would replace what is read as --to"]);
     Model { layers: 3, broken: Some(("blk.1.ffn_up.weight", f32::NAN)), ..Model::default() }
         .write(&folder.path("nan.gguf"));
     folder.refuses(&format!("quantize nan.gguf --bits 5 --quiet {QUICK} -o out.gguf"), &["blk.1.ffn_up.weight", "NaN"]);

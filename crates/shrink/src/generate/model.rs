@@ -122,3 +122,26 @@ impl Author for ModelAuthor<'_> {
         Ok(Vec::new())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn half_a_character_is_none_where_the_limit_ended_the_text() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../nn/tests/fixtures/llama");
+        let checkpoint = Checkpoint::open(fixture).unwrap();
+        let model = Model::load(&checkpoint).unwrap();
+        let author = ModelAuthor::new(&checkpoint, &model, Sampling::default(), 8, true).unwrap();
+        let mut tokens = author.tokenizer.encode_continuation(None, "naïve", false);
+        assert_eq!(author.text(&Continuation { tokens: tokens.clone(), end: None }), "naïve");
+        // The two bytes of one letter are tokens of their own.
+        while author.tokenizer.decode(&tokens).ends_with(['v', 'e']) {
+            tokens.pop();
+        }
+        tokens.pop();
+        assert_eq!(author.text(&Continuation { tokens: tokens.clone(), end: None }), "na");
+        assert_eq!(author.text(&Continuation { tokens, end: author.tokenizer.eos() }), "na\u{fffd}");
+    }
+}
